@@ -1,0 +1,43 @@
+# Every target sets up what it needs by itself. Debian: python3, python3-venv and make suffice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORPUS ?= synthetic
+TO ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help:  ## What can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## Virtual environment in .venv with the pinned dependencies
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "audiocnn needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
+	  || { echo "no virtual environment could be made: apt-get install python3-venv"; exit 2; }
+	@echo "installing the pinned dependencies into $(VENV) (some minutes, once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/audiocnn doctor --mend
+	@touch $@
+
+demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
+	@$(BIN)/audiocnn demo "$(CORPUS)" --to "$(TO)"
+
+test: setup lint  ## Lint and the default tests; real recordings where ../shared/data is
+	$(BIN)/pytest
+
+lint: setup  ## ruff, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## Write the code as ruff does
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the demo's output and caches
+	rm -rf demo .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,64 @@
+"""SpecAugment, time shift, gain and mixup: on a batch of log-mels, on its device.
+
+Randomness comes from torch's global generator, so that seeding it once an epoch is enough
+to repeat a run.
+"""
+
+import torch
+import torchaudio.functional
+from torch.nn import functional
+
+from audiocnn.config import AugmentConfig
+
+__all__ = ["AugmentConfig", "augment", "mixup"]
+
+
+def augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
+    """[batch, n_mels, n_frames] decibels -> the same shape, augmented clip by clip.
+
+    `mean` ([n_mels], decibels) is what masks are filled with.
+    """
+    if config.time_shift:
+        logmel = time_shift(logmel, config.time_shift)
+    if config.gain_db:
+        gain = torch.empty(len(logmel), 1, 1, device=logmel.device)
+        logmel = logmel + gain.uniform_(-config.gain_db, config.gain_db)
+    return spec_augment(logmel, mean, config)
+
+
+def time_shift(logmel: torch.Tensor, largest: float) -> torch.Tensor:
+    """Roll each clip in time by up to `largest` of its frames, either way."""
+    frames = logmel.shape[2]
+    reach = max(1, int(largest * frames))
+    shift = torch.randint(-reach, reach + 1, (len(logmel), 1), device=logmel.device)
+    index = (torch.arange(frames, device=logmel.device)[None] + shift) % frames
+    return logmel.gather(2, index[:, None].expand_as(logmel))
+
+
+def spec_augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
+    """SpecAugment's time and frequency masks (Park et al. 2019), other ones for each clip."""
+    # One channel: torchaudio draws a mask for each [clip, channel] of a 4-D batch. Centred: its
+    # fill is one number, and 0 is then each band's mean.
+    x = (logmel - mean[:, None]).unsqueeze(1)
+    for _ in range(config.time_masks):
+        x = torchaudio.functional.mask_along_axis_iid(x, config.time_mask_frames, 0.0, 3)
+    for _ in range(config.band_masks):
+        x = torchaudio.functional.mask_along_axis_iid(x, config.band_mask_bands, 0.0, 2)
+    return x.squeeze(1) + mean[:, None]
+
+
+def mixup(
+    logmel: torch.Tensor, labels: torch.Tensor, n_classes: int, config: AugmentConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixup (Zhang et al. 2018) of a batch with itself, with the configured probability.
+
+    [batch, n_mels, n_frames] and [batch] int64 -> the same, and soft targets [batch, n_classes].
+    """
+    targets = functional.one_hot(labels, n_classes).to(logmel.dtype)
+    if config.mixup_alpha == 0 or torch.rand(()) >= config.mixup_probability:
+        return logmel, targets
+    alpha = torch.tensor(config.mixup_alpha)
+    share = torch.distributions.Beta(alpha, alpha).sample((len(logmel),)).to(logmel.device)
+    other = torch.randperm(len(logmel), device=logmel.device)
+    mixed = logmel * share[:, None, None] + logmel[other] * (1 - share[:, None, None])
+    return mixed, targets * share[:, None] + targets[other] * (1 - share[:, None])

@@ -1,0 +1,87 @@
+"""A bundle: a trained model with all that is needed to use it, in one folder.
+
+`bundle.json` (configs, ordered classes, metrics, provenance) and `model.safetensors` (weights
+and normalisation). Nothing in it is ever unpickled. The fingerprint covers whatever changes a
+prediction: weights, both configs and the class order.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from audiocnn import storage
+from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
+from audiocnn.errors import FormatError
+from audiocnn.model import AudioCNN
+
+FORMAT = "audiocnn.bundle/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model in evaluation mode, and what it was made for."""
+
+    model: AudioCNN
+    feature: FeatureConfig
+    classes: tuple[str, ...]
+    calibration: dict[str, float] = field(default_factory=lambda: {"temperature": 1.0})
+    """Logits are divided by `temperature` before the softmax."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What it was trained from and with: features, recipe, options, folds, versions."""
+    fingerprint: str = ""
+
+    def write(self, uri: str) -> "Bundle":
+        """Write the bundle, `bundle.json` last; returns it with its fingerprint."""
+        weights = safetensors.torch.save(
+            {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
+        )
+        storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
+        decides = {
+            "model": to_json(self.model.config),
+            "feature": to_json(self.feature),
+            "feature_fingerprint": self.feature.fingerprint,
+            "classes": list(self.classes),
+            "calibration": self.calibration,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        }
+        fingerprint = content_fingerprint(decides)
+        plain = {"format": FORMAT, "fingerprint": fingerprint, **decides}
+        plain |= {"metrics": self.metrics, "provenance": self.provenance}
+        storage.write_json(storage.join(uri, "bundle.json"), plain)
+        return Bundle(**{**vars(self), "fingerprint": fingerprint})
+
+    @staticmethod
+    def read(uri: str) -> "Bundle":
+        """The bundle at a URI. Raises StorageError, FormatError."""
+        uri = storage.absolute(uri)
+        plain = read_summary(uri)
+        weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
+        if hashlib.sha256(weights).hexdigest() != plain.get("weights_sha256"):
+            raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
+        try:
+            feature = from_json(FeatureConfig, plain["feature"])
+            classes = tuple(plain["classes"])
+            model = AudioCNN(from_json(ModelConfig, plain["model"]), feature.n_mels, len(classes))
+            model.load_state_dict(safetensors.torch.load(weights))
+        except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            raise FormatError(f"{uri}: a damaged bundle ({error})") from error
+        if plain["feature_fingerprint"] != feature.fingerprint:
+            raise FormatError(f"{uri}: a bundle of another version of the front end; train again")
+        return Bundle(
+            model=model.eval(),
+            feature=feature,
+            classes=classes,
+            calibration=plain["calibration"],
+            metrics=plain["metrics"],
+            provenance=plain["provenance"],
+            fingerprint=plain["fingerprint"],
+        )
+
+
+def read_summary(uri: str) -> dict[str, Any]:
+    """`bundle.json` of a bundle, without its weights. Raises StorageError, FormatError."""
+    return storage.read_format(storage.join(uri, "bundle.json"), FORMAT, "bundle")

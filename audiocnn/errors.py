@@ -1,0 +1,77 @@
+"""Every error a user can meet.
+
+AudioCNNError                 a mistake of the user or the world: one line, exit code 2
+├── ConfigError               an option that cannot be, or options that do not fit each other
+├── StorageError              a URI that cannot be listed, read or written
+├── CorpusError               labels, folds or sources that do not add up
+├── AudioError                one recording that cannot be used; `reason` is a key of REASONS
+├── FormatError               an artefact of another format or version, or a damaged one
+├── MismatchError             artefacts that were not made for each other
+├── LedgerError               a job whose sums do not add up
+└── InstallationError         packages that do not fit each other
+
+Anything else that escapes is our own bug and shows a traceback.
+"""
+
+REASONS = {
+    "unrecognised": "not WAV, FLAC, OGG or MP3 audio that we read",
+    "empty": "no bytes, or no samples",
+    "too_short": "shorter than the shortest recording allowed",
+    "too_long": "longer than the longest recording allowed",
+    "too_large": "more bytes than allowed",
+    "channels": "more channels than allowed",
+    "sample_rate": "a sample rate outside the range allowed",
+    "truncated": "the file ends before its own header says it does",
+    "non_finite": "NaN, infinite or absurdly large samples",
+    "decode": "the decoder gave up on it",
+    "unreadable": "the object could not be read from storage",
+}
+
+
+class AudioCNNError(Exception):
+    """Base of every error that is for its reader: the message is one line that says the mend."""
+
+
+class ConfigError(AudioCNNError):
+    """An option that cannot be, or options that do not fit each other."""
+
+
+class StorageError(AudioCNNError):
+    """A URI that cannot be listed, read or written."""
+
+
+class CorpusError(AudioCNNError):
+    """Labels, folds or sources of a corpus that do not add up."""
+
+
+class AudioError(AudioCNNError):
+    """One recording that cannot be used.
+
+    `reason` is a key of `REASONS`; `detail` says what was found in this recording.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        if reason not in REASONS:
+            raise ValueError(f"{reason!r} is not one of {sorted(REASONS)}")
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class FormatError(AudioCNNError):
+    """An artefact of another format or version, or a damaged one."""
+
+
+class MismatchError(AudioCNNError):
+    """Two artefacts, or an artefact and an option, that were not made for each other."""
+
+
+class LedgerError(AudioCNNError):
+    """A job whose sums do not add up: something was lost, so the job must not pass for done."""
+
+
+class InstallationError(AudioCNNError):
+    """Installed packages that do not fit each other."""

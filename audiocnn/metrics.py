@@ -1,0 +1,66 @@
+"""Accuracy, macro F1 and confusion, from scores of whole clips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def clip_scores(
+    clip_ids: list[str], durations_s: np.ndarray, scores: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """Scores of windows [windows, classes] -> of clips [clips, classes], each clip once.
+
+    A clip's score is the mean of its windows', weighted by their recorded duration, so that a
+    padded end counts for what it holds. Clips keep the order of their first windows.
+    """
+    order = {name: index for index, name in enumerate(dict.fromkeys(clip_ids))}
+    index = np.array([order[name] for name in clip_ids])
+    weight = np.asarray(durations_s, np.float64)[:, None]
+    total = np.zeros((len(order), scores.shape[1]))
+    np.add.at(total, index, scores * weight)
+    return list(order), total / total.sum(axis=1, keepdims=True)
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    """Counts [n_classes, n_classes]: rows are the truth, columns the prediction."""
+    cells = np.asarray(truth) * n_classes + np.asarray(predicted)
+    return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """Part of the clips whose class was predicted."""
+    return float(np.trace(confusion) / max(1, confusion.sum()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetrics:
+    """How one class fared; a figure without a denominator is 0."""
+
+    name: str
+    clips: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def per_class(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassMetrics]:
+    """Precision, recall and F1 of each class."""
+    rows = []
+    for index, name in enumerate(classes):
+        hits = float(confusion[index, index])
+        true, called = float(confusion[index].sum()), float(confusion[:, index].sum())
+        rows.append(
+            ClassMetrics(
+                name=name,
+                clips=int(true),
+                precision=hits / called if called else 0.0,
+                recall=hits / true if true else 0.0,
+                f1=2 * hits / (true + called) if true + called else 0.0,
+            )
+        )
+    return rows
+
+
+def macro_f1(confusion: np.ndarray, classes: tuple[str, ...]) -> float:
+    """The mean of the classes' F1."""
+    return float(np.mean([row.f1 for row in per_class(confusion, classes)]))

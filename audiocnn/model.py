@@ -1,0 +1,138 @@
+"""AudioCNN, a residual CNN over log-mels, and the taps that name its feature maps."""
+
+from collections import OrderedDict
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from audiocnn.config import ModelConfig
+
+__all__ = ["AudioCNN", "ModelConfig", "Taps"]
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+class ResidualBlock(nn.Module):
+    """He et al. 2016's basic block: relu(conv(x) + shortcut(x)).
+
+    forward: [batch, inputs, bands, frames] -> [batch, outputs, bands/stride, frames/stride].
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            _conv3x3(inputs, outputs, stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            _conv3x3(outputs, outputs),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Relu of the convolved input plus the shortcut."""
+        out: torch.Tensor = self.relu(self.conv(x) + self.shortcut(x))
+        return out
+
+
+class AudioCNN(nn.Module):
+    """Log-mels to class logits: conv1, layer1 to layer4, average pooling, dropout, linear head.
+
+    forward: [batch, n_mels, n_frames] decibels -> [batch, n_classes] logits. `mean` and `std`
+    ([n_mels], decibels) normalise each band; they are buffers, so they travel with the weights.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, config: ModelConfig, n_mels: int, n_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(n_mels))
+        self.register_buffer("std", torch.ones(n_mels))
+        width = config.channels
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(1, width, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.layer1 = _layer(width, width, config.stages[0], 1)
+        self.layer2 = _layer(width, 2 * width, config.stages[1], 2)
+        self.layer3 = _layer(2 * width, 4 * width, config.stages[2], 2)
+        self.layer4 = _layer(4 * width, 8 * width, config.stages[3], 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(config.dropout)
+        self.fc = nn.Linear(8 * width, n_classes)
+
+    def forward(self, logmel: torch.Tensor) -> torch.Tensor:
+        """[batch, n_mels, n_frames] decibels -> [batch, n_classes] logits."""
+        logits: torch.Tensor = self.fc(self.dropout(self.embed(logmel)))
+        return logits
+
+    def embed(self, logmel: torch.Tensor) -> torch.Tensor:
+        """[batch, n_mels, n_frames] decibels -> [batch, 8 * channels], the pooled features."""
+        x = ((logmel - self.mean[:, None]) / self.std[:, None]).unsqueeze(1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        return torch.flatten(self.avgpool(x), 1)
+
+
+def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    named: OrderedDict[str, nn.Module] = OrderedDict(
+        (
+            f"block{i}",
+            ResidualBlock(inputs if i == 0 else outputs, outputs, stride if i == 0 else 1),
+        )
+        for i in range(blocks)
+    )
+    return nn.Sequential(named)
+
+
+class Taps:
+    """The feature maps of one forward, by the names of the modules that made them.
+
+    >>> with Taps(model) as maps:
+    ...     logits = model(logmel)
+    >>> maps["layer1.block0.conv"].shape  # [batch, channels, bands, frames]
+
+    Names: conv1, layer1 to layer4, and layerN.blockM.conv (before the shortcut is added) and
+    layerN.blockM.relu (after). Maps are detached, and are overwritten by the next forward.
+    """
+
+    def __init__(self, model: AudioCNN) -> None:
+        self.maps: dict[str, torch.Tensor] = {}
+        self._modules = {name: m for name, m in model.named_modules() if _is_tapped(name)}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> dict[str, torch.Tensor]:
+        for name, module in self._modules.items():
+
+            def keep(_m: nn.Module, _i: object, output: torch.Tensor, name: str = name) -> None:
+                self.maps[name] = output.detach()
+
+            self._hooks.append(module.register_forward_hook(keep))
+        return self.maps
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _is_tapped(name: str) -> bool:
+    layer, _, inside = name.partition(".")
+    if layer == "conv1" or not layer.startswith("layer"):
+        return name == "conv1"
+    return inside == "" or inside.endswith((".conv", ".relu"))

@@ -1,0 +1,131 @@
+"""Predictor: load, decode, predict, encode. What labelling and serving wrap; no Ray in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from audiocnn import storage
+from audiocnn.audio import AudioLimits, Samples, Window, windows
+from audiocnn.bundle import Bundle
+from audiocnn.features import LogMel
+from audiocnn.metrics import clip_scores
+
+__all__ = ["Prediction", "Predictor", "WindowPrediction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPrediction:
+    """One window's answer; `top_k` are (class, score) pairs, best first."""
+
+    start_s: float
+    end_s: float
+    top_k: tuple[tuple[str, float], ...]
+
+    @property
+    def label(self) -> str:
+        """The best class."""
+        return self.top_k[0][0]
+
+    @property
+    def score(self) -> float:
+        """Its score, within 0 and 1."""
+        return self.top_k[0][1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(WindowPrediction):
+    """A whole recording's answer, its windows' answers, and the bundle that gave them."""
+
+    windows: tuple[WindowPrediction, ...]
+    bundle: str
+    """The bundle's fingerprint."""
+
+
+class Predictor:
+    """A bundle on a device.
+
+    >>> predictor = Predictor.load("bundle")
+    >>> predictor.predict("dog.wav").label
+    'dog'
+    """
+
+    def __init__(self, bundle: Bundle, device: str | torch.device = "cpu") -> None:
+        self.bundle = bundle
+        self.device = torch.device(device)
+        self.model = bundle.model.to(self.device).eval()
+        self.logmel = LogMel(bundle.feature).to(self.device)
+
+    @staticmethod
+    def load(uri: str, device: str | None = None) -> "Predictor":
+        """The bundle at a URI, on a GPU where there is one. Raises StorageError, FormatError."""
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Predictor(Bundle.read(uri), device)
+
+    def decode(
+        self, data: bytes, limits: AudioLimits | None = None, hop_s: float | None = None
+    ) -> Iterator[Window]:
+        """An encoded recording's windows, `hop_s` apart or as the features were.
+
+        Raises AudioError, when the window that shows the fault is asked for.
+        """
+        config = self.bundle.feature
+        return windows(data, config if hop_s is None else replace(config, hop_s=hop_s), limits)
+
+    def features(self, samples: list[Samples]) -> np.ndarray:
+        """Windows of samples -> [windows, n_mels, n_frames] decibels: what ingest stores.
+
+        Rounded to float16 as features are stored, so that a model sees the same numbers in
+        training and in use.
+        """
+        return self.logmel.numpy(samples).astype(np.float16)
+
+    @torch.inference_mode()
+    def scores(self, logmel: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1."""
+        temperature = self.bundle.calibration["temperature"]
+        parts = [
+            torch.softmax(self.model(part.to(self.device).float()) / temperature, dim=1).cpu()
+            for part in torch.split(torch.from_numpy(logmel), batch_size)
+        ]
+        return torch.cat(parts).numpy()
+
+    def predict_windows(self, samples: list[Samples]) -> np.ndarray:
+        """Windows of samples -> [windows, n_classes] scores that sum to 1."""
+        return self.scores(self.features(samples))
+
+    def predict(
+        self, recording: str | bytes, top_k: int = 3, limits: AudioLimits | None = None
+    ) -> Prediction:
+        """A recording, by its URI or its encoded bytes. Raises AudioError, StorageError."""
+        data = storage.read_bytes(recording) if isinstance(recording, str) else recording
+        parts = list(self.decode(data, limits))
+        scores = self.predict_windows([part.samples for part in parts])
+        return self.encode(parts, scores, top_k)
+
+    def encode(self, parts: list[Window], scores: np.ndarray, top_k: int = 3) -> Prediction:
+        """Windows and their scores [windows, n_classes] -> the recording's answer."""
+        answers = tuple(
+            WindowPrediction(
+                start_s=part.start_s,
+                end_s=part.start_s + part.duration_s,
+                top_k=self.top_k(row, top_k),
+            )
+            for part, row in zip(parts, scores, strict=True)
+        )
+        durations = np.array([part.duration_s for part in parts])
+        _, whole = clip_scores([""] * len(parts), durations, scores)
+        return Prediction(
+            start_s=0.0,
+            end_s=answers[-1].end_s,
+            top_k=self.top_k(whole[0], top_k),
+            windows=answers,
+            bundle=self.bundle.fingerprint,
+        )
+
+    def top_k(self, scores: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
+        """The best classes of one window's scores [n_classes], best first."""
+        best = np.argsort(-scores, kind="stable")[:count]
+        return tuple((self.bundle.classes[index], float(scores[index])) for index in best)

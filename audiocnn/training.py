@@ -1,0 +1,150 @@
+"""Training one rank's share of a model: no Ray in it, and DDP only where it was wrapped."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from audiocnn.augment import augment, mixup
+from audiocnn.batches import Batch, Batches
+from audiocnn.config import TrainConfig
+from audiocnn.model import AudioCNN
+
+__all__ = ["Evaluation", "TrainConfig", "Trainer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Mean loss over all ranks' windows, and `confusion[true, predicted]` counts."""
+
+    loss: float
+    confusion: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Part of the windows whose class was predicted."""
+        return float(np.trace(self.confusion) / max(1, self.confusion.sum()))
+
+
+class Trainer:
+    """A model and all that changes while it is trained.
+
+    `wrap` puts DDP around the model where there are several ranks. Everything random comes
+    from torch's global generator, seeded anew for each (seed, epoch, rank): a run that goes on
+    from a checkpoint draws what the uninterrupted run drew.
+    """
+
+    def __init__(
+        self,
+        model: AudioCNN,
+        config: TrainConfig,
+        batches: Batches,
+        *,
+        rank: int = 0,
+        device: torch.device | None = None,
+        wrap: Callable[[AudioCNN], nn.Module] = lambda model: model,
+    ) -> None:
+        self.model, self.config, self.batches, self.rank = model, config, batches, rank
+        self.device = device or torch.device("cpu")
+        self.wrapped = wrap(model.to(self.device))
+        self.ema: AveragedModel | None = None
+        if config.ema_decay:
+            average = get_ema_multi_avg_fn(config.ema_decay)
+            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            max_lr=config.max_lr,
+            total_steps=config.epochs * batches.steps + 1,  # it also steps after the last batch
+            pct_start=config.warmup,
+        )
+
+    @property
+    def best(self) -> AudioCNN:
+        """The model that the run keeps: the moving average, or the last weights."""
+        if self.ema is None:
+            return self.model
+        return cast(AudioCNN, self.ema.module)
+
+    def train_epoch(self, epoch: int, on_step: Callable[[int], None] | None = None) -> float:
+        """Train on every batch of this rank; returns the loss, the mean over all ranks."""
+        torch.manual_seed((self.config.seed * 10_007 + epoch) * 1_009 + self.rank)
+        self.wrapped.train()
+        total = torch.zeros((), device=self.device)
+        for step, (logmel, labels) in enumerate(self.batches.epoch(epoch), 1):
+            total += self._train_step(logmel.to(self.device), labels.to(self.device))
+            if on_step is not None:
+                on_step(step)
+        return float(_over_ranks(total, mean=True)) / self.batches.steps
+
+    def _train_step(self, logmel: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logmel = augment(logmel, self.model.mean, self.config.augment)
+        classes = self.model.fc.out_features
+        logmel, targets = mixup(logmel, labels, classes, self.config.augment)
+        smoothing = self.config.label_smoothing
+        loss = functional.cross_entropy(self.wrapped(logmel), targets, label_smoothing=smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return loss.detach()
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterator[Batch]) -> Evaluation:
+        """Loss and confusion of the kept model over all ranks' batches together."""
+        self.best.eval()
+        _same_buffers(self.best)
+        classes = self.model.fc.out_features
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        confusion = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
+        for logmel, labels in batches:
+            labels = labels.to(self.device)
+            logits = self.best(logmel.to(self.device))
+            loss += functional.cross_entropy(logits, labels, reduction="sum")
+            cells = labels * classes + logits.argmax(1)
+            confusion += torch.bincount(cells, minlength=classes * classes)
+        counts = _over_ranks(confusion).reshape(classes, classes).cpu().numpy()
+        return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while training, for `load_state_dict`."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def _same_buffers(model: nn.Module) -> None:
+    """Give every rank the first one's batch-norm statistics: those are what a run keeps."""
+    if dist.is_available() and dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _over_ranks(value: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
+    """The sum, or the mean, of a tensor over all ranks."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+        if mean:
+            value = value / dist.get_world_size()
+    return value

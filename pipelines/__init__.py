@@ -1,0 +1,1 @@
+"""The jobs: thin wiring of the library into Ray, and the `audiocnn` command."""

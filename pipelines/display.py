@@ -1,0 +1,93 @@
+"""What a job prints: steps, a progress bar on a terminal, tables, and warnings."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from audiocnn import storage
+
+console = Console(highlight=False)
+
+
+def step(text: str) -> None:
+    """Say what begins."""
+    console.print(f"[bold cyan]▸[/] {text}", soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line below a step. The text is data: square brackets in it are no markup."""
+    console.print(f"  {text}", markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """One line that should not be missed."""
+    console.print("[bold yellow]![/] ", end="")
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def short(uri: str) -> str:
+    """A URI for people: a path below the working directory is said from there."""
+    below = os.path.relpath(uri) if storage.is_local(uri) else uri
+    return uri if below.startswith("..") else below
+
+
+def command() -> str:
+    """How to call `audiocnn` from the working directory."""
+    found = shutil.which("audiocnn")
+    same = found is not None and os.path.samefile(found, sys.argv[0])
+    return "audiocnn" if same else short(sys.argv[0])
+
+
+def table(columns: list[str], rows: list[list[str]]) -> None:
+    """A small table; the first column is text, the others are figures."""
+    drawn = Table(box=None, pad_edge=True)
+    for index, name in enumerate(columns):
+        drawn.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+class Bar:
+    """A progress bar with a note behind it."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=total, note="")
+
+    def bytes(self, done: int, total: int) -> None:
+        """Show how many megabytes have come."""
+        self._progress.update(self._task, completed=done // 2**20, total=total // 2**20 or None)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show how much is done."""
+        self._progress.update(self._task, completed=done, note=note)
+
+
+@contextmanager
+def bar(total: int) -> Iterator[Bar]:
+    """A bar while the block runs; it is drawn on a terminal only, and leaves no trace."""
+    columns = (
+        TextColumn(" "),
+        SpinnerColumn(),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=off) as progress:
+        yield Bar(progress, total)

@@ -1,0 +1,125 @@
+"""`audiocnn doctor`: what is installed, whether it fits, and the mend where it does not."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiocnn import storage
+from audiocnn.errors import StorageError
+from pipelines import display
+from pipelines.options import Doctor
+
+_PACKAGES = ("torch", "torchaudio", "ray", "pyarrow", "numpy", "soundfile", "soxr", "librosa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check: what was found, and the mend where it is not well."""
+
+    name: str
+    found: str
+    mend: str = ""
+
+
+def doctor(options: Doctor) -> bool:
+    """Print a line a check; returns whether all is well."""
+    if options.mend:
+        _mend_torchaudio()
+    well = True
+    for finding in _checks(options):
+        mark = "[bold red]✗[/]" if finding.mend else "[bold green]✓[/]"
+        display.console.print(f"{mark} {finding.name:<11}", end="")
+        display.console.print(finding.found, markup=False, soft_wrap=True)
+        if finding.mend:
+            display.console.print(f"{'':13}→ {finding.mend}", markup=False, soft_wrap=True)
+            well = False
+    return well
+
+
+def _checks(options: Doctor) -> Iterator[Finding]:
+    version = platform.python_version()
+    old = sys.version_info < (3, 11)
+    yield Finding(name="python", found=version, mend="install Python 3.11 or newer" if old else "")
+    for name in _PACKAGES:
+        yield _package(name)
+    yield _torchaudio()
+    yield _devices()
+    yield _ray()
+    if options.uri:
+        yield _storage(options.uri)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name=name, found=importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name=name, found="not installed", mend="make setup")
+
+
+def _guarded(name: str, mend: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, found=check())
+    except Exception as error:  # a broken installation raises whatever it likes
+        return Finding(name=name, found=f"{type(error).__name__}: {error}", mend=mend)
+
+
+def _torchaudio() -> Finding:
+    def check() -> str:
+        import torchaudio.transforms
+
+        torchaudio.transforms.MelSpectrogram(n_mels=8, n_fft=64)
+        return "imports, and computes without its compiled extension where torch has no CUDA"
+
+    return _guarded("audio fit", "audiocnn doctor --mend", check)
+
+
+def _devices() -> Finding:
+    def check() -> str:
+        import torch
+
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return f"{cpus} CPUs, {len(gpus)} GPUs {' '.join(gpus)}".rstrip()
+
+    return _guarded("devices", "make setup", check)
+
+
+def _ray() -> Finding:
+    def check() -> str:
+        from pipelines import session
+
+        cluster = session.connect()
+        where = os.environ.get("RAY_ADDRESS", "started on this machine")
+        return f"{cluster.cpus} CPUs, {cluster.gpus} GPUs ({where})"
+
+    return _guarded("ray cluster", "check RAY_ADDRESS and RAY_AUTH_MODE, or unset them", check)
+
+
+def _storage(uri: str) -> Finding:
+    try:
+        count = len(storage.list_files(uri))
+    except StorageError as error:
+        return Finding(name="storage", found=str(error), mend="check the URI and its credentials")
+    return Finding(name="storage", found=f"{uri}: {count} files")
+
+
+def _mend_torchaudio() -> None:
+    """Remove torchaudio's `lib` folder where torch has no CUDA to link it to.
+
+    torchaudio runs without it: what audiocnn uses of it is plain torch.
+    """
+    import torch
+
+    spec = importlib.util.find_spec("torchaudio")
+    if torch.version.cuda is not None or spec is None or spec.origin is None:
+        return
+    library = Path(spec.origin).parent / "lib"
+    if library.is_dir():
+        shutil.rmtree(library)
+        display.say(f"removed {library}: torchaudio's compiled extension needs CUDA libraries")

@@ -1,0 +1,77 @@
+"""`audiocnn evaluate`: k-fold cross-validation, and its report."""
+
+from dataclasses import fields
+from typing import Any
+
+from audiocnn import bundle, storage
+from audiocnn.errors import MismatchError
+from audiocnn.featureset import FeatureSet
+from audiocnn.report import FoldResult, write_report
+from pipelines import display
+from pipelines.options import Evaluate, Train
+from pipelines.train import job_content, train
+
+
+def evaluate(options: Evaluate) -> dict[str, Any]:
+    """Train a model for each fold on all others, test it once, and write the report.
+
+    A fold whose bundle is there already, from the same options, is not trained again. Returns
+    the content of `report.json`. Raises AudioCNNError as `train` does.
+    """
+    features = FeatureSet.read(options.features)
+    folds = list(options.folds or sorted(features.folds))
+    features.require_folds(folds)
+    if len(features.folds) < 2:
+        raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
+    to = storage.claim(
+        options.to, "report.json", ("report.html", "folds"), overwrite=options.overwrite
+    )
+    for fold in folds:
+        _train_fold(options, features, fold, _bundle(to, fold))
+    summary = report_on({fold: _bundle(to, fold) for fold in folds}, features, to)
+    print_report(summary, to)
+    return summary
+
+
+def _bundle(to: str, fold: int) -> str:
+    return storage.join(to, "folds", str(fold))
+
+
+def _train_fold(options: Evaluate, features: FeatureSet, fold: int, to: str) -> None:
+    shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "folds"}
+    asked = Train(**{**shared, "to": to, "test_fold": fold})
+    if storage.exists(storage.join(to, "bundle.json")):
+        made = bundle.read_summary(to)["provenance"]
+        content = job_content(asked, features)
+        differ = [key for key, value in content.items() if made.get(key) != value]
+        if differ:
+            raise MismatchError(
+                f"{to}: made with another {', '.join(differ)}; name another --to, or --overwrite"
+            )
+        display.step(f"fold {fold}: its bundle is there already")
+        return
+    train(asked)
+
+
+def report_on(bundles: dict[int, str], features: FeatureSet, to: str) -> dict[str, Any]:
+    """The report of bundles that were tested on a fold each: {fold: bundle URI}."""
+    results = []
+    for fold, uri in bundles.items():
+        table = storage.read_parquet(storage.join(uri, "predictions.parquet"))
+        fingerprint = bundle.read_summary(uri)["fingerprint"]
+        results.append(FoldResult.of_table(table, fold, fingerprint))
+    return write_report(to, results, features, f"audiocnn on {features.corpus.rsplit('/', 1)[-1]}")
+
+
+def print_report(summary: dict[str, Any], to: str) -> None:
+    """The report as a table, and where its page is."""
+    display.step("report: accuracy of whole clips, each tested once by a model that never saw it")
+    rows = [
+        [f"fold {row['fold']}", str(row["clips"]), f"{100 * row['accuracy']:.1f} %"]
+        for row in summary["folds"]
+    ]
+    if summary["accuracy_std"] is not None:
+        mean = f"{100 * summary['accuracy_mean']:.1f} ± {100 * summary['accuracy_std']:.1f} %"
+        rows.append(["mean ± sd", str(summary["clips"]), mean])
+    display.table(["", "clips", "accuracy"], rows)
+    display.say(f"report -> {display.short(to)}/report.html")

@@ -1,0 +1,141 @@
+"""The options of each verb: what the command line is generated from. Imports no torch, no ray."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from audiocnn.config import AudioLimits, FeatureConfig, ModelConfig, TrainConfig, require
+from pipelines import recipes
+
+Recipe = Literal["demo", "esc10", "esc50"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """Turn a labelled corpus into Parquet log-mel features."""
+
+    corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+    """ESC-50's layout, one folder a class, or a manifest of uri,label[,fold,source]."""
+    to: str
+    """Where the features go: a new folder."""
+    recipe: Recipe = "esc10"
+    """Named set of options; each can be changed by its own flag."""
+    folds: int = 5
+    """Folds to deal, by source and class, where the corpus has none."""
+    workers: int | None = None
+    """Processes that decode; one a CPU of the cluster when not given."""
+    overwrite: bool = False
+    """Replace what is there."""
+    feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
+    limits: AudioLimits = field(default_factory=AudioLimits)
+
+    def __post_init__(self) -> None:
+        require(self.folds >= 2, "folds must be at least 2")
+        require(self.workers is None or self.workers >= 1, "workers must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    features: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FEATURES")]
+    """Features that `audiocnn ingest` wrote."""
+    recipe: Recipe = "esc10"
+    """Named set of options; each can be changed by its own flag."""
+    workers: int = 2
+    """Training processes (DDP ranks)."""
+    gpu: bool = False
+    """Give each worker a GPU."""
+    data: Literal["auto", "memory", "stream"] = "auto"
+    """Hold the features in each worker's memory, or stream them; auto: by memory_gb."""
+    memory_gb: float = 4.0
+    """Largest features that auto holds in each worker's memory."""
+    overwrite: bool = False
+    """Replace what is there."""
+    feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
+    model: ModelConfig = field(default_factory=lambda: recipes.esc10().model)
+    training: TrainConfig = field(default_factory=lambda: recipes.esc10().training)
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, "workers must be at least 1")
+        require(
+            self.training.batch_size % self.workers == 0,
+            f"batch_size {self.training.batch_size} cannot be shared by {self.workers} workers",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(_Training):
+    """Train a model on features and write it as a bundle."""
+
+    to: str
+    """Where the bundle goes: a new folder."""
+    test_fold: int | None = None
+    """Fold kept out of training and tested once, at the end; none: train on everything."""
+    validation_fold: int | None = None
+    """Fold kept out of training and evaluated after every epoch; the best epoch is kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.test_fold is None or self.test_fold != self.validation_fold,
+            "test_fold and validation_fold must be two folds",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Training):
+    """Cross-validate: train on all folds but one, test on that one, for each; write a report."""
+
+    to: str
+    """Where the report and the folds' bundles go."""
+    folds: tuple[int, ...] | None = None
+    """Folds to test; all of them when not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """Label every recording of a bucket with a bundle."""
+
+    bucket: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BUCKET")]
+    """Folder or bucket of recordings."""
+    bundle: str
+    """Bundle that `audiocnn train` wrote."""
+    to: str
+    """Where the labels go: a new folder."""
+    hop_s: float | None = None
+    """Seconds from one window to the next; as the bundle's features when not given."""
+    top_k: int = 3
+    """Classes kept for each window."""
+    workers: int | None = None
+    """Processes with a model; one a CPU of the cluster (a GPU with --gpu) when not given."""
+    gpu: bool = False
+    """Give each worker a GPU."""
+    overwrite: bool = False
+    """Replace what is there."""
+    limits: AudioLimits = field(default_factory=AudioLimits)
+
+    def __post_init__(self) -> None:
+        require(self.top_k >= 1, "top_k must be at least 1")
+        require(self.workers is None or self.workers >= 1, "workers must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The whole line on one machine: corpus, features, training, report, labelled bucket."""
+
+    corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CORPUS]")] = "synthetic"
+    """`synthetic` (generated), `esc50` (downloaded), or a corpus of your own."""
+    to: str = "demo"
+    """Where everything goes; replaced if it is a demo's."""
+    recipe: Recipe | None = None
+    """Options to train with; `demo` for the synthetic corpus, else `esc10`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Check this installation: a line a check, with the mend."""
+
+    uri: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[URI]")] = ""
+    """A bucket or folder that should be reachable."""
+    mend: bool = False
+    """Remove torchaudio's compiled extension where it does not fit a CPU build of torch."""

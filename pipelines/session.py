@@ -1,0 +1,117 @@
+"""Joining a Ray cluster or starting one on this machine, without its chatter."""
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from audiocnn.errors import AudioCNNError, ConfigError
+
+# How often Ray Train looks whether its workers are done: the default of 2 s is the tail of
+# every job. Read by Ray when it is imported.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+
+import ray
+import ray.data
+import ray.exceptions
+import ray.train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What there is to compute with."""
+
+    cpus: int
+    gpus: int
+
+    def require(self, workers: int, *, gpu: bool) -> None:
+        """Raise ConfigError where there can never be so many workers."""
+        there, what = (self.gpus, "GPU") if gpu else (self.cpus, "CPU")
+        if workers > there:
+            raise ConfigError(
+                f"--workers {workers}: the cluster has {there} {what}s, and a worker takes one"
+            )
+
+
+def connect() -> Cluster:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine."""
+    if not ray.is_initialized():
+        _quiet()
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            _join(address)
+        else:
+            cpus = max(2, os.cpu_count() or 2)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    data = ray.data.DataContext.get_current()
+    data.enable_progress_bars = False
+    data.raise_original_map_exception = True
+    resources = ray.cluster_resources()
+    return Cluster(cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)))
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS {address}: no Ray cluster answers there, or it wants a token "
+            "(RAY_AUTH_MODE=token); unset it to use this machine alone"
+        ) from error
+
+
+def _quiet() -> None:
+    """Leave Ray's messages to its log files.
+
+    `log_to_driver` and `logging_level` do not reach all of them: ray.data has a handler of its
+    own, and messages that the raylet pushes are printed by a function that asks for no level.
+    """
+    import ray._private.worker
+    from ray._private.log import PlainRayHandler
+    from ray.util.annotations import RayDeprecationWarning
+
+    for name in ("ray", "ray.data"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, PlainRayHandler)]
+        logger.addHandler(logging.NullHandler())
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"ray(\.|$)")
+
+
+def divert_native_stderr() -> None:
+    """Send what native code writes to file descriptor 2 to a log file; Python's stderr stays.
+
+    Ray's core writes there past every setting. For the command alone: it changes the process.
+    """
+    folder = os.path.join(tempfile.gettempdir(), "audiocnn")
+    os.makedirs(folder, exist_ok=True)
+    sys.stderr.flush()
+    real = os.dup(2)
+    log = os.open(os.path.join(folder, "native.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stderr = os.fdopen(real, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the AudioCNNError of a worker as itself, without Ray's wrapping."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        for cause in error.worker_failures.values():
+            if isinstance(cause, AudioCNNError):
+                raise cause from None
+        raise
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, AudioCNNError):
+            message = str(error.cause).split("\nFailed to apply UDF")[0]
+            kind = next(k for k in type(error.cause).__mro__ if k.__module__ == "audiocnn.errors")
+            raise kind(message) from None
+        raise

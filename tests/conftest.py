@@ -1,0 +1,69 @@
+"""Parts that tests share: sounds on disk, features of them, one Ray cluster, real recordings."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audiocnn import synthetic
+from audiocnn.config import FeatureConfig
+
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+SMALL = FeatureConfig(
+    sample_rate=16_000, window_s=1.0, hop_s=1.0, n_mels=32, n_fft=512, hop_length=256
+)
+"""A front end that is fast to compute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by folder, so that `-m "not integration"` and the like work."""
+    for item in items:
+        item.add_marker(Path(item.path).parent.name)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic corpus at ten clips a class."""
+    folder = tmp_path_factory.mktemp("corpus") / "sounds"
+    synthetic.write_corpus(str(folder), clips_per_class=10)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A quiet local cluster, shared by a module's tests."""
+    import ray
+
+    from pipelines import session
+
+    session.connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def tone() -> Callable[..., np.ndarray]:
+    """A function that makes [frames, channels] sines, another frequency in each channel."""
+
+    def make(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+        t = np.arange(round(seconds * rate)) / rate
+        waves = [0.5 * np.sin(2 * np.pi * 440 * (c + 1) * t) for c in range(channels)]
+        return np.stack(waves, axis=1).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings; absent ones skip a test, or fail it where they must be."""
+    if not SHARED.is_dir():
+        if os.environ.get("AUDIOCNN_REQUIRE_RECORDINGS"):
+            pytest.fail(f"{SHARED} is not there, and AUDIOCNN_REQUIRE_RECORDINGS is set")
+        pytest.skip(f"no real recordings at {SHARED}")
+    return SHARED

@@ -1,0 +1,97 @@
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from audiocnn import synthetic
+from audiocnn.config import FeatureConfig, TrainConfig, from_json, to_json
+from audiocnn.errors import ConfigError, FormatError
+from audiocnn.features import LogMel
+from pipelines.recipes import RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_log_mel_is_librosas(recipe: str) -> None:
+    config = RECIPES[recipe]().feature
+    for name in synthetic.SOUNDS:
+        samples = synthetic.sound(name, 7, config.window_s, config.sample_rate)
+        ours = LogMel(config).numpy([samples])[0]
+        power = librosa.feature.melspectrogram(
+            y=samples,
+            sr=config.sample_rate,
+            n_fft=config.n_fft,
+            hop_length=config.hop_length,
+            n_mels=config.n_mels,
+            fmin=config.f_min,
+            fmax=config.f_max_hz,
+            pad_mode="reflect",
+            htk=True,
+            norm=None,
+        )
+        reference = 10 * np.log10(np.maximum(power, 10 ** (config.floor_db / 10)))
+        assert ours.shape == reference.shape == (config.n_mels, config.n_frames)
+        assert ours.dtype == np.float32
+        audible = reference > -60  # below, float32 sums of squares differ by their order
+        assert np.abs(ours - reference)[audible].max() < 0.01
+
+
+def test_silence_is_the_floor_and_nothing_is_infinite() -> None:
+    config = FeatureConfig(floor_db=-50)
+    silent = LogMel(config).numpy([np.zeros(config.window_samples, np.float32)])
+    assert np.allclose(silent, -50)
+
+
+def test_a_batch_is_its_windows() -> None:
+    config = FeatureConfig(sample_rate=16_000, window_s=1.0, hop_s=1.0, n_mels=64)
+    front_end = LogMel(config)
+    sounds = [synthetic.sound(name, 1, 1.0, 16_000) for name in synthetic.SOUNDS]
+    together = front_end(torch.from_numpy(np.stack(sounds)))
+    for sound, expected in zip(sounds, together, strict=True):
+        assert torch.allclose(front_end(torch.from_numpy(sound[None]))[0], expected, atol=1e-3)
+
+
+def test_the_fingerprint_names_every_option() -> None:
+    base = FeatureConfig()
+    others = [
+        FeatureConfig(sample_rate=44_100),
+        FeatureConfig(window_s=4.0, hop_s=4.0),
+        FeatureConfig(hop_s=2.5),
+        FeatureConfig(pad="repeat"),
+        FeatureConfig(n_fft=2_048),
+        FeatureConfig(hop_length=256),
+        FeatureConfig(n_mels=64),
+        FeatureConfig(f_min=50.0),
+        FeatureConfig(f_max=8_000.0),
+        FeatureConfig(floor_db=-50.0),
+        FeatureConfig(min_tail_s=1.0),
+    ]
+    assert len({c.fingerprint for c in [base, *others]}) == len(others) + 1
+    assert base.fingerprint == FeatureConfig().fingerprint
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sample_rate": 100},
+        {"window_s": 0.0},
+        {"hop_s": 9.0},
+        {"n_fft": 8},
+        {"hop_length": 0},
+        {"n_mels": 4},
+        {"f_min": 12_000.0},
+        {"f_max": 20_000.0},
+        {"floor_db": 3.0},
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        FeatureConfig(**options)  # type: ignore[arg-type]
+
+
+def test_configs_survive_json_and_refuse_other_fields() -> None:
+    for recipe in RECIPES.values():
+        made = recipe()
+        assert from_json(FeatureConfig, to_json(made.feature)) == made.feature
+        assert from_json(TrainConfig, to_json(made.training)) == made.training
+    with pytest.raises(FormatError, match="surprise"):
+        from_json(FeatureConfig, {**to_json(FeatureConfig()), "surprise": 1})

@@ -1,0 +1,134 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from audiocnn import augment as augmentation
+from audiocnn.batches import Batch, MemoryBatches
+from audiocnn.config import AugmentConfig, ModelConfig, TrainConfig
+from audiocnn.model import AudioCNN
+from audiocnn.training import Trainer
+
+BANDS, FRAMES, CLASSES = 16, 40, 3
+QUIET = AugmentConfig(mixup_probability=0, time_shift=0, time_masks=0, band_masks=0)
+
+
+def windows(count: int = 48) -> Batch:
+    """Log-mels whose class is the third of the bands that is loud."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % CLASSES
+    logmel = torch.randn(count, BANDS, FRAMES, generator=generator)
+    for index, label in enumerate(labels.tolist()):
+        logmel[index, label * 5 : label * 5 + 5] += 4
+    return logmel.half(), labels
+
+
+def trainer(**options: object) -> Trainer:
+    config = TrainConfig(**{"epochs": 4, "batch_size": 12, **options})  # type: ignore[arg-type]
+    torch.manual_seed(config.seed)
+    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=4), BANDS, CLASSES)
+    return Trainer(model, config, MemoryBatches(*windows(), config))
+
+
+def evaluation_batches() -> Iterator[Batch]:
+    logmel, labels = windows()
+    yield logmel.float(), labels
+
+
+def weights(made: Trainer) -> torch.Tensor:
+    return torch.cat([v.flatten().double() for v in made.best.state_dict().values()])
+
+
+def run(made: Trainer, first: int = 0) -> Trainer:
+    for epoch in range(first, made.config.epochs):
+        made.train_epoch(epoch)
+    return made
+
+
+def test_it_learns_what_there_is_to_learn() -> None:
+    made = trainer(epochs=12, max_lr=1e-2, augment=QUIET)
+    first = made.train_epoch(0)
+    before = made.evaluate(evaluation_batches())
+    run(made, 1)
+    after = made.evaluate(evaluation_batches())
+    assert after.accuracy > 0.95 > before.accuracy
+    assert after.loss < first
+    assert after.confusion.sum() == 48
+    assert np.trace(after.confusion) == round(after.accuracy * 48)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(ema: float) -> None:
+    assert torch.equal(weights(run(trainer(ema_decay=ema))), weights(run(trainer(ema_decay=ema))))
+    other = weights(run(trainer(ema_decay=ema, seed=1)))
+    assert not torch.equal(weights(run(trainer(ema_decay=ema))), other)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_going_on_from_a_state_equals_never_having_stopped(ema: float) -> None:
+    whole = run(trainer(ema_decay=ema))
+    first = trainer(ema_decay=ema)
+    first.train_epoch(0)
+    first.train_epoch(1)
+    second = trainer(ema_decay=ema)
+    torch.manual_seed(12345)  # whatever happened in between
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(weights(run(second, 2)), weights(whole))
+
+
+def test_the_moving_average_is_what_is_kept() -> None:
+    made = run(trainer(ema_decay=0.9))
+    assert made.best is not made.model
+    assert run(trainer()).best is not None
+    plain = trainer()
+    assert plain.best is plain.model
+
+
+def test_the_learning_rate_rises_and_ends_near_nothing() -> None:
+    made = trainer(max_lr=1e-2)
+    rates = []
+    for epoch in range(4):
+        made.train_epoch(epoch)
+        rates.append(made.schedule.get_last_lr()[0])
+    assert max(rates) > 5e-3
+    assert rates[-1] < 1e-4
+
+
+def test_augmentation_keeps_shapes_and_is_off_at_zero() -> None:
+    logmel = torch.randn(6, BANDS, FRAMES)
+    mean = torch.zeros(BANDS)
+    everything = AugmentConfig(gain_db=6, time_mask_frames=10, band_mask_bands=4)
+    assert augmentation.augment(logmel, mean, everything).shape == logmel.shape
+    assert not torch.equal(augmentation.augment(logmel, mean, everything), logmel)
+    assert torch.equal(augmentation.augment(logmel, mean, QUIET), logmel)
+
+
+def test_masks_are_filled_with_each_bands_mean() -> None:
+    mean = torch.arange(BANDS).float() - 40
+    logmel = torch.full((8, BANDS, FRAMES), 100.0)
+    masked = augmentation.spec_augment(logmel, mean, AugmentConfig(band_masks=0))
+    filled = masked != 100.0
+    assert filled.any()
+    expected = mean[None, :, None].expand_as(masked)
+    assert torch.allclose(masked[filled], expected[filled], atol=1e-4)
+    assert len({tuple(clip[0].tolist()) for clip in filled}) > 1  # other masks for each clip
+
+
+def test_time_shift_rolls_each_clip_by_its_own() -> None:
+    logmel = torch.arange(FRAMES).float().expand(8, BANDS, FRAMES)
+    shifted = augmentation.time_shift(logmel, 1.0)
+    assert torch.equal(shifted.sort(dim=2).values, logmel)
+    assert len({int(clip[0, 0]) for clip in shifted}) > 1
+
+
+def test_mixup_mixes_targets_as_it_mixes_sounds() -> None:
+    logmel, labels = windows(12)
+    always = AugmentConfig(mixup_probability=1.0, mixup_alpha=1.0)
+    constant = labels.float()[:, None, None].expand(-1, BANDS, FRAMES)
+    mixed, targets = augmentation.mixup(constant, labels, CLASSES, always)
+    assert torch.allclose(targets.sum(1), torch.ones(12))
+    assert torch.allclose(mixed[:, 0, 0], targets @ torch.arange(CLASSES).float(), atol=1e-5)
+    same, one_hot = augmentation.mixup(logmel, labels, CLASSES, QUIET)
+    assert torch.equal(same, logmel)
+    assert torch.equal(one_hot.argmax(1), labels)
