@@ -68,7 +68,8 @@ class Bundle:
             model = AudioCNN(from_json(ModelConfig, plain["model"]), feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
         except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            raise FormatError(f"{uri}: a damaged bundle ({error})") from error
+            first = str(error).splitlines()[0]  # torch lists every tensor
+            raise FormatError(f"{uri}: a damaged bundle ({first})") from error
         if plain["feature_fingerprint"] != feature.fingerprint:
             raise FormatError(f"{uri}: a bundle of another version of the front end; train again")
         return Bundle(

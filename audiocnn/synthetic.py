@@ -131,10 +131,12 @@ def sound(name: str, seed: int | list[int], duration_s: float = 2.0, rate: int =
     return quieter
 
 
-def encode(samples: np.ndarray, rate: int, container: str = "wav") -> bytes:
+def encode(
+    samples: np.ndarray, rate: int, container: str = "wav", codec: str | None = None
+) -> bytes:
     """[frames] or [frames, channels] samples as a WAV, FLAC, OGG or MP3 file."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format=container.upper())
+    soundfile.write(buffer, samples, rate, format=container.upper(), subtype=codec)
     return buffer.getvalue()
 
 

@@ -1,0 +1,108 @@
+"""The command line: quick answers, one line a mistake, exit code 2."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from audiocnn.errors import ConfigError
+from pipelines.cli import VERBS, parse
+from pipelines.recipes import RECIPES
+
+
+def audiocnn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipelines.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+
+
+def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    return "\n".join(x for x in done.stderr.splitlines() if not x.startswith("import time:"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *[[verb, "--help"] for verb in VERBS]])
+def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
+    done = audiocnn(*arguments)
+    assert done.returncode == 0
+    assert not loaded(done) & {"torch", "ray", "torchaudio"}
+    for verb in VERBS if arguments == ["--help"] else arguments[:1]:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of {ingest, train, evaluate, label, demo, doctor}"),
+        (["nothing"], "nothing"),
+        (["ingest"], "--to"),
+        (["ingest", "corpus", "--to", "x", "--n-mels", "many"], "--n-mels"),
+        (["ingest", "corpus", "--to", "x", "--n-mels", "2"], "n_mels must be within"),
+        (["train", "f", "--to", "b", "--recipe", "esc99"], "invalid choice 'esc99'"),
+        (["train", "f", "--to", "b", "--workers", "0"], "workers must be at least 1"),
+        (["train", "f", "--to", "b", "--workers", "3"], "cannot be shared by 3 workers"),
+        (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
+        (["label", "b", "--bundle", "x"], "--to"),
+        (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),
+    ],
+)
+def test_usage_errors_name_the_flag_and_load_nothing(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = audiocnn(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(said(done).replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert not loaded(done) & {"torch", "ray", "torchaudio"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ingest", "no/corpus", "--to", "x"], "no/corpus: not found"),
+        (["ingest", ".", "--to", "x"], "not a corpus"),
+        (["train", "no/features", "--to", "x"], "no features there"),
+        (["evaluate", "no/features", "--to", "x"], "no features there"),
+        (["label", ".", "--bundle", "no/bundle", "--to", "x"], "no bundle there"),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_no_ray_is_started(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    begun = time.monotonic()
+    done = audiocnn(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    line = said(done).strip()
+    assert line.startswith("audiocnn: ")
+    assert "\n" not in line
+    assert message in line
+    assert not list(tmp_path.iterdir())
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_the_default_of_every_option_and_flags_change_one(recipe: str) -> None:
+    made = RECIPES[recipe]()
+    options = parse(["train", "f", "--to", "b", "--recipe", recipe, "--epochs", "7"])
+    assert options.feature == made.feature
+    assert options.model == made.model
+    assert options.training.epochs == 7
+    assert options.training.max_lr == made.training.max_lr
+    assert parse(["ingest", "c", "--to", "f", f"--recipe={recipe}"]).feature == made.feature
+
+
+def test_options_of_a_library_call_are_checked_like_flags() -> None:
+    with pytest.raises(ConfigError):
+        parse(["train", "f", "--to", "b", "--mixup-probability", "2"])
