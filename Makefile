@@ -6,7 +6,7 @@ CORPUS ?= synthetic
 TO ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-slow lint format clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
 
 test: setup lint  ## Lint and the default tests; real recordings where ../shared/data is
 	$(BIN)/pytest
+
+test-slow: setup  ## Kills and whole commands
+	$(BIN)/pytest -m slow
 
 lint: setup  ## ruff, mypy
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""SpecAugment, time shift, gain and mixup: on a batch of log-mels, on its device.
+"""SpecAugment, time shift, random filters and mixup: on a batch of log-mels, on its device.
 
 Randomness comes from torch's global generator, so that seeding it once an epoch is enough
 to repeat a run.
@@ -12,6 +12,8 @@ from audiocnn.config import AugmentConfig
 
 __all__ = ["AugmentConfig", "augment", "mixup"]
 
+_FILTER_POINTS = 4
+
 
 def augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """[batch, n_mels, n_frames] decibels -> the same shape, augmented clip by clip.
@@ -20,9 +22,8 @@ def augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> 
     """
     if config.time_shift:
         logmel = time_shift(logmel, config.time_shift)
-    if config.gain_db:
-        gain = torch.empty(len(logmel), 1, 1, device=logmel.device)
-        logmel = logmel + gain.uniform_(-config.gain_db, config.gain_db)
+    if config.filter_db:
+        logmel = logmel + random_filter(logmel, config.filter_db)
     return spec_augment(logmel, mean, config)
 
 
@@ -33,6 +34,18 @@ def time_shift(logmel: torch.Tensor, largest: float) -> torch.Tensor:
     shift = torch.randint(-reach, reach + 1, (len(logmel), 1), device=logmel.device)
     index = (torch.arange(frames, device=logmel.device)[None] + shift) % frames
     return logmel.gather(2, index[:, None].expand_as(logmel))
+
+
+def random_filter(logmel: torch.Tensor, largest_db: float) -> torch.Tensor:
+    """A gain curve over the bands for each clip, [batch, n_mels, 1] decibels.
+
+    Linear between a few random gains, as another microphone, room or distance might have it
+    (FilterAugment, Nam et al. 2022).
+    """
+    gains = torch.empty(len(logmel), 1, _FILTER_POINTS, device=logmel.device)
+    gains.uniform_(-largest_db, largest_db)
+    curve = functional.interpolate(gains, logmel.shape[1], mode="linear", align_corners=True)
+    return curve.transpose(1, 2)
 
 
 def spec_augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> torch.Tensor:

@@ -166,8 +166,8 @@ class AugmentConfig:
     """Share of the batches that are mixed."""
     time_shift: float = 0.5
     """Largest circular shift in time, as a part of the window."""
-    gain_db: float = 0.0
-    """Largest random gain, up or down, dB."""
+    filter_db: float = 0.0
+    """Largest gain of a random, smooth filter over the bands, up or down, dB."""
     time_masks: int = 2
     """SpecAugment (Park et al. 2019): masks over frames."""
     time_mask_frames: int = 30
@@ -180,7 +180,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         require(0 <= self.mixup_probability <= 1, "mixup_probability must be within 0 and 1")
         require(0 <= self.time_shift <= 1, "time_shift must be within 0 and 1")
-        for name in ("mixup_alpha", "gain_db", "time_masks", "band_masks"):
+        for name in ("mixup_alpha", "filter_db", "time_masks", "band_masks"):
             require(getattr(self, name) >= 0, f"{name} must not be negative")
         for name in ("time_mask_frames", "band_mask_bands"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")

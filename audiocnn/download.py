@@ -8,6 +8,7 @@ import stat
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -98,7 +99,7 @@ def unzip(archive: Path, to: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(info) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink, _BLOCK)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise CorpusError(f"{archive}: not a whole zip archive ({error})") from error
 
 

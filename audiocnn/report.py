@@ -10,10 +10,13 @@ import librosa.display
 import matplotlib
 import numpy as np
 import pyarrow as pa
+import soundfile
 from matplotlib.figure import Figure
 
 from audiocnn import metrics, storage
+from audiocnn.audio import windows
 from audiocnn.config import FeatureConfig
+from audiocnn.errors import AudioError, StorageError
 from audiocnn.featureset import FeatureSet
 
 FORMAT = "audiocnn.report/1"
@@ -105,11 +108,14 @@ def _mistakes(results: list[FoldResult], classes: tuple[str, ...]) -> list[dict[
 
 
 def write_report(
-    to: str, results: list[FoldResult], features: FeatureSet, title: str
+    to: str, results: list[FoldResult], features: FeatureSet, title: str, made_with: str
 ) -> dict[str, Any]:
-    """Write `report.html` and `report.json` below a URI; returns the latter's content."""
+    """Write `report.html` and `report.json` below a URI; returns the latter's content.
+
+    `made_with` says in a line what the models were made with.
+    """
     summary = summarise(results, features)
-    page = _page(title, summary, _draw_mistakes(summary["mistakes"], features))
+    page = _page(title, made_with, summary, _draw_mistakes(summary["mistakes"], features))
     storage.write_bytes(storage.join(to, "report.html"), page.encode())
     storage.write_json(storage.join(to, "report.json"), summary)
     return summary
@@ -137,7 +143,7 @@ def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
 
 def _class_figure(rows: list[dict[str, Any]]) -> Figure:
     rows = sorted(rows, key=lambda row: row["f1"])
-    figure = Figure(figsize=(6, 1 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(4.4, 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     bars = axes.barh([row["name"] for row in rows], [row["f1"] for row in rows], color="#4878a8")
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
@@ -171,7 +177,7 @@ def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figu
 
 
 def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list[str]:
-    """The first windows of the most confident mistakes, as pictures."""
+    """The first windows of the most confident mistakes, to look at and to listen to."""
     drawn = mistakes[:_MISTAKES_DRAWN]
     wanted = {row["clip_id"]: row for row in drawn}
     pictures: dict[str, str] = {}
@@ -182,8 +188,22 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
                 row = wanted[clip_id]
                 title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
                 figure = logmel_figure(rows.logmel[index], features.config, title)
-                pictures[clip_id] = _picture(figure, f"log-mel of {clip_id}")
+                picture = _picture(figure, f"log-mel of {clip_id}")
+                sound = _sound(row["uri"], features.config)
+                pictures[clip_id] = f"<figure>{picture}{sound}</figure>"
     return [pictures[row["clip_id"]] for row in drawn]
+
+
+def _sound(uri: str, config: FeatureConfig) -> str:
+    """A recording's first window as the model heard it; nothing where it is gone by now."""
+    try:
+        window = next(windows(storage.read_bytes(uri), config))
+    except (StorageError, AudioError):
+        return ""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, window.samples, config.sample_rate, format="OGG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 
 
 def _picture(figure: Figure, description: str) -> str:
@@ -211,11 +231,12 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { padding: .2rem .8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 1px solid #c9d3dc; }
 .row { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
-img { max-width: 100%; } code { color: #5a6b7b; }
+img { max-width: 100%; } figure { margin: 0; } audio { display: block; width: 100%; }
+code { color: #5a6b7b; }
 """
 
 
-def _page(title: str, summary: dict[str, Any], mistakes: list[str]) -> str:
+def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[str]) -> str:
     classes = tuple(summary["classes"])
     confusion = _picture(
         confusion_figure(np.array(summary["confusion"]), classes), "confusion matrix"
@@ -236,12 +257,16 @@ def _page(title: str, summary: dict[str, Any], mistakes: list[str]) -> str:
             for r in summary["per_class"]
         ],
     )
-    wrong = _table(
-        ["clip", "fold", "true", "predicted", "score"],
-        [
-            [r["clip_id"], str(r["fold"]), r["label"], r["predicted"], f"{r['score']:.2f}"]
-            for r in summary["mistakes"][:30]
-        ],
+    wrong = (
+        "<p>None.</p>"
+        if not mistakes
+        else _table(
+            ["clip", "fold", "true", "predicted", "score"],
+            [
+                [r["clip_id"], str(r["fold"]), r["label"], r["predicted"], f"{r['score']:.2f}"]
+                for r in summary["mistakes"][:30]
+            ],
+        )
     )
     bars = _picture(_class_figure(summary["per_class"]), "F1 of each class")
     return f"""<!doctype html>
@@ -253,13 +278,13 @@ def _page(title: str, summary: dict[str, Any], mistakes: list[str]) -> str:
 {len(summary["folds"])} tested fold(s), {summary["clips"]} clips;
 macro F1 {summary["macro_f1"]:.3f}</small></p>
 <p>Each fold was tested once, by a model that never saw it, after its last epoch.
-Features <code>{summary["features"]}</code>.</p>
+{html.escape(made_with)}; features <code>{summary["features"]}</code>.</p>
 <h2>Folds</h2>{folds}
 <h2>Confusion</h2><div class="row">{confusion}</div>
 <h2>Classes</h2><div class="row">{per_class}{bars}</div>
 <h2>Most confident mistakes</h2>
-<p>{len(summary["mistakes"])} of {summary["clips"]} clips are wrong; the first windows of the
-most confident ones, and at most 30 listed.</p>
+<p>{len(summary["mistakes"])} of {summary["clips"]} clips are wrong. Drawn are the first
+windows of the {len(mistakes)} most confident ones; at most 30 are listed.</p>
 <div class="row">{"".join(mistakes)}</div>{wrong}
 </body></html>
 """

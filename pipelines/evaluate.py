@@ -58,9 +58,15 @@ def report_on(bundles: dict[int, str], features: FeatureSet, to: str) -> dict[st
     results = []
     for fold, uri in bundles.items():
         table = storage.read_parquet(storage.join(uri, "predictions.parquet"))
-        fingerprint = bundle.read_summary(uri)["fingerprint"]
-        results.append(FoldResult.of_table(table, fold, fingerprint))
-    return write_report(to, results, features, f"audiocnn on {features.corpus.rsplit('/', 1)[-1]}")
+        summary = bundle.read_summary(uri)
+        results.append(FoldResult.of_table(table, fold, summary["fingerprint"]))
+    made = summary["provenance"]
+    made_with = (
+        f"Recipe {made['recipe']}, {made['training']['epochs']} epochs, "
+        f"{made['workers']} workers, seed {made['training']['seed']}"
+    )
+    title = f"audiocnn on {features.corpus.rsplit('/', 1)[-1]}"
+    return write_report(to, results, features, title, made_with)
 
 
 def print_report(summary: dict[str, Any], to: str) -> None:

@@ -41,7 +41,7 @@ def esc10() -> Recipe:
             augment=AugmentConfig(
                 mixup_alpha=0.3,
                 time_shift=1.0,
-                gain_db=6.0,
+                filter_db=6.0,
                 time_masks=1,
                 time_mask_frames=24,
                 band_masks=1,
@@ -55,7 +55,12 @@ def demo() -> Recipe:
     """For the synthetic corpus: a minute on two CPU cores."""
     return Recipe(
         feature=FeatureConfig(
-            sample_rate=16_000, window_s=2.0, hop_s=2.0, n_mels=64, floor_db=-50.0
+            sample_rate=16_000,
+            window_s=2.0,
+            hop_s=2.0,
+            hop_length=256,
+            n_mels=64,
+            floor_db=-50.0,
         ),
         model=ModelConfig(stages=(1, 1, 1, 1), channels=16, dropout=0.2),
         training=TrainConfig(
@@ -63,7 +68,7 @@ def demo() -> Recipe:
             batch_size=32,
             max_lr=4e-3,
             augment=AugmentConfig(
-                time_masks=1, time_mask_frames=8, band_masks=1, band_mask_bands=6
+                time_masks=1, time_mask_frames=16, band_masks=1, band_mask_bands=6
             ),
         ),
     )

@@ -98,7 +98,7 @@ def test_the_learning_rate_rises_and_ends_near_nothing() -> None:
 def test_augmentation_keeps_shapes_and_is_off_at_zero() -> None:
     logmel = torch.randn(6, BANDS, FRAMES)
     mean = torch.zeros(BANDS)
-    everything = AugmentConfig(gain_db=6, time_mask_frames=10, band_mask_bands=4)
+    everything = AugmentConfig(filter_db=6, time_mask_frames=10, band_mask_bands=4)
     assert augmentation.augment(logmel, mean, everything).shape == logmel.shape
     assert not torch.equal(augmentation.augment(logmel, mean, everything), logmel)
     assert torch.equal(augmentation.augment(logmel, mean, QUIET), logmel)
@@ -120,6 +120,14 @@ def test_time_shift_rolls_each_clip_by_its_own() -> None:
     shifted = augmentation.time_shift(logmel, 1.0)
     assert torch.equal(shifted.sort(dim=2).values, logmel)
     assert len({int(clip[0, 0]) for clip in shifted}) > 1
+
+
+def test_a_random_filter_is_smooth_over_bands_and_constant_in_time() -> None:
+    curve = augmentation.random_filter(torch.zeros(32, BANDS, FRAMES), 6.0)
+    assert curve.shape == (32, BANDS, 1)
+    assert 3 < curve.abs().max() <= 6
+    assert curve.diff(dim=1).abs().max() < 12 / (BANDS / 4)
+    assert curve.std(dim=0).min() > 1  # another one for each clip
 
 
 def test_mixup_mixes_targets_as_it_mixes_sounds() -> None:

@@ -1,0 +1,58 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiocnn import synthetic
+from audiocnn.audio import windows
+from audiocnn.config import WindowConfig
+from audiocnn.corpus import read_corpus
+from audiocnn.errors import AudioError
+
+
+def test_the_corpus_is_ten_classes_of_real_files_in_five_folds(corpus: Path) -> None:
+    read = read_corpus(str(corpus))
+    assert len(read.clips) == 100
+    assert read.classes == tuple(synthetic.SOUNDS)
+    assert read.folds == (1, 2, 3, 4, 5)
+    assert all(
+        len(list(windows(Path(c.uri).read_bytes(), WindowConfig()))) == 1 for c in read.clips
+    )
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path: Path, corpus: Path) -> None:
+    again = Path(synthetic.write_corpus(str(tmp_path / "again"), clips_per_class=10))
+    for clip in read_corpus(str(corpus)).clips:
+        assert (again / clip.clip_id).read_bytes() == (corpus / clip.clip_id).read_bytes()
+    other = Path(synthetic.write_corpus(str(tmp_path / "other"), clips_per_class=2, seed=1))
+    name = "bell/1-0-A.wav"
+    assert (other / name).read_bytes() != (corpus / name).read_bytes()
+
+
+def test_sounds_are_loud_enough_and_never_clip() -> None:
+    for name, seed in itertools.product(synthetic.SOUNDS, range(20)):
+        samples = synthetic.sound(name, seed)
+        assert 0.05 < np.abs(samples).max() < 0.95
+        assert np.isfinite(samples).all()
+
+
+def test_chirps_differ_in_time_alone() -> None:
+    """Reversed in time, a rising chirp falls: a model that only saw spectra could not tell."""
+    up = np.abs(np.fft.rfft(synthetic.sound("rising chirp", 4)))
+    down = np.abs(np.fft.rfft(synthetic.sound("falling chirp", 4)))
+    assert np.corrcoef(np.log(up + 1e-3), np.log(down + 1e-3))[0, 1] > 0.5
+
+
+def test_the_bucket_holds_what_it_says(tmp_path: Path) -> None:
+    truth = synthetic.write_bucket(str(tmp_path), recordings=20)
+    files = {str(p.relative_to(tmp_path)): p for p in tmp_path.rglob("*.*")}
+    assert len(files) == 23
+    assert {Path(name).suffix for name in truth} == {".wav", ".flac", ".ogg", ".mp3"}
+    assert not any(name.replace(" ", "") in path for path, name in truth.items())
+    for name, path in files.items():
+        if name in truth:
+            assert list(windows(path.read_bytes(), WindowConfig()))
+        else:
+            with pytest.raises(AudioError):
+                list(windows(path.read_bytes(), WindowConfig()))
