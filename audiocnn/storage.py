@@ -9,7 +9,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -212,9 +212,3 @@ def claim(uri: str, marker: str, owned: tuple[str, ...], *, overwrite: bool) -> 
         for name in (marker, *owned):
             remove(join(uri, name))
     return uri
-
-
-def chunks(items: list[R], size: int) -> Iterator[list[R]]:
-    """Consecutive parts of a list, each of `size` items but the last."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -16,7 +16,7 @@ from audiocnn.features import FeatureConfig, LogMel
 from audiocnn.featureset import BandSums, FeatureSet
 from pipelines import display, session
 from pipelines.options import Ingest
-from pipelines.shards import Ledger, deal, run_shards
+from pipelines.shards import Ledger, batched, deal, run_shards
 
 _WINDOWS_AT_ONCE = 16
 
@@ -56,8 +56,7 @@ class IngestWorker:
         """A clip's windows as rows and log-mels. Raises AudioError, StorageError."""
         data = storage.read_bytes(clip["uri"])
         found = []
-        parts = windows(data, self.feature, self.limits)
-        for group in storage.chunks(list(parts), _WINDOWS_AT_ONCE):
+        for group in batched(windows(data, self.feature, self.limits), _WINDOWS_AT_ONCE):
             logmels = self.logmel.numpy([window.samples for window in group]).astype(np.float16)
             for window, logmel in zip(group, logmels, strict=True):
                 times = {"start_s": window.start_s, "duration_s": window.duration_s}

@@ -2,19 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-from audiocnn import bundle, featureset, storage
+from audiocnn import featureset, storage
 from audiocnn.audio import AUDIO_SUFFIXES, AudioLimits
+from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioError, LedgerError, StorageError
 from audiocnn.predictor import Predictor
 from pipelines import display, session
 from pipelines.options import Label
-from pipelines.shards import Ledger, deal, run_shards
+from pipelines.shards import Ledger, batched, deal, run_shards
 
 FORMAT = "audiocnn.labels/1"
 _WINDOWS_AT_ONCE = 64
@@ -68,7 +68,8 @@ class LabelWorker:
     def _recording(self, uri: str) -> Iterator[dict[str, Any]]:
         """The rows of a recording's windows. Raises AudioError, StorageError."""
         data = storage.read_bytes(uri)
-        for group in _groups(self.predictor.decode(data, self.limits, self.hop_s)):
+        found = self.predictor.decode(data, self.limits, self.hop_s)
+        for group in batched(found, _WINDOWS_AT_ONCE):
             scores = self.predictor.predict_windows([window.samples for window in group])
             for answer in self.predictor.encode(group, scores, self.top_k).windows:
                 yield {
@@ -88,7 +89,8 @@ def label(options: Label) -> dict[str, Any]:
     Raises AudioCNNError: a bucket that cannot be listed or holds no recordings, a bundle of
     another format, labels that are there already, or recordings neither labelled nor failed.
     """
-    made_by = bundle.read_summary(storage.absolute(options.bundle))
+    # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
+    made_by = Bundle.read(options.bundle)
     to = storage.claim(
         options.to, "summary.json", ("parts", "failures.parquet"), overwrite=options.overwrite
     )
@@ -115,7 +117,7 @@ def label(options: Label) -> dict[str, Any]:
             failed = sum(len(ledger["failures"]) for ledger in ledgers)
             done = sum(ledger["done"] for ledger in ledgers)
             bar.update(done + failed, f"{failed} failed" if failed else "")
-    summary = _collect(ledgers, made_by["fingerprint"], options, len(items), ignored)
+    summary = _collect(ledgers, made_by.fingerprint, options, len(items), ignored)
     failures = [row for ledger in ledgers for row in ledger["failures"]]
     featureset.write_failures(to, failures)
     storage.write_json(storage.join(to, "summary.json"), summary)
@@ -138,12 +140,6 @@ def _list(bucket: str) -> tuple[list[dict[str, Any]], int]:
         kinds = ", ".join(AUDIO_SUFFIXES)
         raise StorageError(f"{bucket}: none of its {len(files)} files is named {kinds}")
     return found, len(files) - len(found)
-
-
-def _groups(windows: Iterator[Any]) -> Iterator[list[Any]]:
-    """Consecutive windows, as many as go through the model at once."""
-    while group := list(islice(windows, _WINDOWS_AT_ONCE)):
-        yield group
 
 
 def _collect(

@@ -6,8 +6,9 @@ never crosses Ray's object store, and a shard that is run twice writes the same 
 """
 
 import json
-from collections.abc import Iterator
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Protocol, TypeVar, cast
 
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -15,6 +16,7 @@ from ray.data import ActorPoolStrategy
 from pipelines import session
 
 Ledger = dict[str, Any]
+Item = TypeVar("Item")
 
 
 class ShardWorker(Protocol):
@@ -41,6 +43,13 @@ def deal(items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """
     size = min(256, max(4, len(items) // 16))
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive items, `size` at a time; only these are in memory."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group
 
 
 def run_shards(

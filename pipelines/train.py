@@ -277,7 +277,9 @@ def _write_bundle(job: Job, trainer: Trainer, kept: Kept | None, log: Log) -> No
             report.confusion_figure(confusion, features.classes),
             options.training.epochs,
         )
-        made["test"] = {"fold": options.test_fold, "accuracy": metrics.accuracy(confusion)}
+        accuracy = metrics.accuracy(confusion)
+        made["test"] = {"fold": options.test_fold, "accuracy": accuracy}
+        log.epoch({"epoch": options.training.epochs, "test_accuracy": accuracy})
         table = result.table()
         storage.write_parquet(storage.join(job.to, "predictions.parquet"), table)
     bundle.write(job.to)

@@ -1,0 +1,56 @@
+"""What the README says is true: its commands parse, its files are there, its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import SMALL
+
+from audiocnn import synthetic
+from audiocnn.bundle import Bundle
+from audiocnn.config import ModelConfig
+from audiocnn.model import AudioCNN
+from pipelines.cli import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^    (?:\.venv/bin/)?audiocnn (.+)$", README, re.MULTILINE)
+
+
+def test_the_first_screen_is_the_three_commands() -> None:
+    first = README.splitlines()[:25]
+    made = [line.split("#")[0].strip() for line in first if line.startswith("    make ")]
+    assert made == ["make demo", "make demo CORPUS=../shared/data/esc10", "make test"]
+
+
+def test_every_verb_is_shown() -> None:
+    assert {command.split()[0] for command in COMMANDS} >= {"ingest", "train", "evaluate", "label"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str) -> None:
+    parse(shlex.split(command))
+
+
+def test_make_targets_and_links_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)) <= targets
+    for link in re.findall(r"\]\(([^)#]+)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=4), SMALL.n_mels, 2)
+    Bundle(model=model.eval(), feature=SMALL, classes=("dog", "rain")).write("demo/bundle")
+    Path("dog.wav").write_bytes(synthetic.encode(synthetic.sound("bell", 1), 22_050))
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+    out = capsys.readouterr().out
+    assert out.startswith(("dog", "rain"))
+    assert "layer4.block0.relu" in out
