@@ -17,6 +17,7 @@ import soxr
 
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.errors import AudioError
+from audiocnn.mp3 import read_mp3
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -33,10 +34,11 @@ __all__ = [
 
 Samples = npt.NDArray[np.float32]
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """File names that are taken for recordings when a folder or a bucket is listed."""
 
 _BLOCK_FRAMES = 1 << 18
+_MOST_CHUNKS = 1_000
 _LOUDEST = 1e6
 """Largest sample taken for sound: above full scale in 16-bit integer units, below overflow."""
 
@@ -90,7 +92,9 @@ def sniff(data: bytes) -> str:
 def _check_wav(data: bytes) -> None:
     """Refuse codecs that we do not read, and a data chunk longer than the file."""
     position, codec = 12, None
-    while position + 8 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            break
         name, size = data[position : position + 4], struct.unpack_from("<I", data, position + 4)[0]
         body = position + 8
         if name == b"fmt " and size >= 16 and body + 16 <= len(data):
@@ -127,6 +131,18 @@ def _check_ogg(data: bytes) -> None:
     raise AudioError("truncated", "the OGG stream ends before its last page")
 
 
+def _check_mp3(data: bytes) -> bytes:
+    """The recording with its true length in it. Refuse one without frames, or with a cut one."""
+    mp3 = read_mp3(data)
+    if mp3 is None:
+        raise AudioError("decode", "no MP3 frames follow each other in it")
+    if mp3.frames == 0:
+        raise AudioError("empty", "the file has no frame of sound")
+    if not mp3.whole:
+        raise AudioError("truncated", f"the MP3 ends within a frame, after {mp3.frames} whole ones")
+    return mp3.with_length
+
+
 def read_info(data: bytes, limits: AudioLimits | None = None) -> AudioInfo:
     """What the header says, checked against the limits; nothing is decoded.
 
@@ -144,6 +160,8 @@ class _open:
         if len(data) > limits.max_bytes:
             raise AudioError("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
         container = sniff(data)
+        if container == "mp3":
+            data = _check_mp3(data)
         try:
             self.file = soundfile.SoundFile(io.BytesIO(data))
         except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -233,7 +251,8 @@ def _mono_blocks(
 def _check_ending(info: AudioInfo, total: int, limits: AudioLimits) -> None:
     if total == 0:
         raise AudioError("empty", "the file has a header and no samples")
-    if total < info.frames:
+    # An MP3's frames were counted; its decoder leaves out the first, which it only starts with.
+    if total < info.frames and info.container != "mp3":
         raise AudioError("truncated", f"{total} of {info.frames} frames are there")
     if total / info.sample_rate < limits.min_duration_s:
         raise AudioError(

@@ -5,10 +5,10 @@ to repeat a run.
 """
 
 import torch
-import torchaudio.functional
 from torch.nn import functional
 
 from audiocnn.config import AugmentConfig
+from audiocnn.features import load_torchaudio
 
 __all__ = ["AugmentConfig", "augment", "mixup"]
 
@@ -22,6 +22,8 @@ def augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> 
     """
     if config.time_shift:
         logmel = time_shift(logmel, config.time_shift)
+    if config.stretch:
+        logmel = random_stretch(logmel, config.stretch)
     if config.filter_db:
         logmel = logmel + random_filter(logmel, config.filter_db)
     return spec_augment(logmel, mean, config)
@@ -34,6 +36,24 @@ def time_shift(logmel: torch.Tensor, largest: float) -> torch.Tensor:
     shift = torch.randint(-reach, reach + 1, (len(logmel), 1), device=logmel.device)
     index = (torch.arange(frames, device=logmel.device)[None] + shift) % frames
     return logmel.gather(2, index[:, None].expand_as(logmel))
+
+
+def random_stretch(logmel: torch.Tensor, largest: float) -> torch.Tensor:
+    """Stretch each clip in time and in frequency by up to `largest`, about a random point.
+
+    Another tempo, another pitch: an affine map of the picture, its edges repeated.
+    """
+    clips = len(logmel)
+    theta = torch.zeros(clips, 2, 3, device=logmel.device)
+    scale = 1 + largest * (2 * torch.rand(clips, 2, device=logmel.device) - 1)
+    centre = 2 * torch.rand(clips, 2, device=logmel.device) - 1
+    theta[:, 0, 0], theta[:, 1, 1] = scale[:, 0], scale[:, 1]
+    theta[:, :, 2] = centre * (1 - scale)
+    grid = functional.affine_grid(theta, [clips, 1, *logmel.shape[1:]], align_corners=False)
+    stretched = functional.grid_sample(
+        logmel.unsqueeze(1), grid, padding_mode="border", align_corners=False
+    )
+    return stretched.squeeze(1)
 
 
 def random_filter(logmel: torch.Tensor, largest_db: float) -> torch.Tensor:
@@ -53,11 +73,13 @@ def spec_augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig
     # One channel: torchaudio draws a mask for each [clip, channel] of a 4-D batch. Centred: its
     # fill is one number, and 0 is then each band's mean.
     x = (logmel - mean[:, None]).unsqueeze(1)
+    mask = load_torchaudio().functional.mask_along_axis_iid
     for _ in range(config.time_masks):
-        x = torchaudio.functional.mask_along_axis_iid(x, config.time_mask_frames, 0.0, 3)
+        x = mask(x, config.time_mask_frames, 0.0, 3)
     for _ in range(config.band_masks):
-        x = torchaudio.functional.mask_along_axis_iid(x, config.band_mask_bands, 0.0, 2)
-    return x.squeeze(1) + mean[:, None]
+        x = mask(x, config.band_mask_bands, 0.0, 2)
+    masked: torch.Tensor = x.squeeze(1) + mean[:, None]
+    return masked
 
 
 def mixup(

@@ -46,7 +46,7 @@ class MemoryBatches:
         world: int = 1,
     ) -> None:
         self.logmel, self.labels = logmel, labels
-        self.batch_size = min(config.batch_size, len(labels))
+        self.batch_size = config.batch_size
         self.steps = len(labels) // self.batch_size
         self.seed, self.rank, self.world = config.seed, rank, world
 
@@ -61,7 +61,7 @@ class MemoryBatches:
 
 
 class StreamedBatches:
-    """Windows read part by part, with the next part read ahead; memory is two parts.
+    """Windows read part by part, with the next part read ahead; memory is a few parts.
 
     Each rank reads its own parts, in another order each epoch, and shuffles over two parts at a
     time. Every rank stops after as many batches as the rank with the fewest windows has.
@@ -80,7 +80,7 @@ class StreamedBatches:
         shares = _shares(features.part_rows(folds), world)
         self.parts = shares[rank]
         self.batch_size = max(1, config.batch_size // world)
-        self.steps = min(sum(share.values()) for share in shares) // self.batch_size
+        self.steps = fewest_batches(features, folds, config, world)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, shuffled by its number."""
@@ -117,6 +117,12 @@ class StreamedBatches:
                 if name is not None:
                     pending.append(reader.submit(self.features.load_part, name, self.folds))
                 yield rows
+
+
+def fewest_batches(features: FeatureSet, folds: list[int], config: TrainConfig, world: int) -> int:
+    """Streamed batches of the rank that has the fewest windows: 0 is too few to train."""
+    shares = _shares(features.part_rows(folds), world)
+    return min(sum(share.values()) for share in shares) // max(1, config.batch_size // world)
 
 
 def _shares(parts: dict[str, int], world: int) -> list[dict[str, int]]:

@@ -18,6 +18,15 @@ from audiocnn.errors import FormatError
 from audiocnn.model import AudioCNN
 
 FORMAT = "audiocnn.bundle/1"
+_DECIDES = (
+    "model",
+    "feature",
+    "feature_fingerprint",
+    "classes",
+    "calibration",
+    "weights_sha256",
+)
+"""Fields of `bundle.json` that decide a prediction, and so the fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +69,14 @@ class Bundle:
         uri = storage.absolute(uri)
         plain = read_summary(uri)
         weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
-        if hashlib.sha256(weights).hexdigest() != plain.get("weights_sha256"):
+        if hashlib.sha256(weights).hexdigest() != plain["weights_sha256"]:
             raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
         try:
             feature = from_json(FeatureConfig, plain["feature"])
             classes = tuple(plain["classes"])
             model = AudioCNN(from_json(ModelConfig, plain["model"]), feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
-        except (KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
             first = str(error).splitlines()[0]  # torch lists every tensor
             raise FormatError(f"{uri}: a damaged bundle ({first})") from error
         if plain["feature_fingerprint"] != feature.fingerprint:
@@ -85,4 +94,11 @@ class Bundle:
 
 def read_summary(uri: str) -> dict[str, Any]:
     """`bundle.json` of a bundle, without its weights. Raises StorageError, FormatError."""
-    return storage.read_format(storage.join(uri, "bundle.json"), FORMAT, "bundle")
+    path = storage.join(uri, "bundle.json")
+    plain = storage.read_format(path, FORMAT, "bundle")
+    missing = [name for name in (*_DECIDES, "metrics", "provenance") if name not in plain]
+    if missing:
+        raise FormatError(f"{path}: a damaged bundle (no {', '.join(missing)})")
+    if content_fingerprint({name: plain[name] for name in _DECIDES}) != plain["fingerprint"]:
+        raise FormatError(f"{path}: a changed bundle: its fingerprint does not fit its content")
+    return plain

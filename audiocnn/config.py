@@ -166,6 +166,8 @@ class AugmentConfig:
     """Share of the batches that are mixed."""
     time_shift: float = 0.5
     """Largest circular shift in time, as a part of the window."""
+    stretch: float = 0.0
+    """Largest stretch in time and in frequency, as a part of the window."""
     filter_db: float = 0.0
     """Largest gain of a random, smooth filter over the bands, up or down, dB."""
     time_masks: int = 2
@@ -180,6 +182,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         require(0 <= self.mixup_probability <= 1, "mixup_probability must be within 0 and 1")
         require(0 <= self.time_shift <= 1, "time_shift must be within 0 and 1")
+        require(0 <= self.stretch < 1, "stretch must be within 0 and 1")
         for name in ("mixup_alpha", "filter_db", "time_masks", "band_masks"):
             require(getattr(self, name) >= 0, f"{name} must not be negative")
         for name in ("time_mask_frames", "band_mask_bands"):
@@ -216,7 +219,7 @@ class TrainConfig:
         require(0 <= self.label_smoothing < 1, "label_smoothing must be within 0 and 1")
         require(0 <= self.ema_decay < 1, "ema_decay must be within 0 and 1")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
-        require(self.seed >= 0, "seed must not be negative")
+        require(0 <= self.seed < 2**31, "seed must be within 0 and 2147483647")
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -246,6 +249,6 @@ def content_fingerprint(plain: dict[str, Any]) -> str:
 
 
 def differences(mine: Any, theirs: Any) -> str:
-    """The fields in which two configs of a kind differ, for an error message."""
+    """The fields in which a config is not another one of its kind, for an error message."""
     a, b = to_json(mine), to_json(theirs)
-    return ", ".join(f"{name} {a[name]} and not {b[name]}" for name in a if a[name] != b[name])
+    return ", ".join(f"{name} {a[name]!r} and not {b[name]!r}" for name in a if a[name] != b[name])

@@ -5,6 +5,7 @@ To add a layout, write a class with `name`, `matches` and `clips`, and add it to
 
 import csv
 import io
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -91,13 +92,14 @@ class Esc50:
 
 
 class FolderPerClass:
-    """One folder a class; a number before its name, as in `001 - Dog bark`, is no part of it.
+    """One folder a class; numbers before all names, as in `001 - Dog bark`, are no part of them.
 
     Where every file is named like ESC-10's, `{fold}-{source}-{take}.ogg`, fold and source are
     taken from there.
     """
 
     name = "folders"
+    _number = re.compile(r"^\d+ - ")
     _esc_name = re.compile(r"^(\d+)-(\d+)-[A-Z](?:-\d+)?\.[^.]+$")
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
@@ -107,13 +109,18 @@ class FolderPerClass:
     def clips(self, uri: str, files: list[StoredFile]) -> list[Clip]:
         """One clip for each recording in a folder."""
         files = [file for file in _recordings(files) if "/" in file.path]
+        folders = {file.path.split("/")[0] for file in files}
+        numbered = all(self._number.match(folder) for folder in folders)
+        labels = {f: self._number.sub("", f) if numbered else f for f in folders}
+        if len(set(labels.values())) < len(folders):
+            raise CorpusError(f"{uri}: two class folders have one name behind their numbers")
         esc = [self._esc_name.match(file.path.rsplit("/", 1)[-1]) for file in files]
         named = all(esc)
         return [
             Clip(
                 clip_id=file.path,
                 uri=file.uri,
-                label=re.sub(r"^\d+\s*-\s*", "", file.path.split("/")[0]).strip(),
+                label=labels[file.path.split("/")[0]].strip(),
                 fold=int(match[1]) if named and match else None,
                 source=match[2] if named and match else None,
             )
@@ -182,6 +189,10 @@ def _check(corpus: Corpus) -> None:
         seen.add(clip.clip_id)
         if not clip.label:
             raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} has no label")
+        if storage.printable(clip.label) != clip.label:
+            raise CorpusError(f"{corpus.uri}: the label of {clip.clip_id!r} is not UTF-8")
+        if clip.fold is not None and not 0 <= clip.fold < 2**31:
+            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} has fold {clip.fold}")
     if len(corpus.classes) < 2:
         raise CorpusError(f"{corpus.uri}: found {len(corpus.classes)} classes, 2 are needed")
     without = [clip.clip_id for clip in corpus.clips if clip.fold is None]
@@ -263,6 +274,9 @@ def _table_rows(table: pa.Table, uri: str) -> list[dict[str, str]]:
 
 def _fold(text: str, uri: str) -> int:
     try:
-        return int(text)
+        fold = float(text)  # pandas writes 1.0 where a row has none
     except ValueError:
-        raise CorpusError(f"{uri}: fold {text!r} is not a whole number") from None
+        fold = math.nan
+    if not fold.is_integer():
+        raise CorpusError(f"{uri}: fold {text!r} is not a whole number")
+    return int(fold)

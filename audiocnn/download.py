@@ -10,6 +10,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from audiocnn.errors import CorpusError, StorageError
@@ -75,7 +76,7 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
         if error.code == 416:  # the earlier attempt had all of another, shorter file
             partial.unlink()
         raise StorageError(f"{url}: the server answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, HTTPException) as error:
         raise StorageError(f"{url}: {error}; the same command goes on from here") from error
     size = partial.stat().st_size
     if total and size != total:

@@ -1,6 +1,7 @@
 """The only front end: windows of samples -> log-mel spectrograms in decibels."""
 
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class LogMel(torch.nn.Module):
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
-        torchaudio = _torchaudio()
+        torchaudio = load_torchaudio()
         self.config = config
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate=config.sample_rate,
@@ -53,13 +54,15 @@ class LogMel(torch.nn.Module):
         return logmel
 
 
-def _torchaudio() -> Any:
+def load_torchaudio() -> Any:
+    """The package. Raises InstallationError, with the mend, where it does not fit torch."""
     try:
-        import torchaudio
+        for part in ("functional", "transforms"):
+            import_module(f"torchaudio.{part}")
     except OSError as error:
         raise InstallationError(
             "torchaudio's compiled extension does not fit this torch (a CUDA build of torchaudio "
             "beside a CPU build of torch). `audiocnn doctor --mend` removes the extension, which "
             "audiocnn does not need"
         ) from error
-    return torchaudio
+    return import_module("torchaudio")

@@ -5,6 +5,8 @@ decibels. `features.json` is written last and lists the parts: a reader sees a w
 """
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,13 @@ import pyarrow as pa
 import pyarrow.compute
 
 from audiocnn import storage
-from audiocnn.config import FeatureConfig, content_fingerprint, from_json, to_json
+from audiocnn.config import (
+    FeatureConfig,
+    content_fingerprint,
+    differences,
+    from_json,
+    to_json,
+)
 from audiocnn.errors import AudioCNNError, AudioError, FormatError, MismatchError
 
 FORMAT = "audiocnn.features/1"
@@ -23,6 +31,7 @@ FAILURES = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", p
 
 def failure(uri: str, error: AudioCNNError) -> dict[str, str]:
     """A row of `failures.parquet`."""
+    uri = storage.printable(uri)
     if isinstance(error, AudioError):
         return {"uri": uri, "stage": "decode", "reason": str(error)}
     return {"uri": uri, "stage": "read", "reason": f"unreadable: {error}"}
@@ -98,6 +107,37 @@ class BandSums:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One Parquet file of features."""
+
+    windows: dict[int, int]
+    """Rows of each fold."""
+    sha256: str
+    """Of its rows' content: see `rows_sha256`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `features.json` has it."""
+        return {"windows": _text_keys(self.windows), "sha256": self.sha256}
+
+    @staticmethod
+    def from_json(plain: dict[str, Any]) -> "Part":
+        """What `to_json` gave."""
+        return Part(windows=_int_keys(plain["windows"]), sha256=plain["sha256"])
+
+
+def rows_sha256(rows: list[dict[str, Any]], logmels: list[np.ndarray]) -> str:
+    """Names rows by what a model learns from: not by where they were read."""
+    digest = hashlib.sha256()
+    for row, logmel in zip(rows, logmels, strict=True):
+        key = [
+            row[name] for name in ("clip_id", "start_s", "duration_s", "label", "fold", "source")
+        ]
+        digest.update(json.dumps(key).encode())
+        digest.update(logmel.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSet:
     """What `features.json` says about the features at `uri`."""
 
@@ -107,8 +147,8 @@ class FeatureSet:
     corpus: str
     counts: dict[str, int]
     """listed = ingested + failed (clips); windows; ignored (files that are no recordings)."""
-    parts: dict[str, dict[int, int]]
-    """Windows by fold in each Parquet file."""
+    parts: dict[str, Part]
+    """The Parquet files, by their paths below `uri`."""
     folds: dict[int, dict[str, int]]
     """Clips by class in each fold."""
     bands: dict[int, BandSums]
@@ -116,13 +156,12 @@ class FeatureSet:
 
     @property
     def fingerprint(self) -> str:
-        """Names these features: front end, classes, folds and the very sums of their values."""
+        """Names these features by their content, wherever they lie: config, classes and rows."""
         return content_fingerprint(
             {
                 "config": self.config.fingerprint,
                 "classes": self.classes,
-                "folds": _text_keys(self.folds),
-                "bands": _bands_json(self.bands),
+                "rows": [part.sha256 for _, part in sorted(self.parts.items())],
             }
         )
 
@@ -133,11 +172,7 @@ class FeatureSet:
     def require_config(self, config: FeatureConfig, whose: str) -> None:
         """Raise MismatchError unless the features were made by this front end."""
         if config.fingerprint != self.config.fingerprint:
-            differ = ", ".join(
-                f"{name} {theirs!r} and not {ours!r}"
-                for name, ours in to_json(config).items()
-                if (theirs := to_json(self.config)[name]) != ours
-            )
+            differ = differences(self.config, config)
             raise MismatchError(f"{self.uri}: these features have {differ} as {whose} has it")
 
     def write(self) -> None:
@@ -157,7 +192,7 @@ class FeatureSet:
                 "mean": [round(float(v), 4) for v in mean],
                 "std": [round(float(v), 4) for v in std],
                 "bands": _bands_json(self.bands),
-                "parts": {name: _text_keys(rows) for name, rows in self.parts.items()},
+                "parts": {name: part.to_json() for name, part in self.parts.items()},
             },
         )
 
@@ -173,7 +208,7 @@ class FeatureSet:
                 classes=tuple(plain["classes"]),
                 corpus=plain["corpus"],
                 counts=plain["counts"],
-                parts={name: _int_keys(rows) for name, rows in plain["parts"].items()},
+                parts={name: Part.from_json(part) for name, part in plain["parts"].items()},
                 folds=_int_keys(plain["folds"]),
                 bands={fold: BandSums(**v) for fold, v in _int_keys(plain["bands"]).items()},
             )
@@ -183,6 +218,8 @@ class FeatureSet:
             raise FormatError(
                 f"{uri}: features of another version of the front end; ingest the corpus again"
             )
+        if plain["fingerprint"] != features.fingerprint:
+            raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
         return features
 
     def load(self, folds: list[int]) -> "Rows":
@@ -202,7 +239,10 @@ class FeatureSet:
 
     def part_rows(self, folds: list[int]) -> dict[str, int]:
         """Windows of some folds in each part."""
-        return {name: sum(rows.get(fold, 0) for fold in folds) for name, rows in self.parts.items()}
+        return {
+            name: sum(part.windows.get(fold, 0) for fold in folds)
+            for name, part in self.parts.items()
+        }
 
     def label_indices(self, labels: list[str]) -> np.ndarray:
         """Class names -> [len(labels)] int64 indices into `classes`."""

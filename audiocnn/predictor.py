@@ -1,5 +1,6 @@
 """Predictor: load, decode, predict, encode. What labelling and serving wrap; no Ray in it."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,9 @@ from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
 
 __all__ = ["Prediction", "Predictor", "WindowPrediction"]
+
+
+_WINDOWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +62,11 @@ class Predictor:
         self.logmel = LogMel(bundle.feature).to(self.device)
 
     @staticmethod
-    def load(uri: str, device: str | None = None) -> "Predictor":
+    def load(uri: str | os.PathLike[str], device: str | None = None) -> "Predictor":
         """The bundle at a URI, on a GPU where there is one. Raises StorageError, FormatError."""
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Predictor(Bundle.read(uri), device)
+        return Predictor(Bundle.read(os.fspath(uri)), device)
 
     def decode(
         self, data: bytes, limits: AudioLimits | None = None, hop_s: float | None = None
@@ -80,15 +84,19 @@ class Predictor:
         Rounded to float16 as features are stored, so that a model sees the same numbers in
         training and in use.
         """
-        return self.logmel.numpy(samples).astype(np.float16)
+        parts = [
+            self.logmel.numpy(samples[start : start + _WINDOWS_AT_ONCE]).astype(np.float16)
+            for start in range(0, len(samples), _WINDOWS_AT_ONCE)
+        ]
+        return np.concatenate(parts)
 
     @torch.inference_mode()
-    def scores(self, logmel: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def scores(self, logmel: np.ndarray) -> np.ndarray:
         """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1."""
         temperature = self.bundle.calibration["temperature"]
         parts = [
             torch.softmax(self.model(part.to(self.device).float()) / temperature, dim=1).cpu()
-            for part in torch.split(torch.from_numpy(logmel), batch_size)
+            for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE)
         ]
         return torch.cat(parts).numpy()
 
@@ -97,10 +105,16 @@ class Predictor:
         return self.scores(self.features(samples))
 
     def predict(
-        self, recording: str | bytes, top_k: int = 3, limits: AudioLimits | None = None
+        self,
+        recording: str | os.PathLike[str] | bytes,
+        top_k: int = 3,
+        limits: AudioLimits | None = None,
     ) -> Prediction:
         """A recording, by its URI or its encoded bytes. Raises AudioError, StorageError."""
-        data = storage.read_bytes(recording) if isinstance(recording, str) else recording
+        limits = limits or AudioLimits()
+        data = recording
+        if not isinstance(data, bytes):
+            data = storage.read_bytes(os.fspath(data), limits.max_bytes)
         parts = list(self.decode(data, limits))
         scores = self.predict_windows([part.samples for part in parts])
         return self.encode(parts, scores, top_k)

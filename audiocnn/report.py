@@ -1,8 +1,10 @@
 """The report of an evaluation: `report.json` and one self-contained HTML page."""
 
 import base64
+import hashlib
 import html
 import io
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +70,11 @@ class FoldResult:
             labels=table["label"].to_pylist(),
             scores=np.array(table["scores"].to_pylist()),
         )
+
+
+def predictions_sha256(table: pa.Table) -> str:
+    """Names the content of a `predictions.parquet`, by which its bundle knows it."""
+    return hashlib.sha256(json.dumps(table.to_pylist()).encode()).hexdigest()
 
 
 def summarise(results: list[FoldResult], features: FeatureSet) -> dict[str, Any]:

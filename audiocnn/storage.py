@@ -8,10 +8,13 @@ temporary file and a rename, objects by one PUT.
 import json
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import fsspec
@@ -25,6 +28,7 @@ from audiocnn.errors import ConfigError, FormatError, StorageError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_CLIENTS = {"aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure"}
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -65,6 +69,12 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, path
 
 
+def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """The same filesystem and path, as pyarrow and Ray take them."""
+    fs, path = filesystem(uri)
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
+
+
 def _reported(function: Callable[P, R]) -> Callable[P, R]:
     """Turn what filesystems raise into a StorageError that names the URI."""
 
@@ -78,6 +88,11 @@ def _reported(function: Callable[P, R]) -> Callable[P, R]:
             raise StorageError(f"{args[0]}: access denied") from error
         except OSError as error:
             raise StorageError(f"{args[0]}: {error.strerror or error}") from error
+        except Exception as error:
+            # Object stores' clients raise their own, which share no base.
+            if type(error).__module__.split(".")[0] not in _CLIENTS:
+                raise
+            raise StorageError(f"{args[0]}: {error}") from error
 
     return call
 
@@ -93,30 +108,57 @@ def exists(uri: str) -> bool:
 def list_files(uri: str) -> list[StoredFile]:
     """Every file below a folder, sorted by path. Raises StorageError where it is no folder."""
     fs, root = filesystem(uri)
+    fs.invalidate_cache()  # an object store's listing is kept for ever otherwise
     if not fs.isdir(root):
         raise StorageError(f"{uri}: {'not a folder' if fs.exists(root) else 'not found'}")
-    if is_local(uri) and not os.access(root, os.R_OK | os.X_OK):
-        raise StorageError(f"{uri}: access denied")
-    found = fs.find(root, detail=True)
+    if isinstance(fs, LocalFileSystem):
+        sizes = dict(_walk(root))
+    else:
+        sizes = {name: int(info["size"]) for name, info in fs.find(root, detail=True).items()}
     prefix = root.rstrip("/") + "/"
     base = absolute(uri)
+    paths = {name.removeprefix(prefix): size for name, size in sizes.items()}
     return [
-        StoredFile(
-            uri=join(base, name.removeprefix(prefix)),
-            path=name.removeprefix(prefix),
-            size=int(info["size"]),
-        )
-        for name, info in sorted(found.items())
+        StoredFile(uri=join(base, path), path=path, size=size)
+        for path, size in sorted(paths.items())
     ]
 
 
+def _walk(root: str) -> Iterator[tuple[str, int]]:
+    """Files and sizes below a local folder, through links; a folder that cannot be read raises."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to where we came from
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                yield path, os.path.getsize(path)
+
+
 @_reported
-def read_bytes(uri: str) -> bytes:
-    """The content of a file."""
+def read_bytes(uri: str, most: int = -1) -> bytes:
+    """The content of a file; with `most`, its first bytes, and one more where there are more."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise StorageError(f"{printable(uri)}: its name is not UTF-8") from None
     fs, path = filesystem(uri)
     with fs.open(path, "rb") as file:
-        data: bytes = file.read()
+        data: bytes = file.read(most + 1 if most >= 0 else -1)
     return data
+
+
+def printable(text: str) -> str:
+    """A name as UTF-8, with whatever is none escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_json(uri: str) -> dict[str, Any]:
@@ -178,12 +220,12 @@ def write_parquet(uri: str, table: pa.Table) -> int:
 
 
 @_reported
-def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
+def read_parquet(uri: str) -> pa.Table:
     """A Parquet file as a table. Raises StorageError, and FormatError where it is damaged."""
     fs, path = filesystem(uri)
     try:
         with fs.open(path, "rb") as file:
-            return pa.parquet.read_table(file, columns=columns)
+            return pa.parquet.read_table(file)
     except pa.ArrowInvalid as error:
         raise FormatError(f"{uri}: not a Parquet file, or a damaged one ({error})") from error
 
@@ -192,23 +234,41 @@ def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
 def remove(uri: str) -> None:
     """Remove a file or folder where there is one."""
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if isinstance(fs, LocalFileSystem) and os.path.isdir(path):
+        shutil.rmtree(path)
+    elif isinstance(fs, LocalFileSystem):
+        Path(path).unlink(missing_ok=True)
+    else:
+        for name in fs.find(path):  # not fs.rm: it takes brackets in a name for a pattern
+            fs.rm_file(name)
 
 
-def claim(uri: str, marker: str, owned: tuple[str, ...], *, overwrite: bool) -> str:
-    """Make ready to write an output folder, and return its absolute URI.
+def claim(uri: str, marker: str, *, overwrite: bool) -> str:
+    """The absolute URI of an output folder, once it is clear that it may be written.
 
-    `marker` is the file that is written last and makes the output whole. Where it is there, the
-    output is refused, or with `overwrite` its `owned` files and folders are removed: never
-    anything else that somebody keeps beside them. Raises ConfigError.
+    `marker` is the file that is written last and makes the output whole. Nothing is removed yet.
+    Raises ConfigError where it is there and `overwrite` is not given, and for stores that other
+    processes do not see.
     """
     uri = absolute(uri)
-    if exists(join(uri, marker)):
-        if not overwrite:
-            raise ConfigError(
-                f"--to {uri}: {marker} is there already; name another folder, or pass --overwrite"
-            )
-        for name in (marker, *owned):
-            remove(join(uri, name))
+    if uri.startswith("memory://"):
+        raise ConfigError(f"--to {uri}: the workers are other processes and would not see it")
+    if exists(join(uri, marker)) and not overwrite:
+        raise ConfigError(
+            f"--to {uri}: {marker} is there already; name another folder, or pass --overwrite"
+        )
     return uri
+
+
+def clear(uri: str, marker: str, owned: tuple[str, ...]) -> None:
+    """Remove what an earlier run left of an output: the marker first, then files by pattern.
+
+    Patterns (fnmatch, of paths below `uri`) name the job's own files, so that what somebody keeps
+    beside them stays.
+    """
+    if not exists(uri):
+        return
+    remove(join(uri, marker))
+    for file in list_files(uri):
+        if any(fnmatchcase(file.path, pattern) for pattern in owned):
+            remove(file.uri)

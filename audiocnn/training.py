@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from audiocnn import metrics
 from audiocnn.augment import augment, mixup
 from audiocnn.batches import Batch, Batches
 from audiocnn.config import TrainConfig
@@ -29,7 +30,7 @@ class Evaluation:
     @property
     def accuracy(self) -> float:
         """Part of the windows whose class was predicted."""
-        return float(np.trace(self.confusion) / max(1, self.confusion.sum()))
+        return metrics.accuracy(self.confusion)
 
 
 class Trainer:

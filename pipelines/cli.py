@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from typing import Annotated, Any
 
 import tyro
@@ -46,7 +47,7 @@ def _doctor(options: Doctor) -> None:
     from pipelines.doctor import doctor
 
     if not doctor(options):
-        raise SystemExit(1)
+        raise SystemExit(2)
 
 
 VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
@@ -71,9 +72,7 @@ def main() -> None:
         print(f"audiocnn: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(
-            "audiocnn: stopped; type the same command to go on or to begin again", file=sys.stderr
-        )
+        print("audiocnn: stopped", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -98,13 +97,12 @@ def parse(arguments: list[str]) -> Any:
 
 def _recipe(arguments: list[str]) -> str:
     """The recipe that a command line names: its fields are the defaults of all other options."""
-    for position, argument in enumerate(arguments):
-        name = argument.removeprefix("--recipe=")
-        if argument == "--recipe" and position + 1 < len(arguments):
-            name = arguments[position + 1]
+    chosen = "esc10"
+    for argument, following in pairwise([*arguments, ""]):
+        name = following if argument == "--recipe" else argument.removeprefix("--recipe=")
         if name != argument and name in RECIPES:
-            return name
-    return "esc10"
+            chosen = name  # the last one counts, as it does for tyro
+    return chosen
 
 
 def _defaults(kind: type, recipe: Any) -> Any:

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from audiocnn import storage, synthetic
-from audiocnn.corpus import read_corpus, with_folds
 from audiocnn.download import fetch_esc50
+from audiocnn.errors import ConfigError
 from audiocnn.featureset import FeatureSet
 from pipelines import display
 from pipelines.evaluate import print_report, report_on
@@ -18,13 +18,18 @@ from pipelines.options import Demo, Ingest, Label, Train
 from pipelines.recipes import RECIPES
 from pipelines.train import train
 
+_MARKER = "demo.json"
+
 
 def demo(options: Demo) -> None:
-    """Run every verb once and say what was written and what to type next."""
+    """Run every verb once and say what was written and what to type next.
+
+    Raises AudioCNNError as the verbs do, and for a folder that is not empty and no demo's.
+    """
     begun = time.monotonic()
-    to = storage.absolute(options.to)
-    synthetic_corpus = options.corpus == "synthetic"
-    name = options.recipe or ("demo" if synthetic_corpus else "esc10")
+    to = _claim(options)
+    generated = options.corpus == "synthetic"
+    name = options.recipe or ("demo" if generated else "esc10")
     recipe = RECIPES[name]()
     corpus = _corpus(options.corpus, to)
     features = ingest(
@@ -46,10 +51,27 @@ def demo(options: Demo) -> None:
         )
     )
     print_report(report_on({fold: f"{to}/bundle"}, features, f"{to}/report"), f"{to}/report")
-    truth = _bucket(f"{to}/bucket", None if synthetic_corpus else corpus, features, fold)
-    label(Label(bucket=f"{to}/bucket", bundle=f"{to}/bundle", to=f"{to}/labels", overwrite=True))
-    _say_truth(f"{to}/labels", f"{to}/bucket", truth)
+    shutil.rmtree(f"{to}/bucket", ignore_errors=True)
+    bucket = f"{to}/bucket"
+    truth = synthetic.write_bucket(bucket) if generated else _bucket(bucket, features, fold)
+    label(Label(bucket=bucket, bundle=f"{to}/bundle", to=f"{to}/labels", overwrite=True))
+    _say_truth(f"{to}/labels", bucket, truth)
     _say_end(name, corpus, to, time.monotonic() - begun)
+
+
+def _claim(options: Demo) -> str:
+    """The demo's folder, marked as one. Raises ConfigError for anything that might be lost."""
+    if not storage.is_local(options.to):
+        raise ConfigError(f"--to {options.to}: the demo writes to this machine; name a folder")
+    to = storage.absolute(options.to)
+    if os.path.isdir(to) and os.listdir(to) and not os.path.exists(f"{to}/{_MARKER}"):
+        raise ConfigError(f"--to {to}: not empty, and no earlier demo's; name a new folder")
+    if storage.is_local(options.corpus) and f"{storage.absolute(options.corpus)}/".startswith(
+        f"{to}/"
+    ):
+        raise ConfigError(f"--to {to}: the corpus lies in it; name another folder")
+    storage.write_json(f"{to}/{_MARKER}", {"format": "audiocnn.demo/1", "corpus": options.corpus})
+    return to
 
 
 def _corpus(asked: str, to: str) -> str:
@@ -65,23 +87,21 @@ def _corpus(asked: str, to: str) -> str:
     return storage.absolute(asked)
 
 
-def _bucket(to: str, corpus: str | None, features: FeatureSet, fold: int) -> dict[str, str]:
-    """Make a bucket of recordings without labels; returns what they really are, by path.
-
-    Where the corpus is not ours to generate, they are the tested fold's clips, renamed.
-    """
-    if corpus is None:
-        return synthetic.write_bucket(to)
-    clips = [
-        c for c in with_folds(read_corpus(corpus), len(features.folds)).clips if c.fold == fold
-    ]
-    shutil.rmtree(to, ignore_errors=True)
+def _bucket(to: str, features: FeatureSet, fold: int) -> dict[str, str]:
+    """The tested fold's clips, renamed, as a bucket; returns what they really are, by path."""
+    rows = features.load([fold])
+    clips = sorted(set(zip(rows.uris, rows.labels, strict=True)), key=_last_part)
     truth = {}
-    for index, clip in enumerate(sorted(clips, key=lambda clip: clip.uri.rsplit("/", 1)[-1])):
-        path = f"recording-{index:04d}.{clip.uri.rsplit('.', 1)[-1]}"
-        storage.write_bytes(storage.join(to, path), storage.read_bytes(clip.uri))
-        truth[path] = clip.label
+    for index, (uri, name) in enumerate(clips):
+        path = f"recording-{index:04d}.{uri.rsplit('.', 1)[-1]}"
+        storage.write_bytes(storage.join(to, path), storage.read_bytes(uri))
+        truth[path] = name
     return truth
+
+
+def _last_part(clip: tuple[str, str]) -> str:
+    """A file name without its folder, which would sort a bucket by class."""
+    return clip[0].rsplit("/", 1)[-1]
 
 
 def _say_truth(labels: str, bucket: str, truth: dict[str, str]) -> None:
@@ -104,7 +124,7 @@ def _say_end(recipe: str, corpus: str, to: str, seconds: float) -> None:
         ["your labelled sounds", display.short(corpus)],
         ["audiocnn ingest wrote", f"{to}/features"],
         ["audiocnn train wrote", f"{to}/bundle"],
-        ["audiocnn evaluate wrote", f"{to}/report/report.html"],
+        ["the report", f"{to}/report/report.html"],
         ["your unlabelled sounds", f"{to}/bucket"],
         ["audiocnn label wrote", f"{to}/labels"],
     ]

@@ -24,7 +24,8 @@ console = Console(highlight=False)
 
 def step(text: str) -> None:
     """Say what begins."""
-    console.print(f"[bold cyan]▸[/] {text}", soft_wrap=True)
+    console.print("[bold cyan]▸[/] ", end="")
+    console.print(text, style="bold", markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -47,7 +48,7 @@ def short(uri: str) -> str:
 def command() -> str:
     """How to call `audiocnn` from the working directory."""
     found = shutil.which("audiocnn")
-    same = found is not None and os.path.samefile(found, sys.argv[0])
+    same = found is not None and os.path.realpath(found) == os.path.realpath(sys.argv[0])
     return "audiocnn" if same else short(sys.argv[0])
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from audiocnn import storage
 from audiocnn.errors import StorageError
 from pipelines import display
 from pipelines.options import Doctor
-
-_PACKAGES = ("torch", "torchaudio", "ray", "pyarrow", "numpy", "soundfile", "soxr", "librosa")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +30,14 @@ class Finding:
 def doctor(options: Doctor) -> bool:
     """Print a line a check; returns whether all is well."""
     if options.mend:
-        _mend_torchaudio()
+        mend_torchaudio()
     well = True
     for finding in _checks(options):
         mark = "[bold red]✗[/]" if finding.mend else "[bold green]✓[/]"
-        display.console.print(f"{mark} {finding.name:<11}", end="")
+        display.console.print(f"{mark} {finding.name:<13}", end="")
         display.console.print(finding.found, markup=False, soft_wrap=True)
         if finding.mend:
-            display.console.print(f"{'':13}→ {finding.mend}", markup=False, soft_wrap=True)
+            display.console.print(f"{'':15}→ {finding.mend}", markup=False, soft_wrap=True)
             well = False
     return well
 
@@ -46,8 +46,10 @@ def _checks(options: Doctor) -> Iterator[Finding]:
     version = platform.python_version()
     old = sys.version_info < (3, 11)
     yield Finding(name="python", found=version, mend="install Python 3.11 or newer" if old else "")
-    for name in _PACKAGES:
-        yield _package(name)
+    for text in importlib.metadata.requires("audiocnn") or []:
+        requirement = Requirement(text)
+        if requirement.marker is None:  # the others are for developers
+            yield _package(requirement)
     yield _torchaudio()
     yield _devices()
     yield _ray()
@@ -55,11 +57,15 @@ def _checks(options: Doctor) -> Iterator[Finding]:
         yield _storage(options.uri)
 
 
-def _package(name: str) -> Finding:
+def _package(requirement: Requirement) -> Finding:
+    """Whether what pyproject.toml asks for is there, at a version that it asks for."""
     try:
-        return Finding(name=name, found=importlib.metadata.version(name))
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name=name, found="not installed", mend="make setup")
+        return Finding(name=requirement.name, found="not installed", mend="make setup")
+    fits = requirement.specifier.contains(version)
+    mend = "" if fits else f"make setup ({requirement.name}{requirement.specifier} is needed)"
+    return Finding(name=requirement.name, found=version, mend=mend)
 
 
 def _guarded(name: str, mend: str, check: Callable[[], str]) -> Finding:
@@ -102,14 +108,15 @@ def _ray() -> Finding:
 
 
 def _storage(uri: str) -> Finding:
-    try:
-        count = len(storage.list_files(uri))
-    except StorageError as error:
-        return Finding(name="storage", found=str(error), mend="check the URI and its credentials")
-    return Finding(name="storage", found=f"{uri}: {count} files")
+    def check() -> str:
+        if not storage.exists(uri):
+            raise StorageError(f"{uri}: not found")
+        return f"{uri} answers"
+
+    return _guarded("storage", "check the URI and its credentials", check)
 
 
-def _mend_torchaudio() -> None:
+def mend_torchaudio() -> None:
     """Remove torchaudio's `lib` folder where torch has no CUDA to link it to.
 
     torchaudio runs without it: what audiocnn uses of it is plain torch.

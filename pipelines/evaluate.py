@@ -4,12 +4,12 @@ from dataclasses import fields
 from typing import Any
 
 from audiocnn import bundle, storage
-from audiocnn.errors import MismatchError
+from audiocnn.errors import FormatError, MismatchError
 from audiocnn.featureset import FeatureSet
-from audiocnn.report import FoldResult, write_report
-from pipelines import display
+from audiocnn.report import FoldResult, predictions_sha256, write_report
+from pipelines import display, session
 from pipelines.options import Evaluate, Train
-from pipelines.train import job_content, train
+from pipelines.train import Job, plan, train
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
@@ -18,16 +18,18 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     A fold whose bundle is there already, from the same options, is not trained again. Returns
     the content of `report.json`. Raises AudioCNNError as `train` does.
     """
+    to = storage.claim(options.to, "report.json", overwrite=options.overwrite)
     features = FeatureSet.read(options.features)
     folds = list(options.folds or sorted(features.folds))
     features.require_folds(folds)
     if len(features.folds) < 2:
         raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
-    to = storage.claim(
-        options.to, "report.json", ("report.html", "folds"), overwrite=options.overwrite
-    )
-    for fold in folds:
-        _train_fold(options, features, fold, _bundle(to, fold))
+    jobs = {fold: plan(_fold_options(options, fold, _bundle(to, fold))) for fold in folds}
+    session.connect().require(options.workers, gpu=options.gpu)
+    if options.overwrite:
+        storage.clear(to, "report.json", ("report.html", "folds/*"))
+    for fold, job in jobs.items():
+        _train_fold(fold, job)
     summary = report_on({fold: _bundle(to, fold) for fold in folds}, features, to)
     print_report(summary, to)
     return summary
@@ -37,20 +39,24 @@ def _bundle(to: str, fold: int) -> str:
     return storage.join(to, "folds", str(fold))
 
 
-def _train_fold(options: Evaluate, features: FeatureSet, fold: int, to: str) -> None:
+def _fold_options(options: Evaluate, fold: int, to: str) -> Train:
     shared = {f.name: getattr(options, f.name) for f in fields(options) if f.name != "folds"}
-    asked = Train(**{**shared, "to": to, "test_fold": fold})
-    if storage.exists(storage.join(to, "bundle.json")):
-        made = bundle.read_summary(to)["provenance"]
-        content = job_content(asked, features)
-        differ = [key for key, value in content.items() if made.get(key) != value]
-        if differ:
-            raise MismatchError(
-                f"{to}: made with another {', '.join(differ)}; name another --to, or --overwrite"
-            )
-        display.step(f"fold {fold}: its bundle is there already")
+    return Train(**{**shared, "to": to, "test_fold": fold})
+
+
+def _train_fold(fold: int, job: Job) -> None:
+    """Train a fold, unless its bundle is there already. Raises MismatchError for another one."""
+    to = job.options.to
+    if not storage.exists(storage.join(to, "bundle.json")):
+        train(job.options)
         return
-    train(asked)
+    made = bundle.read_summary(to)["provenance"]
+    differ = [key for key, value in job.content.items() if made.get(key) != value]
+    if differ:
+        raise MismatchError(
+            f"{to}: made with another {', '.join(differ)}; name another --to, or --overwrite"
+        )
+    display.step(f"fold {fold}: its bundle is there already")
 
 
 def report_on(bundles: dict[int, str], features: FeatureSet, to: str) -> dict[str, Any]:
@@ -59,6 +65,8 @@ def report_on(bundles: dict[int, str], features: FeatureSet, to: str) -> dict[st
     for fold, uri in bundles.items():
         table = storage.read_parquet(storage.join(uri, "predictions.parquet"))
         summary = bundle.read_summary(uri)
+        if predictions_sha256(table) != summary["metrics"]["test"]["predictions_sha256"]:
+            raise FormatError(f"{uri}: predictions.parquet is not the one of its bundle.json")
         results.append(FoldResult.of_table(table, fold, summary["fingerprint"]))
     made = summary["provenance"]
     made_with = (

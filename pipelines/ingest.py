@@ -13,7 +13,7 @@ from audiocnn.audio import AudioLimits, windows
 from audiocnn.corpus import Corpus, read_corpus, with_folds
 from audiocnn.errors import AudioError, CorpusError, LedgerError, StorageError
 from audiocnn.features import FeatureConfig, LogMel
-from audiocnn.featureset import BandSums, FeatureSet
+from audiocnn.featureset import BandSums, FeatureSet, Part
 from pipelines import display, session
 from pipelines.options import Ingest
 from pipelines.shards import Ledger, batched, deal, run_shards
@@ -49,12 +49,13 @@ class IngestWorker:
             "done": len(items) - len(failures),
             "failures": failures,
             "part": part,
+            "sha256": featureset.rows_sha256(rows, logmels),
             **_sums(rows, logmels),
         }
 
     def _clip(self, clip: dict[str, Any]) -> list[tuple[dict[str, Any], np.ndarray]]:
         """A clip's windows as rows and log-mels. Raises AudioError, StorageError."""
-        data = storage.read_bytes(clip["uri"])
+        data = storage.read_bytes(clip["uri"], self.limits.max_bytes)
         found = []
         for group in batched(windows(data, self.feature, self.limits), _WINDOWS_AT_ONCE):
             logmels = self.logmel.numpy([window.samples for window in group]).astype(np.float16)
@@ -81,7 +82,8 @@ def _sums(rows: list[dict[str, Any]], logmels: list[np.ndarray]) -> Ledger:
         clips = {rows[p]["clip_id"]: rows[p]["label"] for p in positions}
         sums["windows"][fold] = len(positions)
         sums["clips"][fold] = Counter(clips.values())
-        sums["bands"][fold] = asdict(BandSums.of(np.stack([logmels[p] for p in positions])))
+        bands = [BandSums.of(logmels[p][None]) for p in positions]
+        sums["bands"][fold] = asdict(BandSums.merge(bands))
     return sums
 
 
@@ -91,13 +93,13 @@ def ingest(options: Ingest) -> FeatureSet:
     Raises AudioCNNError: a corpus that cannot be used, features that are there already, or
     clips that are neither ingested nor failed.
     """
-    to = storage.claim(
-        options.to, "features.json", ("parts", "failures.parquet"), overwrite=options.overwrite
-    )
+    to = storage.claim(options.to, "features.json", overwrite=options.overwrite)
     corpus = with_folds(read_corpus(options.corpus), options.folds)
     counted = f"{len(corpus.clips)} clips, {len(corpus.classes)} classes"
     display.step(f"ingest {display.short(corpus.uri)}: {counted}")
+    LogMel(options.feature)  # here, where a misfit of torch and torchaudio is one line
     cluster = session.connect()
+    storage.clear(to, "features.json", ("parts/part-*.parquet", "failures.parquet"))
     items = [asdict(clip) for clip in corpus.clips]
     ledgers: dict[str, Ledger] = {}
     arguments = {"to": to, "feature": options.feature, "limits": options.limits}
@@ -149,11 +151,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
             "ignored": corpus.ignored,
             "windows": sum(sum(ledger["windows"].values()) for ledger in ledgers),
         },
-        parts={
-            ledger["part"]: {int(fold): n for fold, n in ledger["windows"].items()}
-            for ledger in ledgers
-            if ledger["windows"]
-        },
+        parts={ledger["part"]: Part.from_json(ledger) for ledger in ledgers if ledger["windows"]},
         folds={fold: dict(sorted(clips.items())) for fold, clips in sorted(folds.items())},
         bands={fold: BandSums.merge(parts) for fold, parts in sorted(bands.items())},
     )

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 
 from audiocnn import featureset, storage
-from audiocnn.audio import AUDIO_SUFFIXES, AudioLimits
+from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioError, LedgerError, StorageError
 from audiocnn.predictor import Predictor
@@ -36,12 +37,10 @@ LABELS = pa.schema(
 class LabelWorker:
     """Recordings -> one part of the labels."""
 
-    def __init__(
-        self, bundle: str, to: str, hop_s: float | None, top_k: int, limits: AudioLimits
-    ) -> None:
+    def __init__(self, options: Label, to: str) -> None:
         torch.set_num_threads(1)
-        self.predictor = Predictor.load(bundle)
-        self.to, self.hop_s, self.top_k, self.limits = to, hop_s, top_k, limits
+        self.predictor = Predictor.load(options.bundle, "cuda" if options.gpu else "cpu")
+        self.to, self.options = to, options
 
     def run(self, index: int, items: list[dict[str, Any]]) -> Ledger:
         """Label the recordings and write `parts/part-NNNNN.parquet`."""
@@ -67,11 +66,11 @@ class LabelWorker:
 
     def _recording(self, uri: str) -> Iterator[dict[str, Any]]:
         """The rows of a recording's windows. Raises AudioError, StorageError."""
-        data = storage.read_bytes(uri)
-        found = self.predictor.decode(data, self.limits, self.hop_s)
+        data = storage.read_bytes(uri, self.options.limits.max_bytes)
+        found = self.predictor.decode(data, self.options.limits, self.options.hop_s)
         for group in batched(found, _WINDOWS_AT_ONCE):
             scores = self.predictor.predict_windows([window.samples for window in group])
-            for answer in self.predictor.encode(group, scores, self.top_k).windows:
+            for answer in self.predictor.encode(group, scores, self.options.top_k).windows:
                 yield {
                     "uri": uri,
                     "start_s": answer.start_s,
@@ -91,26 +90,23 @@ def label(options: Label) -> dict[str, Any]:
     """
     # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
     made_by = Bundle.read(options.bundle)
-    to = storage.claim(
-        options.to, "summary.json", ("parts", "failures.parquet"), overwrite=options.overwrite
-    )
+    if options.hop_s is not None:
+        replace(made_by.feature, hop_s=options.hop_s)  # raises where it does not fit the window
+    to = storage.claim(options.to, "summary.json", overwrite=options.overwrite)
     items, ignored = _list(options.bucket)
     display.step(f"label {display.short(options.bucket)}: {len(items)} recordings")
     cluster = session.connect()
-    arguments = {
-        "bundle": storage.absolute(options.bundle),
-        "to": to,
-        "hop_s": options.hop_s,
-        "top_k": options.top_k,
-        "limits": options.limits,
-    }
+    workers = options.workers or (cluster.gpus if options.gpu else cluster.cpus)
+    cluster.require(max(1, workers), gpu=options.gpu)
+    storage.clear(to, "summary.json", ("parts/part-*.parquet", "failures.parquet"))
+    arguments = {"options": replace(options, bundle=storage.absolute(options.bundle)), "to": to}
     ledgers: list[Ledger] = []
     with display.bar(len(items)) as bar:
         for ledger in run_shards(
             LabelWorker,
             arguments,
             deal(items),
-            workers=options.workers or (cluster.gpus if options.gpu else cluster.cpus),
+            workers=workers,
             num_gpus=1 if options.gpu else 0,
         ):
             ledgers.append(ledger)

@@ -116,6 +116,7 @@ class Label:
 
     def __post_init__(self) -> None:
         require(self.top_k >= 1, "top_k must be at least 1")
+        require(self.hop_s is None or self.hop_s > 0, "hop_s must be above 0")
         require(self.workers is None or self.workers >= 1, "workers must be at least 1")
 
 
@@ -126,7 +127,7 @@ class Demo:
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CORPUS]")] = "synthetic"
     """`synthetic` (generated), `esc50` (downloaded), or a corpus of your own."""
     to: str = "demo"
-    """Where everything goes; replaced if it is a demo's."""
+    """Where everything goes: a new folder, or an earlier demo's."""
     recipe: Recipe | None = None
     """Options to train with; `demo` for the synthetic corpus, else `esc10`."""
 

@@ -36,11 +36,13 @@ def esc10() -> Recipe:
         training=TrainConfig(
             epochs=62,
             batch_size=16,
-            max_lr=1e-3,
+            max_lr=2e-3,
+            weight_decay=0.05,
             ema_decay=0.99,
             augment=AugmentConfig(
                 mixup_alpha=0.3,
                 time_shift=1.0,
+                stretch=0.3,
                 filter_db=6.0,
                 time_masks=1,
                 time_mask_frames=24,

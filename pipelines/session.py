@@ -9,16 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from audiocnn.errors import AudioCNNError, ConfigError
-
-# How often Ray Train looks whether its workers are done: the default of 2 s is the tail of
-# every job. Read by Ray when it is imported.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-
 import ray
 import ray.data
 import ray.exceptions
 import ray.train
+
+from audiocnn.errors import AudioCNNError, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +36,14 @@ class Cluster:
 def connect() -> Cluster:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine."""
     if not ray.is_initialized():
+        # How often Ray Train looks whether its workers are done: its 2 s are every job's tail.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
         _quiet()
         address = os.environ.get("RAY_ADDRESS")
         if address:
             _join(address)
         else:
-            cpus = max(2, os.cpu_count() or 2)
+            cpus = max(2, len(os.sched_getaffinity(0)))
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
@@ -57,10 +55,11 @@ def connect() -> Cluster:
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"RAY_ADDRESS {address}: no Ray cluster answers there, or it wants a token "
-            "(RAY_AUTH_MODE=token); unset it to use this machine alone"
+            f"RAY_ADDRESS {address}: {reason} (no cluster there, or another version of Ray, or it "
+            "wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
         ) from error
 
 
@@ -89,14 +88,23 @@ def divert_native_stderr() -> None:
 
     Ray's core writes there past every setting. For the command alone: it changes the process.
     """
-    folder = os.path.join(tempfile.gettempdir(), "audiocnn")
-    os.makedirs(folder, exist_ok=True)
     sys.stderr.flush()
     real = os.dup(2)
-    log = os.open(os.path.join(folder, "native.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = _open_native_log()
     os.dup2(log, 2)
     os.close(log)
     sys.stderr = os.fdopen(real, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def _open_native_log() -> int:
+    """A log file in a folder of this user's own, or nowhere."""
+    folder = os.path.join(tempfile.gettempdir(), f"audiocnn-{os.getuid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return os.open(os.path.join(folder, "native.log"), flags, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 @contextmanager

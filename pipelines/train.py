@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import audiocnn
 from audiocnn import metrics, report, storage
-from audiocnn.batches import Batch, Batches, MemoryBatches, StreamedBatches
+from audiocnn.batches import Batch, Batches, MemoryBatches, StreamedBatches, fewest_batches
 from audiocnn.bundle import Bundle
 from audiocnn.config import content_fingerprint, to_json
 from audiocnn.errors import MismatchError
@@ -32,7 +32,13 @@ from pipelines.tensorboard import Log
 Kept = dict[str, Any]
 """The best epoch on the validation fold: epoch, accuracy, loss, confusion, weights."""
 
-_OWNED = ("checkpoints", "tensorboard", "model.safetensors", "predictions.parquet", "job.json")
+_OWNED = (
+    "checkpoints/*",
+    "tensorboard/events.out.tfevents.*",
+    "model.safetensors",
+    "predictions.parquet",
+    "job.json",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,6 @@ class Job:
     features: FeatureSet
     train_folds: list[int]
     to: str
-    channel: Channel
 
     @property
     def streams(self) -> bool:
@@ -52,33 +57,61 @@ class Job:
             return self.features.bytes_of(self.train_folds) > self.options.memory_gb * 1e9
         return self.options.data == "stream"
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What decides the weights of a run on one kind of machine."""
+        return {
+            "features": self.features.fingerprint,
+            "model": to_json(self.options.model),
+            "training": to_json(self.options.training),
+            "test_fold": self.options.test_fold,
+            "validation_fold": self.options.validation_fold,
+            "workers": self.options.workers,
+            "streams": self.streams,
+            "versions": {"audiocnn": audiocnn.__version__, "torch": torch.__version__},
+        }
 
-def train(options: Train) -> Bundle:
-    """Run the job; returns the bundle that it wrote.
+
+def plan(options: Train) -> Job:
+    """The job of some options, checked against the features before anything is started.
 
     Raises AudioCNNError: features that cannot be used or were made by another front end, folds
-    that are not there, more workers than the cluster has, or a bundle that is there already.
+    that are not there, or too few windows for a batch.
     """
     features = FeatureSet.read(options.features)
     features.require_config(options.feature, f"recipe {options.recipe!r} with these options")
     held_out = [f for f in (options.test_fold, options.validation_fold) if f is not None]
     features.require_folds(held_out)
-    train_folds = sorted(set(features.folds) - set(held_out))
-    if not train_folds:
-        raise MismatchError(f"{features.uri}: no fold is left to train on")
-    to = storage.claim(options.to, "bundle.json", _OWNED, overwrite=options.overwrite)
-    _claim_run(to, options, features)
-    display.step(_headline(options, features, train_folds))
-    session.connect().require(options.workers, gpu=options.gpu)
-    with Listener(options.training.epochs) as listener:
-        job = Job(
-            options=options,
-            features=features,
-            train_folds=train_folds,
-            to=to,
-            channel=listener.channel,
+    folds = sorted(set(features.folds) - set(held_out))
+    job = Job(options=options, features=features, train_folds=folds, to=options.to)
+    windows = sum(features.part_rows(folds).values())
+    batch = options.training.batch_size
+    if windows < batch:
+        raise MismatchError(f"--batch-size {batch}: there are {windows} windows to train on")
+    if job.streams and fewest_batches(features, folds, options.training, options.workers) < 1:
+        raise MismatchError(
+            f"--data stream: {len(features.parts)} parts with {windows} windows are too few to "
+            f"share out to {options.workers} workers in batches of {batch}"
         )
-        _fit(job)
+    return job
+
+
+def train(options: Train) -> Bundle:
+    """Run the job; returns the bundle that it wrote.
+
+    Raises AudioCNNError as `plan` does, and for more workers than the cluster has, a bundle that
+    is there already, or an unfinished run with other options.
+    """
+    to = storage.claim(options.to, "bundle.json", overwrite=options.overwrite)
+    job = replace(plan(options), to=to)
+    _refuse_other_run(job)
+    display.step(_headline(options, job.features, job.train_folds))
+    session.connect().require(options.workers, gpu=options.gpu)
+    if options.overwrite:
+        storage.clear(to, "bundle.json", _OWNED)
+    storage.write_json(storage.join(to, "job.json"), job.content)
+    with Listener(options.training.epochs) as listener:
+        _fit(job, listener.channel)
     storage.remove(storage.join(to, "checkpoints"))
     bundle = Bundle.read(to)
     test = bundle.metrics.get("test")
@@ -88,33 +121,18 @@ def train(options: Train) -> Bundle:
     return bundle
 
 
-def job_content(options: Train, features: FeatureSet) -> dict[str, Any]:
-    """What decides the weights of a run, for refusing to go on with other options."""
-    return {
-        "features": features.fingerprint,
-        "model": to_json(options.model),
-        "training": to_json(options.training),
-        "test_fold": options.test_fold,
-        "validation_fold": options.validation_fold,
-        "workers": options.workers,
-    }
-
-
-def _claim_run(to: str, options: Train, features: FeatureSet) -> None:
-    """Note the run's options, or refuse to go on with checkpoints of other ones."""
-    content = job_content(options, features)
-    note, checkpoints = storage.join(to, "job.json"), storage.join(to, "checkpoints")
-    if options.overwrite:
-        storage.remove(checkpoints)
-    elif storage.exists(note) and storage.exists(checkpoints):
-        before = storage.read_json(note)
-        differ = [key for key, value in content.items() if before.get(key) != value]
-        if differ:
-            raise MismatchError(
-                f"--to {to}: an unfinished run is there with another {', '.join(differ)}; "
-                "give its options to go on with it, or --overwrite to begin anew"
-            )
-    storage.write_json(note, content)
+def _refuse_other_run(job: Job) -> None:
+    """Raise MismatchError where checkpoints of a run with other options would be gone on from."""
+    note, checkpoints = storage.join(job.to, "job.json"), storage.join(job.to, "checkpoints")
+    if job.options.overwrite or not (storage.exists(note) and storage.exists(checkpoints)):
+        return
+    before = storage.read_json(note)
+    differ = [key for key, value in job.content.items() if before.get(key) != value]
+    if differ:
+        raise MismatchError(
+            f"--to {job.to}: an unfinished run is there with another {', '.join(differ)}; "
+            "give its options to go on with it, or --overwrite to begin anew"
+        )
 
 
 def _headline(options: Train, features: FeatureSet, folds: list[int]) -> str:
@@ -127,14 +145,16 @@ def _headline(options: Train, features: FeatureSet, folds: list[int]) -> str:
     )
 
 
-def _fit(job: Job) -> None:
+def _fit(job: Job, channel: Channel) -> None:
+    files, path = storage.arrow_filesystem(storage.join(job.to, "checkpoints"))
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "channel": channel},
         scaling_config=ScalingConfig(num_workers=job.options.workers, use_gpu=job.options.gpu),
         run_config=RunConfig(
-            name=content_fingerprint(job_content(job.options, job.features)),
-            storage_path=storage.join(job.to, "checkpoints"),
+            name=content_fingerprint(job.content),
+            storage_path=path,
+            storage_filesystem=files,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -145,16 +165,17 @@ def _fit(job: Job) -> None:
 def train_worker(config: dict[str, Any]) -> None:
     """One rank: train for the epochs, report each, and on rank 0 write the bundle."""
     job: Job = config["job"]
+    channel: Channel = config["channel"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     trainer = _trainer(job, rank, world)
     epochs, steps = job.options.training.epochs, trainer.batches.steps
     first, kept = _restore(trainer)
     validation = _Validation(job, rank, world)
-    log = Log(storage.join(job.to, "tensorboard")) if rank == 0 else None
+    log = Log(storage.join(job.to, "tensorboard"), first) if rank == 0 else None
     for epoch in range(first, epochs):
         begun = time.monotonic()
-        on_step = job.channel.steps(epoch, steps) if log else None
+        on_step = channel.steps(epoch, steps) if log else None
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": trainer.train_epoch(epoch, on_step)}
         row["windows_per_s"] = steps * job.options.training.batch_size / (time.monotonic() - begun)
         row["lr"] = trainer.schedule.get_last_lr()[0]
@@ -163,7 +184,7 @@ def train_worker(config: dict[str, Any]) -> None:
             ray.train.report(row)
             continue
         log.epoch(row)
-        job.channel.epoch(row)
+        channel.epoch(row)
         _report(row, trainer, kept)
     if log is not None:
         _write_bundle(job, trainer, kept, log)
@@ -260,8 +281,7 @@ def _write_bundle(job: Job, trainer: Trainer, kept: Kept | None, log: Log) -> No
             "corpus": features.corpus,
             "recipe": options.recipe,
             "train_folds": job.train_folds,
-            **job_content(options, features),
-            "versions": {"audiocnn": audiocnn.__version__, "torch": torch.__version__},
+            **job.content,
         },
     )
     if kept is not None:
@@ -278,9 +298,13 @@ def _write_bundle(job: Job, trainer: Trainer, kept: Kept | None, log: Log) -> No
             options.training.epochs,
         )
         accuracy = metrics.accuracy(confusion)
-        made["test"] = {"fold": options.test_fold, "accuracy": accuracy}
-        log.epoch({"epoch": options.training.epochs, "test_accuracy": accuracy})
         table = result.table()
+        made["test"] = {
+            "fold": options.test_fold,
+            "accuracy": accuracy,
+            "predictions_sha256": report.predictions_sha256(table),
+        }
+        log.epoch({"epoch": options.training.epochs, "test_accuracy": accuracy})
         storage.write_parquet(storage.join(job.to, "predictions.parquet"), table)
     bundle.write(job.to)
 
@@ -289,7 +313,8 @@ def _test(bundle: Bundle, features: FeatureSet, fold: int, device: torch.device)
     rows = features.load([fold])
     scores = Predictor(bundle, device).scores(rows.logmel)
     clip_ids, by_clip = metrics.clip_scores(rows.clip_ids, rows.duration_s, scores)
-    first = [rows.clip_ids.index(name) for name in clip_ids]
+    place = {name: index for index, name in reversed(list(enumerate(rows.clip_ids)))}
+    first = [place[name] for name in clip_ids]
     return FoldResult(
         fold=fold,
         bundle="",

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 LIBRARY = [
-    "errors", "config", "storage", "audio", "corpus", "download", "synthetic", "features",
+    "errors", "config", "storage", "mp3", "audio", "corpus", "download", "synthetic", "features",
     "metrics", "featureset", "batches", "augment", "model", "training", "bundle", "predictor",
     "report",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import soxr
 from audiocnn.audio import decode, read_info, sniff, windows
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.errors import AudioError
+from audiocnn.mp3 import read_mp3
 from audiocnn.synthetic import encode
 
 Tone = Callable[..., np.ndarray]
@@ -193,7 +194,7 @@ def test_odd_but_readable_recordings_are_read(name: str) -> None:
     assert all(np.isfinite(w.samples).all() for w in found)
 
 
-@pytest.mark.parametrize("container", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize("container", ["wav", "flac", "ogg", "mp3"])
 def test_no_cut_of_a_recording_passes_for_a_whole_one(container: str) -> None:
     data = sound(container)
     rng = np.random.default_rng(2)
@@ -216,6 +217,28 @@ def test_flipped_bytes_give_windows_or_an_audio_error(container: str) -> None:
         except AudioError:
             continue
         assert all(np.isfinite(w.samples).all() for w in found)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(rate: int, channels: int) -> None:
+    """libsndfile alone guesses from the first frame, and stops there: VBR, loud first, loses."""
+    rng = np.random.default_rng(0)
+    loud = rng.standard_normal(4 * rate) * 0.2
+    samples = np.concatenate([loud, loud * 0.001])
+    data = encode(np.stack([samples] * channels, axis=1), rate, "mp3")
+    whole = read_mp3(data)
+    assert whole is not None
+    tag = data.find(b"Xing")
+    assert 0 < tag < 100
+    without = data[data.index(data[:2], tag + 120) :]
+    counted = read_mp3(without)
+    assert counted is not None
+    assert abs(counted.frames - whole.frames) <= 1
+    for found in (decoded(without, rate), decoded(data + without, rate)[len(samples) :]):
+        assert abs(len(found) - len(samples)) < 4_000
+    with pytest.raises(AudioError, match="truncated"):
+        decoded(without[:-7], rate)
 
 
 def test_limits_come_from_the_header_before_anything_is_decoded(tone: Tone) -> None:

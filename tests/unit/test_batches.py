@@ -7,7 +7,7 @@ from conftest import SMALL
 from audiocnn import featureset, storage
 from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.config import TrainConfig
-from audiocnn.featureset import BandSums, FeatureSet
+from audiocnn.featureset import BandSums, FeatureSet, Part
 
 CONFIG = TrainConfig(batch_size=8)
 FOLDS = [1, 2]
@@ -40,7 +40,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
         name = f"parts/part-{part:05d}.parquet"
         storage.write_parquet(f"{folder}/{name}", table)
         folds = [row["fold"] for row in rows]
-        parts[name] = {fold: folds.count(fold) for fold in (1, 2, 3)}
+        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, sha256=str(part))
         number += count
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
     made = FeatureSet(

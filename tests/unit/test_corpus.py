@@ -75,6 +75,14 @@ def test_one_folder_a_class_without_folds(tmp_path: Path) -> None:
     assert with_folds(corpus, 3, seed=1) != dealt
 
 
+def test_numbers_are_taken_off_all_names_or_none(tmp_path: Path) -> None:
+    root = touch(tmp_path, "2-stroke engine/a.wav", "4-stroke engine/b.wav", "7 - Rain/c.wav")
+    assert read_corpus(str(root)).classes == ("2-stroke engine", "4-stroke engine", "7 - Rain")
+    doubled = touch(tmp_path / "x", "1 - Rain/a.wav", "2 - Rain/b.wav", "3 - Dog/c.wav")
+    with pytest.raises(CorpusError, match="two class folders have one name"):
+        read_corpus(str(doubled))
+
+
 def test_dealt_folds_keep_sources_together(tmp_path: Path) -> None:
     rows = [
         (f"{label}{s}{take}.wav", label, f"{label}{s}")
@@ -125,7 +133,9 @@ def test_a_source_in_two_folds_is_refused_with_the_clips(tmp_path: Path) -> None
         ("uri,label\na.wav,x\nb.wav,  \n", "no label"),
         ("uri,label\na.wav,x\nb.wav,x\n", "1 classes"),
         ("uri,label,fold\na.wav,x,one\nb.wav,y,2\n", "'one' is not a whole number"),
-        ("uri,label,fold\na.wav,x,1\nb.wav,y,\n", "some clips have a fold"),
+        ("uri,label,fold\na.wav,x,1.0\nb.wav,y,\n", "some clips have a fold"),
+        ("uri,label,fold\na.wav,x,1.5\nb.wav,y,1\n", "'1.5' is not a whole number"),
+        ("uri,label,fold\na.wav,x,20260101120000\nb.wav,y,1\n", "has fold 20260101120000"),
         ("\x00\xff", "not a CSV"),
         ("uri,label\n", "0 classes"),
     ],

@@ -62,6 +62,7 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
         ({"format": "other"}, "its format is 'other'"),
         ({"config_fingerprint": "0"}, "ingest the corpus again"),
         ({"bands": {"one": {}}}, "damaged"),
+        ({"classes": ["b", "a"]}, "its fingerprint does not fit"),
         ({"config": {}}, "another version"),
     ]:
         path.write_text(json.dumps({**plain, **change}))

@@ -65,13 +65,63 @@ def test_errors_name_the_uri_in_one_line(tmp_path: Path) -> None:
 
 def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(tmp_path: Path) -> None:
     to = str(tmp_path / "out")
-    assert storage.claim(to, "done.json", ("parts",), overwrite=False) == to
-    storage.write_bytes(f"{to}/parts/1", b"x")
+    assert storage.claim(to, "done.json", overwrite=False) == to
+    storage.clear(to, "done.json", ("parts/part-*",))  # nothing is there yet
+    storage.write_bytes(f"{to}/parts/part-1", b"left by a killed run")
+    storage.write_bytes(f"{to}/parts/mine", b"x")
     storage.write_bytes(f"{to}/mine.txt", b"x")
-    storage.claim(to, "done.json", ("parts",), overwrite=True)
-    assert storage.exists(f"{to}/parts/1")  # unfinished: nothing to replace yet
     storage.write_json(f"{to}/done.json", {})
     with pytest.raises(ConfigError, match=r"done\.json is there already.*--overwrite"):
-        storage.claim(to, "done.json", ("parts",), overwrite=False)
-    storage.claim(to, "done.json", ("parts",), overwrite=True)
-    assert [f.path for f in storage.list_files(to)] == ["mine.txt"]
+        storage.claim(to, "done.json", overwrite=False)
+    storage.claim(to, "done.json", overwrite=True)
+    assert storage.exists(f"{to}/done.json")  # a claim removes nothing
+    storage.clear(to, "done.json", ("parts/part-*",))
+    assert [f.path for f in storage.list_files(to)] == ["mine.txt", "parts/mine"]
+
+
+def test_brackets_in_a_name_are_no_pattern() -> None:
+    for name in ("r1", "r2", "r[12]"):
+        storage.write_bytes(f"memory://b/{name}/parts/x", b"x")
+    storage.remove("memory://b/r[12]/parts")
+    left = [f.path for f in storage.list_files("memory://b")]
+    assert left == ["r1/parts/x", "r2/parts/x"]
+
+
+def test_links_are_followed_and_rings_end(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.wav").write_bytes(b"x")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "root" / "ring").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "dangling.wav").symlink_to(tmp_path / "nowhere")
+    assert [f.path for f in storage.list_files(str(tmp_path / "root"))] == ["link/a.wav"]
+
+
+def test_a_name_that_is_not_utf8_is_an_error_of_that_file(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"x")
+    (file,) = storage.list_files(str(tmp_path))
+    with pytest.raises(StorageError, match=r"caf\\udce9\.wav: its name is not UTF-8"):
+        storage.read_bytes(file.uri)
+
+
+def test_no_more_than_asked_for_is_read(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(10_000))
+    assert len(storage.read_bytes(str(tmp_path / "large"), 100)) == 101
+    assert len(storage.read_bytes(str(tmp_path / "large"), 20_000)) == 10_000
+
+
+def test_what_workers_cannot_see_is_no_output() -> None:
+    with pytest.raises(ConfigError, match="other processes"):
+        storage.claim("memory://b/out", "done.json", overwrite=False)
+
+
+def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match="s3://bucket"):
+        storage.list_files("s3://bucket/recordings")

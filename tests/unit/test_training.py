@@ -80,8 +80,8 @@ def test_going_on_from_a_state_equals_never_having_stopped(ema: float) -> None:
 def test_the_moving_average_is_what_is_kept() -> None:
     made = run(trainer(ema_decay=0.9))
     assert made.best is not made.model
-    assert run(trainer()).best is not None
-    plain = trainer()
+    assert not torch.equal(made.best.fc.weight, made.model.fc.weight)
+    plain = run(trainer())
     assert plain.best is plain.model
 
 
@@ -128,6 +128,19 @@ def test_a_random_filter_is_smooth_over_bands_and_constant_in_time() -> None:
     assert 3 < curve.abs().max() <= 6
     assert curve.diff(dim=1).abs().max() < 12 / (BANDS / 4)
     assert curve.std(dim=0).min() > 1  # another one for each clip
+
+
+def test_a_stretch_moves_what_is_there_and_adds_nothing() -> None:
+    torch.manual_seed(0)
+    logmel = torch.zeros(32, BANDS, FRAMES)
+    logmel[:, 8, 20] = 1.0
+    stretched = augmentation.random_stretch(logmel, 0.3)
+    assert stretched.shape == logmel.shape
+    assert stretched.min() >= 0
+    assert stretched.max() <= 1
+    places = {int(clip.argmax()) for clip in stretched}
+    assert len(places) > 8
+    assert torch.allclose(augmentation.random_stretch(logmel, 0.0), logmel, atol=1e-4)
 
 
 def test_mixup_mixes_targets_as_it_mixes_sounds() -> None:
