@@ -103,6 +103,43 @@ def test_a_recipe_is_the_default_of_every_option_and_flags_change_one(recipe: st
     assert parse(["ingest", "c", "--to", "f", f"--recipe={recipe}"]).feature == made.feature
 
 
+def test_the_last_recipe_counts() -> None:
+    options = parse(["train", "f", "--to", "b", "--recipe", "esc50", "--recipe=demo"])
+    assert options.recipe == "demo"
+    assert options.training == RECIPES["demo"]().training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--to", "."], "not empty, and no earlier demo's"),
+        (["demo", "--to", "s3://bucket/demo"], "writes to this machine"),
+        (["demo", "new/corpus", "--to", "new"], "the corpus lies in it"),
+    ],
+)
+def test_the_demo_refuses_a_folder_where_something_might_be_lost(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "precious.wav").write_bytes(b"x")
+    done = audiocnn(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in said(done)
+    assert [p.name for p in tmp_path.rglob("*")] == ["bucket", "precious.wav"]
+
+
+def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
+    done = audiocnn("doctor", "no/such/bucket", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("✗")] == [
+        line for line in lines if line.startswith("✗ storage")
+    ]
+    assert "→ check the URI and its credentials" in done.stdout
+    for name in ("python", "torch", "torchaudio", "ray", "audio fit", "devices", "ray cluster"):
+        assert any(line.startswith(f"✓ {name} ") for line in lines), name
+
+
 def test_options_of_a_library_call_are_checked_like_flags() -> None:
     with pytest.raises(ConfigError):
         parse(["train", "f", "--to", "b", "--mixup-probability", "2"])

@@ -18,12 +18,12 @@ from audiocnn.audio import windows
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.corpus import read_corpus
-from audiocnn.errors import ConfigError, MismatchError
+from audiocnn.errors import AudioCNNError, ConfigError, FormatError, MismatchError
 from audiocnn.features import LogMel
 from audiocnn.featureset import FeatureSet
 from audiocnn.predictor import Predictor
 from pipelines import session
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import evaluate, report_on
 from pipelines.ingest import ingest
 from pipelines.label import label, read_labels
 from pipelines.options import Evaluate, Ingest, Label, Train
@@ -126,8 +126,82 @@ def test_ingest_again_is_refused_unless_asked_for_and_gives_the_same(features: F
     options = {"corpus": features.corpus, "to": features.uri, "feature": SMALL}
     with pytest.raises(ConfigError, match=r"features\.json is there already.*--overwrite"):
         ingest(Ingest(**options))  # type: ignore[arg-type]
+    stale = Path(features.uri, "parts", "part-00099.parquet")
+    stale.write_bytes(b"of a killed run with more shards")
+    Path(features.uri, "parts", "mine.txt").write_text("kept")
     again = ingest(Ingest(**options, overwrite=True))  # type: ignore[arg-type]
     assert again.fingerprint == features.fingerprint
+    assert not stale.exists()
+    assert Path(features.uri, "parts", "mine.txt").exists()
+
+
+def test_labels_are_part_of_the_features_fingerprint(features: FeatureSet, tmp_path: Path) -> None:
+    shutil.copytree(features.corpus, tmp_path / "corpus")
+    bell, buzz = tmp_path / "corpus" / "bell", tmp_path / "corpus" / "buzz"
+    bell.rename(tmp_path / "corpus" / "x")
+    buzz.rename(bell)
+    (tmp_path / "corpus" / "x").rename(buzz)
+    swapped = ingest(Ingest(corpus=str(tmp_path / "corpus"), to=str(tmp_path / "f"), feature=SMALL))
+    assert swapped.counts == features.counts
+    assert swapped.classes == features.classes
+    assert swapped.fingerprint != features.fingerprint
+
+
+def test_overwrite_removes_nothing_before_everything_is_checked(
+    features: FeatureSet, bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept"
+    shutil.copytree(features.uri, folder / "features")
+    shutil.copytree(bundle, folder / "bundle")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "summary.json").write_text("{}")
+    (folder / "report").mkdir()
+    (folder / "report" / "report.json").write_text("{}")
+    before = sorted(folder.rglob("*"))
+    there = {name: str(folder / name) for name in ("features", "bundle", "labels", "report")}
+    for call in (
+        lambda: ingest(Ingest(corpus="typo", to=there["features"], overwrite=True)),
+        lambda: train(Train(features=features.uri, to=there["bundle"], overwrite=True)),
+        lambda: train(training(features, folder / "bundle", workers=16, overwrite=True)),
+        lambda: evaluate(Evaluate(features=features.uri, to=there["report"], overwrite=True)),
+        lambda: label(
+            Label(bucket="typo", bundle=there["bundle"], to=there["labels"], overwrite=True)
+        ),
+        lambda: label(
+            Label(
+                bucket=features.corpus,
+                bundle=there["bundle"],
+                to=there["labels"],
+                hop_s=9.0,
+                overwrite=True,
+            )
+        ),
+    ):
+        with pytest.raises(AudioCNNError):
+            call()
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_a_damaged_bundle_is_one_line_and_no_pool_of_dying_workers(
+    features: FeatureSet, bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    weights = tmp_path / "bundle" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(FormatError, match=r"model\.safetensors is not the one"):
+        label(
+            Label(bucket=features.corpus, bundle=str(tmp_path / "bundle"), to=str(tmp_path / "l"))
+        )
+
+
+def test_a_report_refuses_predictions_that_are_not_the_bundles(
+    features: FeatureSet, bundle: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    predictions = tmp_path / "bundle" / "predictions.parquet"
+    pq.write_table(pq.read_table(predictions).slice(1), predictions)
+    with pytest.raises(FormatError, match=r"predictions\.parquet is not the one"):
+        report_on({1: str(tmp_path / "bundle")}, features, str(tmp_path / "r"))
 
 
 def test_a_bundle_is_complete_and_says_where_it_comes_from(
@@ -198,6 +272,8 @@ def test_a_validation_fold_chooses_the_epoch_and_streaming_trains(
         ({"test_fold": 9}, "no fold 9; there are 1, 2, 3, 4, 5"),
         ({"workers": 64, "settings": {"batch_size": 64}}, "--workers 64: the cluster has"),
         ({"gpu": True}, "has 0 GPUs"),
+        ({"settings": {"batch_size": 500}}, "--batch-size 500: there are 160 windows"),
+        ({"data": "stream", "settings": {"batch_size": 80}, "workers": 40}, "--data stream"),
     ],
 )
 def test_training_that_cannot_be_says_so_at_once(
