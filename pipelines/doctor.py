@@ -89,9 +89,8 @@ def _devices() -> Finding:
     def check() -> str:
         import torch
 
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return f"{cpus} CPUs, {len(gpus)} GPUs {' '.join(gpus)}".rstrip()
+        return f"{os.cpu_count()} CPUs, {len(gpus)} GPUs {' '.join(gpus)}".rstrip()
 
     return _guarded("devices", "make setup", check)
 

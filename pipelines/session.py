@@ -43,7 +43,7 @@ def connect() -> Cluster:
         if address:
             _join(address)
         else:
-            cpus = max(2, len(os.sched_getaffinity(0)))
+            cpus = max(2, os.cpu_count() or 2)
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
