@@ -238,7 +238,8 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { padding: .2rem .8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 1px solid #c9d3dc; }
 .row { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
-img { max-width: 100%; } figure { margin: 0; width: 19.5rem; } audio { display: block; width: 100%; }
+img { max-width: 100%; } figure { margin: 0; width: 19.5rem; }
+audio { display: block; width: 100%; }
 code { color: #5a6b7b; }
 """
 
