@@ -42,18 +42,20 @@ def test_a_killed_run_typed_again_goes_on_and_ends_as_if_never_killed(
     corpus: Path, tmp_path: Path
 ) -> None:
     assert run("ingest", corpus, "--to", "features", *SMALL, cwd=tmp_path)[0] == 0
-    command = ["train", "features", *SMALL, *MODEL]
+    # Long enough that the workers, whom Ray stops a moment after their driver, do not finish.
+    command = ["train", "features", *SMALL, *MODEL, "--epochs", "40"]
     code, out, _ = run(*command, "--to", "whole", cwd=tmp_path)
     assert code == 0
-    assert len(re.findall(r"epoch \d", out)) == 6
+    assert len(re.findall(r"epoch +\d", out)) == 40
 
     victim = start(*command, "--to", "killed", cwd=tmp_path)
     assert victim.stdout is not None
     for line in victim.stdout:
-        if re.search(r"epoch 3/6", line):
+        if re.search(r"epoch +5/40", line):
             os.killpg(victim.pid, signal.SIGKILL)
             break
     victim.wait()
+    time.sleep(5)
     assert not (tmp_path / "killed" / "bundle.json").exists()
 
     code, _, err = run(*command, "--to", "killed", "--max-lr", "0.5", cwd=tmp_path)
@@ -62,7 +64,7 @@ def test_a_killed_run_typed_again_goes_on_and_ends_as_if_never_killed(
 
     code, out, _ = run(*command, "--to", "killed", cwd=tmp_path)
     assert code == 0
-    assert 1 <= len(re.findall(r"epoch \d", out)) <= 4
+    assert 1 <= len(re.findall(r"epoch +\d", out)) <= 35
     whole, killed = (read_summary(str(tmp_path / name)) for name in ("whole", "killed"))
     assert killed["weights_sha256"] == whole["weights_sha256"]
     assert killed["fingerprint"] == whole["fingerprint"]
@@ -101,7 +103,12 @@ def test_every_verb_is_a_ray_job(corpus: Path, tmp_path: Path) -> None:
     """On a cluster that was started with a token, as `ray job submit` and from outside of it."""
     port, dashboard, client = free_ports(3)
     bin_folder = Path(sys.executable).parent
-    secret = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 2}
+    secret = {
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",  # jobs run with the cluster's
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
+    }
     head = subprocess.Popen(
         [
             bin_folder / "ray", "start", "--head", "--block", "--disable-usage-stats",
@@ -115,12 +122,9 @@ def test_every_verb_is_a_ray_job(corpus: Path, tmp_path: Path) -> None:
             bin_folder / "ray", "job", "submit", f"--address=http://127.0.0.1:{dashboard}", "--",
             "audiocnn", "ingest", str(corpus), "--to", str(tmp_path / "features"), *SMALL,
         ]  # fmt: skip
-        path = {"PATH": f"{bin_folder}:{os.environ['PATH']}"}
         for _ in range(30):
             time.sleep(2)  # until the dashboard answers
-            done = subprocess.run(
-                submit, env={**secret, **path}, capture_output=True, text=True, check=False
-            )
+            done = subprocess.run(submit, env=secret, capture_output=True, text=True, check=False)
             if "ingest" in done.stdout:
                 break
         assert done.returncode == 0, done.stdout + done.stderr
