@@ -44,7 +44,14 @@ def connect() -> Cluster:
             _join(address)
         else:
             cpus = max(2, os.cpu_count() or 2)
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+            # On loopback alone: a cluster of one has no business on the network.
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
