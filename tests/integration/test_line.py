@@ -22,7 +22,6 @@ from audiocnn.errors import AudioCNNError, ConfigError, FormatError, MismatchErr
 from audiocnn.features import LogMel
 from audiocnn.featureset import FeatureSet
 from audiocnn.predictor import Predictor
-from pipelines import session
 from pipelines.evaluate import evaluate, report_on
 from pipelines.ingest import ingest
 from pipelines.label import label, read_labels
@@ -397,7 +396,3 @@ def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_p
     for row, scores in zip(rows_of_a, expected, strict=True):
         assert row["label"] == predictor.bundle.classes[int(scores.argmax())]
         assert row["score"] == pytest.approx(float(scores.max()), abs=1e-6)
-
-
-def test_connecting_twice_is_one_cluster() -> None:
-    assert session.connect() == session.connect()
