@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -81,7 +80,6 @@ def test_usage_errors_name_the_flag_and_load_nothing(
 def test_what_is_not_there_is_one_line_and_no_ray_is_started(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    begun = time.monotonic()
     done = audiocnn(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     line = said(done).strip()
@@ -89,7 +87,6 @@ def test_what_is_not_there_is_one_line_and_no_ray_is_started(
     assert "\n" not in line
     assert message in line
     assert not list(tmp_path.iterdir())
-    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
