@@ -79,8 +79,8 @@ class StreamedBatches:
         self.features, self.folds, self.seed = features, folds, config.seed
         shares = _shares(features.part_rows(folds), world)
         self.parts = shares[rank]
-        self.batch_size = max(1, config.batch_size // world)
-        self.steps = fewest_batches(features, folds, config, world)
+        self.batch_size = config.batch_size // world
+        self.steps = _fewest(shares, self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, shuffled by its number."""
@@ -121,8 +121,11 @@ class StreamedBatches:
 
 def fewest_batches(features: FeatureSet, folds: list[int], config: TrainConfig, world: int) -> int:
     """Streamed batches of the rank that has the fewest windows: 0 is too few to train."""
-    shares = _shares(features.part_rows(folds), world)
-    return min(sum(share.values()) for share in shares) // max(1, config.batch_size // world)
+    return _fewest(_shares(features.part_rows(folds), world), config.batch_size // world)
+
+
+def _fewest(shares: list[dict[str, int]], batch_size: int) -> int:
+    return min(sum(share.values()) for share in shares) // batch_size
 
 
 def _shares(parts: dict[str, int], world: int) -> list[dict[str, int]]:

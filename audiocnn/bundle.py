@@ -49,19 +49,21 @@ class Bundle:
             {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
         )
         storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
-        decides = {
+        plain: dict[str, Any] = {
+            "format": FORMAT,
+            "fingerprint": "",
             "model": to_json(self.model.config),
             "feature": to_json(self.feature),
             "feature_fingerprint": self.feature.fingerprint,
             "classes": list(self.classes),
             "calibration": self.calibration,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "metrics": self.metrics,
+            "provenance": self.provenance,
         }
-        fingerprint = content_fingerprint(decides)
-        plain = {"format": FORMAT, "fingerprint": fingerprint, **decides}
-        plain |= {"metrics": self.metrics, "provenance": self.provenance}
+        plain["fingerprint"] = _fingerprint(plain)
         storage.write_json(storage.join(uri, "bundle.json"), plain)
-        return Bundle(**{**vars(self), "fingerprint": fingerprint})
+        return Bundle(**{**vars(self), "fingerprint": plain["fingerprint"]})
 
     @staticmethod
     def read(uri: str) -> "Bundle":
@@ -96,9 +98,14 @@ def read_summary(uri: str) -> dict[str, Any]:
     """`bundle.json` of a bundle, without its weights. Raises StorageError, FormatError."""
     path = storage.join(uri, "bundle.json")
     plain = storage.read_format(path, FORMAT, "bundle")
-    missing = [name for name in (*_DECIDES, "metrics", "provenance") if name not in plain]
+    needed = ("fingerprint", *_DECIDES, "metrics", "provenance")
+    missing = [name for name in needed if name not in plain]
     if missing:
         raise FormatError(f"{path}: a damaged bundle (no {', '.join(missing)})")
-    if content_fingerprint({name: plain[name] for name in _DECIDES}) != plain["fingerprint"]:
+    if _fingerprint(plain) != plain["fingerprint"]:
         raise FormatError(f"{path}: a changed bundle: its fingerprint does not fit its content")
     return plain
+
+
+def _fingerprint(plain: dict[str, Any]) -> str:
+    return content_fingerprint({name: plain[name] for name in _DECIDES})

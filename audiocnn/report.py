@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pyarrow as pa
 import soundfile
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from audiocnn import metrics, storage
@@ -164,8 +165,17 @@ def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figu
     """A log-mel [n_mels, n_frames] with its axes in seconds and Hz and its scale in dB."""
     figure = Figure(figsize=(4.6, 2.7), layout="constrained")
     axes = figure.add_subplot()
+    loud = np.maximum(logmel.astype(np.float32), logmel.max() - 80.0)
+    image = draw_logmel(axes, loud, config)
+    axes.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=axes, label="dB")
+    return figure
+
+
+def draw_logmel(axes: Axes, logmel: np.ndarray, config: FeatureConfig) -> Any:
+    """Draw a log-mel [n_mels, n_frames] the right way up; returns the picture, for a scale."""
     image = librosa.display.specshow(
-        np.maximum(logmel.astype(np.float32), logmel.max() - 80.0),
+        logmel.astype(np.float32),
         sr=config.sample_rate,
         hop_length=config.hop_length,
         fmin=config.f_min,
@@ -178,9 +188,7 @@ def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figu
     )
     axes.set_xlabel("seconds")
     axes.set_ylabel("Hz")
-    axes.set_title(title, fontsize=9)
-    figure.colorbar(image, ax=axes, label="dB")
-    return figure
+    return image
 
 
 def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list[str]:

@@ -6,12 +6,11 @@ make demo && .venv/bin/python docs/picture.py demo docs/picture.png
 import sys
 from pathlib import Path
 
-import librosa.display
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from audiocnn import Predictor, Taps
+from audiocnn.report import draw_logmel
 
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
@@ -29,18 +28,8 @@ def main(demo: str, to: str) -> None:
 
     figure = Figure(figsize=(12, 2.6), layout="constrained")
     axes = figure.subplots(1, 7, width_ratios=[1.9, 1, 1, 1, 1, 1, 1.1])
-    librosa.display.specshow(
-        logmel[0].astype(np.float32),
-        sr=config.sample_rate,
-        hop_length=config.hop_length,
-        fmax=config.f_max_hz,
-        x_axis="time",
-        y_axis="mel",
-        htk=True,
-        cmap="magma",
-        ax=axes[0],
-    )
-    axes[0].set(title="what the model heard", xlabel="seconds", ylabel="Hz")
+    draw_logmel(axes[0], logmel[0], config)
+    axes[0].set_title("what the model heard")
     for panel, name in zip(axes[1:6], LAYERS, strict=True):
         drawn = maps[name][0].mean(0).numpy()
         panel.imshow(drawn, origin="lower", aspect="auto", cmap="viridis")

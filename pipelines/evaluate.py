@@ -50,12 +50,9 @@ def _train_fold(fold: int, job: Job) -> None:
     if not storage.exists(storage.join(to, "bundle.json")):
         train(job.options)
         return
-    made = bundle.read_summary(to)["provenance"]
-    differ = [key for key, value in job.content.items() if made.get(key) != value]
+    differ = job.differs_from(bundle.read_summary(to)["provenance"])
     if differ:
-        raise MismatchError(
-            f"{to}: made with another {', '.join(differ)}; name another --to, or --overwrite"
-        )
+        raise MismatchError(f"{to}: made with another {differ}; name another --to, or --overwrite")
     display.step(f"fold {fold}: its bundle is there already")
 
 

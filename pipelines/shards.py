@@ -42,7 +42,7 @@ def deal(items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     Enough of them to share out and to show progress, few enough to be few files.
     """
     size = min(256, max(4, len(items) // 16))
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    return list(batched(items, size))
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

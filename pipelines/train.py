@@ -71,6 +71,10 @@ class Job:
             "versions": {"audiocnn": audiocnn.__version__, "torch": torch.__version__},
         }
 
+    def differs_from(self, before: dict[str, Any]) -> str:
+        """What of the content an earlier run had otherwise, for an error message."""
+        return ", ".join(k for k, value in self.content.items() if before.get(k) != value)
+
 
 def plan(options: Train) -> Job:
     """The job of some options, checked against the features before anything is started.
@@ -126,11 +130,10 @@ def _refuse_other_run(job: Job) -> None:
     note, checkpoints = storage.join(job.to, "job.json"), storage.join(job.to, "checkpoints")
     if job.options.overwrite or not (storage.exists(note) and storage.exists(checkpoints)):
         return
-    before = storage.read_json(note)
-    differ = [key for key, value in job.content.items() if before.get(key) != value]
+    differ = job.differs_from(storage.read_json(note))
     if differ:
         raise MismatchError(
-            f"--to {job.to}: an unfinished run is there with another {', '.join(differ)}; "
+            f"--to {job.to}: an unfinished run is there with another {differ}; "
             "give its options to go on with it, or --overwrite to begin anew"
         )
 

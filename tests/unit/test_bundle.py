@@ -122,10 +122,10 @@ def test_an_edited_bundle_with_a_fitting_fingerprint_is_still_checked(
         with pytest.raises(FormatError, match=message) as caught:
             Bundle.read(str(tmp_path / "bundle"))
         assert "\n" not in str(caught.value)
-    del original["metrics"]
-    path.write_text(json.dumps(original))
-    with pytest.raises(FormatError, match="no metrics"):
-        Bundle.read(str(tmp_path / "bundle"))
+    for name in ("metrics", "fingerprint"):
+        path.write_text(json.dumps({k: v for k, v in original.items() if k != name}))
+        with pytest.raises(FormatError, match=f"no {name}"):
+            Bundle.read(str(tmp_path / "bundle"))
 
 
 def test_weights_that_are_not_the_named_ones_are_never_loaded(
