@@ -28,7 +28,7 @@ def require(condition: bool, message: str) -> None:
 class AudioLimits:
     """What a recording may be; checked on its header before decoding, and while decoding."""
 
-    max_bytes: int = 512 * 2**20
+    max_bytes: int = 16 * 2**30
     """Most bytes of one encoded recording."""
     max_channels: int = 8
     """Most channels."""
@@ -38,7 +38,7 @@ class AudioLimits:
     """Highest sample rate."""
     min_duration_s: float = 0.02
     """Shortest recording."""
-    max_duration_s: float = 3_600.0
+    max_duration_s: float = 86_400.0
     """Longest recording, decoded."""
 
     def __post_init__(self) -> None:

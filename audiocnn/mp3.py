@@ -5,8 +5,10 @@ rate and stops there: sound is lost in silence. Counting the frames costs a look
 about 38 a second of sound, and shows a cut end. Source: ISO 11172-3 and 13818-3, layer III.
 """
 
+import io
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 _V1, _V2, _V25 = 3, 2, 0
 _KBPS = {
@@ -21,18 +23,23 @@ _RATES = {
 _LAYER_III = 1
 _MONO = 3
 _TAGS_AT_THE_END = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mp3:
-    """What the frames of an MP3 say."""
+    """What the frames of an MP3 say.
+
+    `head` followed by the file from `rest` on is the same MP3 with its true number of frames
+    where a decoder looks for it.
+    """
 
     frames: int
     """Frames of sound; one that only says the length (Xing, Info) is not counted."""
     whole: bool
     """Whether the file ends where a frame, or a tag, does."""
-    with_length: bytes
-    """The file, with its true number of frames where a decoder looks for it."""
+    head: bytes
+    rest: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,75 +56,101 @@ class _Frame:
         return 4 + (9 if self.mode == _MONO else 17)
 
 
-def _frame(data: bytes, at: int) -> _Frame | None:
-    """The layer III frame whose header is at a place, if one is."""
-    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE0 != 0xE0:
+def _frame(header: bytes) -> _Frame | None:
+    """The layer III frame that begins with these four bytes, if one does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
-    version, layer = data[at + 1] >> 3 & 3, data[at + 1] >> 1 & 3
-    bit_rate, rate, padding = data[at + 2] >> 4, data[at + 2] >> 2 & 3, data[at + 2] >> 1 & 1
+    version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
+    bit_rate, rate, padding = header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
     if version not in _RATES or layer != _LAYER_III or not 0 < bit_rate < 15 or rate == 3:
         return None
     kbps = _KBPS[_V1 if version == _V1 else _V2][bit_rate]
     slots = 144 if version == _V1 else 72
     size = slots * kbps * 1_000 // _RATES[version][rate] + padding
-    return _Frame(version=version, mode=data[at + 3] >> 6, size=size)
+    return _Frame(version=version, mode=header[3] >> 6, size=size)
 
 
-def _skip_id3(data: bytes) -> int:
+def _at(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(position)
+    return file.read(size)
+
+
+def _skip_id3(file: BinaryIO) -> int:
     """Where the frames begin: behind an ID3v2 tag."""
-    if data[:3] != b"ID3" or len(data) < 10:
+    tag = _at(file, 0, 10)
+    if tag[:3] != b"ID3" or len(tag) < 10:
         return 0
     size = 0
-    for byte in data[6:10]:
+    for byte in tag[6:10]:
         size = size << 7 | byte & 0x7F
     return 10 + size
 
 
-def read_mp3(data: bytes) -> Mp3 | None:
+def _first_frame(file: BinaryIO) -> tuple[int, _Frame] | None:
+    """Where the first frame begins that another one follows."""
+    start = _skip_id3(file)
+    while chunk := _at(file, start, _CHUNK):
+        found = chunk.find(b"\xff")
+        while found >= 0:
+            first = _frame(_at(file, start + found, 4))
+            if first is not None and _frame(_at(file, start + found + first.size, 4)) is not None:
+                return start + found, first
+            found = chunk.find(b"\xff", found + 1)
+        start += len(chunk)
+    return None
+
+
+def read_mp3(file: BinaryIO) -> Mp3 | None:
     """Count the frames of an MP3; None where no two frames follow each other."""
-    start = _skip_id3(data)
-    while start < len(data):
-        start = data.find(b"\xff", start)
-        if start < 0:
-            return None
-        first = _frame(data, start)
-        if first is not None and _frame(data, start + first.size) is not None:
-            break
-        start += 1
-    else:
+    length = file.seek(0, io.SEEK_END)
+    found = _first_frame(file)
+    if found is None:
         return None
+    start = found[0]
+    following: _Frame | None = found[1]
     count, position, whole = 0, start, True
-    frame: _Frame | None = first
-    while frame is not None:
-        count, position = count + 1, position + frame.size
-        frame = _next(data, position)
-    if position > len(data):
+    while following is not None:
+        count, position = count + 1, position + following.size
+        following = _frame(_at(file, position, 4)) if position < length else None
+    if position > length:
         count, whole = count - 1, False
-    elif position < len(data):
-        rest = data[position : position + 8]
-        whole = rest.startswith(_TAGS_AT_THE_END) or not data[position:].strip(b"\0")
-    return _with_length(data, start, first, count, whole)
+    elif position < length:
+        whole = _at(file, position, 8).startswith(_TAGS_AT_THE_END) or _is_blank(file, position)
+    head, rest, stated = _with_length(file, found, length - start, count)
+    return Mp3(
+        frames=count if stated is None else count - 1,
+        whole=whole and (stated is None or stated <= count - 1),
+        head=head,
+        rest=rest,
+    )
 
 
-def _next(data: bytes, position: int) -> _Frame | None:
-    return _frame(data, position) if position < len(data) else None
+def _is_blank(file: BinaryIO, position: int) -> bool:
+    """Whether nothing but zeros follows."""
+    file.seek(position)
+    return not any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(_CHUNK), b""))
 
 
-def _with_length(data: bytes, start: int, first: _Frame, count: int, whole: bool) -> Mp3:
-    """Write the count into the file's own Xing tag, or put a frame with one in front."""
-    at = start + first.xing
-    flags = data[at + 7] if at + 8 <= len(data) else 0
-    if data[at : at + 4] in (b"Xing", b"Info") and flags & 1:
-        (stated,) = struct.unpack_from(">I", data, at + 8)
-        length = struct.pack(">I", count - 1) + (
-            struct.pack(">I", len(data) - start) if flags & 2 else b""
-        )
-        counted = data[: at + 8] + length + data[at + 8 + len(length) :]
-        return Mp3(frames=count - 1, whole=whole and stated <= count - 1, with_length=counted)
-    header = bytearray(data[start : start + 4])
+def _with_length(
+    file: BinaryIO, found: tuple[int, _Frame], stream_bytes: int, count: int
+) -> tuple[bytes, int, int | None]:
+    """Write the count into the file's own Xing tag, or put a frame with one in front.
+
+    Returns `head`, `rest`, and what the tag said, where there is one.
+    """
+    start, first = found
+    tag = _at(file, start + first.xing, 12)
+    flags = tag[7] if len(tag) == 12 else 0
+    if tag[:4] in (b"Xing", b"Info") and flags & 1:
+        (stated,) = struct.unpack_from(">I", tag, 8)
+        length = struct.pack(">I", count - 1)
+        if flags & 2:
+            length += struct.pack(">I", stream_bytes & 0xFFFFFFFF)
+        head = _at(file, 0, start + first.xing + 8) + length
+        return head, len(head), stated
+    header = bytearray(_at(file, start, 4))
     header[1] |= 1  # no checksum
     header[2] = header[2] & 0x0D | 0x90  # a bit rate whose frame has room, no padding
-    size = (_frame(bytes(header), 0) or first).size
-    tag = b"Xing" + struct.pack(">II", 1, count)
-    made = (bytes(header) + bytes(first.xing - 4) + tag).ljust(size, b"\0")
-    return Mp3(frames=count, whole=whole, with_length=made + data[start:])
+    size = (_frame(bytes(header)) or first).size
+    made = bytes(header) + bytes(first.xing - 4) + b"Xing" + struct.pack(">II", 1, count)
+    return made.ljust(size, b"\0"), start, None

@@ -35,6 +35,27 @@ def test_the_log_mel_is_librosas(recipe: str) -> None:
         assert np.abs(ours - reference)[audible].max() < 0.01
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_log_mel_is_torchaudios(recipe: str) -> None:
+    import torchaudio
+
+    config = RECIPES[recipe]().feature
+    mel = torchaudio.transforms.MelSpectrogram(
+        sample_rate=config.sample_rate,
+        n_fft=config.n_fft,
+        hop_length=config.hop_length,
+        n_mels=config.n_mels,
+        f_min=config.f_min,
+        f_max=config.f_max_hz,
+    )
+    sounds = [synthetic.sound(n, 3, config.window_s, config.sample_rate) for n in synthetic.SOUNDS]
+    samples = torch.from_numpy(np.stack(sounds))
+    floor = 10 ** (config.floor_db / 10)
+    reference = torchaudio.functional.amplitude_to_DB(mel(samples), 10.0, floor, 0.0)
+    audible = reference > -60
+    assert (LogMel(config)(samples) - reference)[audible].abs().max() < 0.01
+
+
 def test_silence_is_the_floor_and_nothing_is_infinite() -> None:
     config = FeatureConfig(floor_db=-50)
     silent = LogMel(config).numpy([np.zeros(config.window_samples, np.float32)])
