@@ -6,10 +6,10 @@ CORPUS ?= synthetic
 TO ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow bench-ingest bench-float16 lint format clean
 
 help:  ## What can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready  ## Virtual environment in .venv with the pinned dependencies
 
@@ -30,8 +30,20 @@ demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
 test: lint  ## Lint and the default tests; real recordings where ../shared/data is
 	$(BIN)/pytest --ignore tests/contract/test_house.py
 
-test-slow: setup  ## Kills and whole commands
+test-slow: $(VENV)/.bench  ## Kills and whole commands
 	$(BIN)/pytest -m slow
+
+$(VENV)/.bench: $(VENV)/.ready
+	@echo "installing the peers that benchmarks compare with (once)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
+	  --editable '.[bench]'
+	@touch $@
+
+bench-ingest: $(VENV)/.bench  ## Speed and memory of ingest, and of its peers: ten minutes
+	$(BIN)/python -m benchmarks.ingest
+
+bench-float16: setup  ## What float16 features cost in accuracy: ten minutes
+	$(BIN)/python -m benchmarks.float16
 
 lint: setup  ## ruff, mypy, and the rules of the house
 	$(BIN)/ruff check .

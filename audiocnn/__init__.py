@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from audiocnn.bundle import Bundle
     from audiocnn.config import AudioLimits, FeatureConfig, ModelConfig, TrainConfig
-    from audiocnn.corpus import Clip, Corpus, read_corpus
+    from audiocnn.corpus import Clip, Corpus
     from audiocnn.errors import AudioCNNError, AudioError
     from audiocnn.features import LogMel
     from audiocnn.featureset import FeatureSet
+    from audiocnn.layouts import read_corpus
     from audiocnn.model import AudioCNN, Taps
     from audiocnn.predictor import Prediction, Predictor
 
@@ -38,7 +39,7 @@ _HOMES = {
     "Predictor": "predictor",
     "Taps": "model",
     "TrainConfig": "config",
-    "read_corpus": "corpus",
+    "read_corpus": "layouts",
 }
 
 __all__ = [

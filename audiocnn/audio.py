@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "Window",
     "WindowConfig",
+    "count_windows",
     "decode",
     "read_info",
     "windows",
@@ -42,6 +43,8 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """File names that are taken for recordings when a folder or a bucket is listed."""
 
 _BLOCK_FRAMES = 1 << 18
+_FRAMES_UNKNOWN = 2**63 - 1
+"""What libsndfile says of a FLAC that was streamed and never told its length."""
 _LOUDEST = 1e6
 """Largest sample taken for sound: above full scale in 16-bit integer units, below overflow."""
 
@@ -67,6 +70,7 @@ class AudioInfo:
     sample_rate: int
     channels: int
     frames: int
+    """0 where the header does not say."""
 
 
 def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
@@ -77,6 +81,17 @@ def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
     """
     with _Recording(source, limits or AudioLimits()) as recording:
         return recording.info
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """Read once, from the front.
+
+    A seekable SoundFile seeks behind each block that it has read, which fails in a FLAC whose
+    length is unknown, or another one than its header says.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 class _Recording:
@@ -124,14 +139,14 @@ class _Recording:
             head, rest = mp3.head, mp3.rest
         self._spliced = Spliced(file, head, rest)
         try:
-            sound = self._sound = soundfile.SoundFile(self._spliced)
+            sound = self._sound = _Forward(self._spliced)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise self._error(error) from error
         return AudioInfo(
             container=container,
             sample_rate=sound.samplerate,
             channels=sound.channels,
-            frames=sound.frames,
+            frames=0 if sound.frames == _FRAMES_UNKNOWN else sound.frames,
         )
 
     def _error(self, error: Exception) -> Exception:
@@ -174,8 +189,8 @@ class _Recording:
             yield block
 
     def _sound_blocks(self, sound: soundfile.SoundFile) -> Iterator[Samples]:
-        # The header may say 0, or lie: it only makes the buffer of a short recording small.
-        size = min(_BLOCK_FRAMES, max(4_096, self.info.frames))
+        # A short recording needs a small buffer only; a header that lies makes it slow, no more.
+        size = min(_BLOCK_FRAMES, max(4_096, self.info.frames or _BLOCK_FRAMES))
         while True:
             buffer = np.empty((size, self.info.channels), np.float32)
             try:
@@ -280,6 +295,19 @@ def windows(
     fresh = len(pending) - (size - hop if start else 0)
     if start == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate):
         yield _window(start, pending, size, config)
+
+
+def count_windows(duration_s: float, config: WindowConfig) -> int:
+    """How many windows `windows` gives of a recording of so many seconds."""
+    samples, size, hop = (
+        round(duration_s * config.sample_rate),
+        config.window_samples,
+        config.hop_samples,
+    )
+    whole = 0 if samples < size else 1 + (samples - size) // hop
+    fresh = samples - whole * hop - (size - hop if whole else 0)
+    tail = whole == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate)
+    return whole + tail
 
 
 def _window(start: int, samples: Samples, size: int, config: WindowConfig) -> Window:

@@ -1,29 +1,23 @@
-"""Labelled corpora: the layouts that are read, class order, folds, and source groups.
+"""Labelled corpora: clips, what cannot be one, class order, folds, and source groups."""
 
-To add a layout, write a class with `name`, `matches` and `clips`, and add it to `LAYOUTS`.
-"""
-
-import csv
-import io
-import math
-import re
-from collections import defaultdict
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import pyarrow as pa
 
 from audiocnn import storage
-from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.errors import CorpusError
-from audiocnn.storage import StoredFile
+from audiocnn.recordings import Archive, Recording
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """A labelled recording.
 
-    `source` names the recording it was cut from: clips of one source share a fold.
+    `source` names the recording it was cut from: clips of one source share a fold. `version`
+    is another one where the file was changed, and None where it was not listed; `size` is in
+    bytes, and None likewise. Where there is an `archive`, the bytes are there, and `uri` is
+    for people.
     """
 
     clip_id: str
@@ -31,6 +25,26 @@ class Clip:
     label: str
     fold: int | None = None
     source: str | None = None
+    size: int | None = None
+    version: str | None = None
+    archive: Archive | None = None
+
+    @property
+    def recording(self) -> Recording:
+        """Where its bytes are."""
+        return Recording(uri=self.uri, size=self.size, archive=self.archive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """Something that was listed and cannot be used; `reason` is a key of `REASONS`.
+
+    `uri` is UTF-8, with whatever is none escaped.
+    """
+
+    uri: str
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +54,7 @@ class Corpus:
     uri: str
     layout: str
     clips: tuple[Clip, ...]
+    rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
     """Files of the folder that are no clips of it."""
 
@@ -54,147 +69,93 @@ class Corpus:
         return tuple(sorted({clip.fold for clip in self.clips if clip.fold is not None}))
 
 
-class Layout(Protocol):
-    """A way of laying out a corpus that `read_corpus` knows."""
+def entry(
+    uri: str,
+    clip_id: str,
+    label: str,
+    *,
+    fold: str = "",
+    source: str = "",
+    size: int | None = None,
+    version: str = "",
+    archive: Archive | None = None,
+) -> Clip | Rejected:
+    """A clip from what a corpus says of it, as text, or why it is none.
 
-    name: str
-
-    def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether the listed files are laid out like this."""
-
-    def clips(self, uri: str, files: list[StoredFile]) -> list[Clip]:
-        """The clips among the listed files. Raises CorpusError."""
-
-
-class Esc50:
-    """ESC-50's own: `meta/esc50.csv` and `audio/`."""
-
-    name = "esc50"
-
-    def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether `meta/esc50.csv` is there."""
-        return any(file.path == "meta/esc50.csv" for file in files)
-
-    def clips(self, uri: str, files: list[StoredFile]) -> list[Clip]:
-        """One clip for each line of the CSV."""
-        meta = storage.join(uri, "meta/esc50.csv")
-        rows = _read_csv(meta, ("filename", "fold", "category", "src_file"))
-        return [
-            Clip(
-                clip_id=row["filename"],
-                uri=storage.join(uri, "audio", row["filename"]),
-                label=row["category"].replace("_", " "),
-                fold=_fold(row["fold"], meta),
-                source=row["src_file"],
-            )
-            for row in rows
-        ]
-
-
-class FolderPerClass:
-    """One folder a class; numbers before all names, as in `001 - Dog bark`, are no part of them.
-
-    Where every file is named like ESC-10's, `{fold}-{source}-{take}.ogg`, fold and source are
-    taken from there.
+    The empty text is none: no fold, no source, no version.
     """
-
-    name = "folders"
-    _number = re.compile(r"^\d+ - ")
-    _esc_name = re.compile(r"^(\d+)-(\d+)-[A-Z](?:-\d+)?\.[^.]+$")
-
-    def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether there are recordings in folders."""
-        return any("/" in file.path for file in _recordings(files))
-
-    def clips(self, uri: str, files: list[StoredFile]) -> list[Clip]:
-        """One clip for each recording in a folder."""
-        files = [file for file in _recordings(files) if "/" in file.path]
-        folders = {file.path.split("/")[0] for file in files}
-        numbered = all(self._number.match(folder) for folder in folders)
-        labels = {f: self._number.sub("", f) if numbered else f for f in folders}
-        if len(set(labels.values())) < len(folders):
-            raise CorpusError(f"{uri}: two class folders have one name behind their numbers")
-        esc = [self._esc_name.match(file.path.rsplit("/", 1)[-1]) for file in files]
-        named = all(esc)
-        return [
-            Clip(
-                clip_id=file.path,
-                uri=file.uri,
-                label=labels[file.path.split("/")[0]].strip(),
-                fold=int(match[1]) if named and match else None,
-                source=match[2] if named and match else None,
-            )
-            for file, match in zip(files, esc, strict=True)
-        ]
+    label, fold = label.strip(), fold.strip()
+    number = _fold(fold)
+    wrong = None
+    if not _is_utf8(uri + clip_id) or "\0" in uri:
+        wrong = "path", "its name is not UTF-8, or has a NUL in it"
+    elif not label:
+        wrong = "label", "it has no label"
+    elif not _is_utf8(label + source):
+        wrong = "label", "its label or its source is not UTF-8"
+    elif fold and number is None:
+        wrong = "fold", f"{fold!r} is no whole number from 0 to 2147483647"
+    if wrong:
+        return Rejected(uri=storage.printable(uri), reason=wrong[0], detail=wrong[1])
+    return Clip(
+        clip_id=clip_id,
+        uri=uri,
+        label=label,
+        fold=number,
+        source=source or None,
+        size=size,
+        version=version or None,
+        archive=archive,
+    )
 
 
-class Manifest:
-    """A CSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it."""
+def _is_utf8(text: str) -> bool:
+    return storage.printable(text) == text
 
-    name = "manifest"
 
-    def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether the URI itself is such a file."""
-        return uri.endswith((".csv", ".parquet"))
+def _fold(text: str) -> int | None:
+    try:
+        fold = float(text)  # pandas writes 1.0 where a row has none
+    except ValueError:
+        return None
+    return int(fold) if fold.is_integer() and 0 <= fold < 2**31 else None
 
-    def clips(self, uri: str, files: list[StoredFile]) -> list[Clip]:
-        """One clip for each row."""
-        if uri.endswith(".parquet"):
-            rows = _table_rows(storage.read_parquet(uri), uri)
+
+def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected]) -> Corpus:
+    """The corpus of its entries; of a clip that is listed twice, the first is used.
+
+    Raises CorpusError for fewer than two classes, clips with and without folds, or a source in
+    two folds.
+    """
+    seen: set[str] = set()
+    clips: list[Clip] = []
+    rejected: list[Rejected] = []
+    for item in entries:
+        if isinstance(item, Rejected):
+            rejected.append(item)
+        elif seen.isdisjoint((item.clip_id, item.uri)):
+            seen.update((item.clip_id, item.uri))
+            clips.append(item)
         else:
-            rows = _read_csv(uri, ("uri", "label"))
-        base = storage.absolute(uri).rsplit("/", 1)[0]
-        return [
-            Clip(
-                clip_id=row["uri"],
-                uri=_resolve(base, row["uri"]),
-                label=row["label"].strip(),
-                fold=_fold(row["fold"], uri) if row.get("fold") else None,
-                source=row.get("source") or None,
-            )
-            for row in rows
-        ]
-
-
-LAYOUTS: tuple[Layout, ...] = (Manifest(), Esc50(), FolderPerClass())
-
-
-def read_corpus(uri: str) -> Corpus:
-    """The corpus at a URI, in whichever of `LAYOUTS` it is, checked.
-
-    Raises StorageError, and CorpusError for another layout, an empty or doubled name, fewer
-    than two classes, clips with and without folds, or a source in two folds.
-    """
-    uri = storage.absolute(uri)
-    files = [] if uri.endswith((".csv", ".parquet")) else storage.list_files(uri)
-    layout = next((layout for layout in LAYOUTS if layout.matches(uri, files)), None)
-    if layout is None:
-        raise CorpusError(
-            f"{uri}: not a corpus: expected meta/esc50.csv and audio/, or a folder of recordings "
-            "for each class, or a manifest .csv or .parquet with uri,label"
-        )
-    clips = sorted(layout.clips(uri, files), key=lambda clip: clip.clip_id)
-    used = {clip.uri for clip in clips}
-    ignored = sum(file.uri not in used for file in files)
-    corpus = Corpus(uri=uri, layout=layout.name, clips=tuple(clips), ignored=ignored)
+            detail = f"listed a second time, here as {item.label!r}"
+            rejected.append(Rejected(uri=item.uri, reason="duplicate", detail=detail))
+    corpus = Corpus(
+        uri=uri,
+        layout=layout,
+        clips=tuple(sorted(clips, key=lambda clip: clip.clip_id)),
+        rejected=tuple(sorted(rejected, key=lambda item: (item.uri, item.reason))),
+    )
     _check(corpus)
     return corpus
 
 
 def _check(corpus: Corpus) -> None:
-    seen: set[str] = set()
-    for clip in corpus.clips:
-        if clip.clip_id in seen:
-            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} is listed twice")
-        seen.add(clip.clip_id)
-        if not clip.label:
-            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} has no label")
-        if storage.printable(clip.label) != clip.label:
-            raise CorpusError(f"{corpus.uri}: the label of {clip.clip_id!r} is not UTF-8")
-        if clip.fold is not None and not 0 <= clip.fold < 2**31:
-            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} has fold {clip.fold}")
     if len(corpus.classes) < 2:
-        raise CorpusError(f"{corpus.uri}: found {len(corpus.classes)} classes, 2 are needed")
+        why = ""
+        if corpus.rejected:
+            first = corpus.rejected[0]
+            why = f"; {len(corpus.rejected)} clips cannot be used, as {first.uri!r}: {first.detail}"
+        raise CorpusError(f"{corpus.uri}: found {len(corpus.classes)} classes, 2 are needed{why}")
     without = [clip.clip_id for clip in corpus.clips if clip.fold is None]
     if without and len(without) < len(corpus.clips):
         raise CorpusError(f"{corpus.uri}: some clips have a fold and {without[0]!r} has none")
@@ -213,70 +174,85 @@ def _check_sources(corpus: Corpus) -> None:
             raise CorpusError(f"{corpus.uri}: source {source!r} is in {len(folds)} folds: {where}")
 
 
-def with_folds(corpus: Corpus, n_folds: int = 5, seed: int = 0) -> Corpus:
+def with_folds(
+    corpus: Corpus, n_folds: int = 5, seed: int = 0, kept: Mapping[str, int] | None = None
+) -> Corpus:
     """The corpus with folds 1 to `n_folds`, where it has none of its own.
 
-    Grouped by source, stratified by class, seeded (scikit-learn's StratifiedGroupKFold).
-    Raises CorpusError where a class has fewer sources than there are folds.
+    Clips in `kept` (clip_id -> fold) keep their fold, and new clips of their sources join them.
+    Other sources are dealt, the largest first, each to the fold with the fewest clips of its
+    classes, then with the fewest clips, then by a seeded hash: in whatever order they are listed.
+
+    Raises CorpusError where a class has fewer sources than there are folds, a kept fold is none
+    of them, or a source's clips were kept in two.
     """
     if corpus.folds:
         return corpus
-    from sklearn.model_selection import StratifiedGroupKFold
+    kept = kept or {}
+    groups: dict[str, list[Clip]] = defaultdict(list)
+    for clip in corpus.clips:
+        groups[_group(clip)].append(clip)
+    _check_groups(corpus, groups, n_folds)
+    folds = _kept_folds(corpus, kept, n_folds)
+    _deal(groups, folds, n_folds, seed)
+    dealt = replace(
+        corpus,
+        clips=tuple(
+            replace(clip, fold=kept.get(clip.clip_id, folds[_group(clip)])) for clip in corpus.clips
+        ),
+    )
+    _check_sources(dealt)
+    return dealt
 
-    labels = [clip.label for clip in corpus.clips]
-    groups = [clip.source or clip.clip_id for clip in corpus.clips]
+
+def _group(clip: Clip) -> str:
+    """What is dealt as one: a source, else a clip; a NUL keeps their names apart."""
+    return f"\0{clip.clip_id}" if clip.source is None else clip.source
+
+
+def _check_groups(corpus: Corpus, groups: Mapping[str, list[Clip]], n_folds: int) -> None:
+    sources = Counter(label for clips in groups.values() for label in {c.label for c in clips})
     for name in corpus.classes:
-        sources = len({g for g, label in zip(groups, labels, strict=True) if label == name})
-        if sources < n_folds:
+        if sources[name] < n_folds:
             raise CorpusError(
-                f"{corpus.uri}: class {name!r} has {sources} sources, too few for {n_folds} folds"
+                f"{corpus.uri}: class {name!r} has {sources[name]} sources, too few for "
+                f"{n_folds} folds"
             )
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    clips = list(corpus.clips)
-    for fold, (_, chosen) in enumerate(splitter.split(labels, labels, groups), 1):
-        for index in chosen:
-            clips[index] = replace(clips[index], fold=fold)
-    return replace(corpus, clips=tuple(clips))
 
 
-def _recordings(files: list[StoredFile]) -> list[StoredFile]:
-    return [file for file in files if file.path.lower().endswith(AUDIO_SUFFIXES)]
+def _kept_folds(corpus: Corpus, kept: Mapping[str, int], n_folds: int) -> dict[str, int]:
+    """The folds of groups that were dealt before."""
+    folds = {}
+    for clip in corpus.clips:
+        fold = kept.get(clip.clip_id)
+        if fold is not None and not 1 <= fold <= n_folds:
+            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} was in fold {fold} of {n_folds}")
+        if fold is not None:
+            folds[_group(clip)] = fold
+    return folds
 
 
-def _resolve(base: str, uri: str) -> str:
-    """A manifest's URI: as it is where it has a scheme or is absolute, else beside the manifest."""
-    return uri if not storage.is_local(uri) or uri.startswith("/") else storage.join(base, uri)
+def _deal(groups: Mapping[str, list[Clip]], folds: dict[str, int], n_folds: int, seed: int) -> None:
+    """Give every group a fold."""
+    of_class: dict[str, list[int]] = defaultdict(lambda: [0] * n_folds)
+    in_all = [0] * n_folds
 
+    def put(group: str, fold: int) -> None:
+        folds[group] = fold
+        in_all[fold - 1] += len(groups[group])
+        for clip in groups[group]:
+            of_class[clip.label][fold - 1] += 1
 
-def _read_csv(uri: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restval="")
-        missing = [name for name in columns if name not in (reader.fieldnames or [])]
-        if missing:
-            raise CorpusError(
-                f"{uri}: no column {', '.join(missing)}; needed: {', '.join(columns)}"
-            )
-        return list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{uri}: not a CSV file in UTF-8 ({error})") from error
-
-
-def _table_rows(table: pa.Table, uri: str) -> list[dict[str, str]]:
-    missing = [name for name in ("uri", "label") if name not in table.column_names]
-    if missing:
-        raise CorpusError(f"{uri}: no column {', '.join(missing)}; needed: uri, label")
-    return [
-        {name: "" if value is None else str(value) for name, value in row.items()}
-        for row in table.to_pylist()
-    ]
-
-
-def _fold(text: str, uri: str) -> int:
-    try:
-        fold = float(text)  # pandas writes 1.0 where a row has none
-    except ValueError:
-        fold = math.nan
-    if not fold.is_integer():
-        raise CorpusError(f"{uri}: fold {text!r} is not a whole number")
-    return int(fold)
+    for group, fold in list(folds.items()):
+        put(group, fold)
+    hashes = {
+        group: int.from_bytes(hashlib.sha256(f"{seed}\0{group}".encode()).digest()[:8], "big")
+        for group in groups
+        if group not in folds
+    }
+    for group in sorted(hashes, key=lambda name: (-len(groups[name]), hashes[name])):
+        labels = {clip.label for clip in groups[group]}
+        counts = [sum(column) for column in zip(*(of_class[name] for name in labels), strict=True)]
+        start = hashes[group] % n_folds
+        order = (*range(start, n_folds), *range(start))
+        put(group, 1 + min(order, key=lambda f: (counts[f], in_all[f])))

@@ -2,7 +2,8 @@
 
 AudioCNNError                 a mistake of the user or the world: one line, exit code 2
 ├── ConfigError               an option that cannot be, or options that do not fit each other
-├── StorageError              a URI that cannot be listed, read or written
+├── StorageError              a URI that cannot be listed, read or written: ends the job
+│   └── UnreadableError       one object that cannot be read: costs its row, and others go on
 ├── CorpusError               labels, folds or sources that do not add up
 ├── AudioError                one recording that cannot be used; `reason` is a key of REASONS
 ├── FormatError               an artefact of another format or version, or a damaged one
@@ -24,7 +25,12 @@ REASONS = {
     "truncated": "the file ends before its own header says it does",
     "non_finite": "NaN, infinite or absurdly large samples",
     "decode": "the decoder gave up on it",
+    "crashed": "the process that decoded it died, hung, or ran out of memory",
     "unreadable": "the object could not be read from storage",
+    "label": "no label, a label without a sound, or one that is not UTF-8",
+    "duplicate": "listed twice; the first is used",
+    "fold": "a fold that is no whole number from 0 to 2147483647",
+    "path": "a name that is not UTF-8, or leads where its manifest may not",
 }
 
 
@@ -37,7 +43,15 @@ class ConfigError(AudioCNNError):
 
 
 class StorageError(AudioCNNError):
-    """A URI that cannot be listed, read or written."""
+    """A URI that cannot be listed, read or written.
+
+    An endpoint that is gone, keys that are refused, a missing bucket, a full disk: what would
+    befall the next object too ends the job, so that it can be resumed.
+    """
+
+
+class UnreadableError(StorageError):
+    """One object that is not there, may not be read, or is no file with a readable name."""
 
 
 class CorpusError(AudioCNNError):

@@ -5,8 +5,6 @@ decibels. `features.json` is written last and lists the parts: a reader sees a w
 """
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +20,11 @@ from audiocnn.config import (
     from_json,
     to_json,
 )
+from audiocnn.corpus import Rejected
 from audiocnn.errors import AudioCNNError, AudioError, FormatError, MismatchError
+from audiocnn.parts import BandSums, add_digests, int_keys, schema
 
-FORMAT = "audiocnn.features/1"
+FORMAT = "audiocnn.features/2"
 FAILURES = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 """Columns of `failures.parquet`: a row for each object that gave no result, and why."""
 
@@ -37,73 +37,17 @@ def failure(uri: str, error: AudioCNNError) -> dict[str, str]:
     return {"uri": uri, "stage": "read", "reason": f"unreadable: {error}"}
 
 
+def rejection(rejected: Rejected) -> dict[str, str]:
+    """The same, of what a corpus lists and cannot use."""
+    reason = f"{rejected.reason}: {rejected.detail}"
+    return {"uri": rejected.uri, "stage": "list", "reason": storage.printable(reason)}
+
+
 def write_failures(to: str, failures: list[dict[str, str]]) -> None:
     """Write `failures.parquet`, by URI."""
     rows = sorted(failures, key=lambda row: row["uri"])
     table = pa.Table.from_pylist(rows, FAILURES)
     storage.write_parquet(storage.join(to, "failures.parquet"), table)
-
-
-def schema(config: FeatureConfig) -> pa.Schema:
-    """The columns of the parts."""
-    logmel = pa.fixed_shape_tensor(
-        pa.float16(), (config.n_mels, config.n_frames), dim_names=["mel", "frame"]
-    )
-    return pa.schema(
-        [
-            ("clip_id", pa.string()),
-            ("uri", pa.string()),
-            ("start_s", pa.float64()),
-            ("duration_s", pa.float64()),
-            ("label", pa.string()),
-            ("fold", pa.int32()),
-            ("source", pa.string()),
-            ("logmel", logmel),
-        ]
-    )
-
-
-def tensor_array(logmel: np.ndarray, config: FeatureConfig) -> pa.ExtensionArray:
-    """[rows, n_mels, n_frames] as a column of the parts."""
-    flat = pa.array(logmel.astype(np.float16).ravel(), pa.float16())
-    rows = pa.FixedSizeListArray.from_arrays(flat, config.n_mels * config.n_frames)
-    return pa.ExtensionArray.from_storage(schema(config).field("logmel").type, rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BandSums:
-    """Sums over frames, by which mean and deviation of any folds together follow exactly."""
-
-    count: int
-    total: list[float]
-    """[n_mels] sums of decibels."""
-    squares: list[float]
-    """[n_mels] sums of their squares."""
-
-    @staticmethod
-    def of(logmel: np.ndarray) -> "BandSums":
-        """Sums of [windows, n_mels, n_frames]."""
-        x = logmel.astype(np.float64)
-        return BandSums(
-            count=x.shape[0] * x.shape[2],
-            total=x.sum(axis=(0, 2)).tolist(),
-            squares=(x**2).sum(axis=(0, 2)).tolist(),
-        )
-
-    @staticmethod
-    def merge(parts: list["BandSums"]) -> "BandSums":
-        """The sums of several together."""
-        return BandSums(
-            count=sum(p.count for p in parts),
-            total=np.sum([p.total for p in parts], axis=0).tolist(),
-            squares=np.sum([p.squares for p in parts], axis=0).tolist(),
-        )
-
-    def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each band's mean and standard deviation, [n_mels] float32 decibels; std at least 1."""
-        mean = np.array(self.total) / self.count
-        variance = np.array(self.squares) / self.count - mean**2
-        return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,29 +56,17 @@ class Part:
 
     windows: dict[int, int]
     """Rows of each fold."""
-    sha256: str
-    """Of its rows' content: see `rows_sha256`."""
+    rows: str
+    """Names its rows by their content: see `parts.Ledger`."""
 
     def to_json(self) -> dict[str, Any]:
         """As `features.json` has it."""
-        return {"windows": _text_keys(self.windows), "sha256": self.sha256}
+        return {"windows": _text_keys(self.windows), "rows": self.rows}
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "Part":
         """What `to_json` gave."""
-        return Part(windows=_int_keys(plain["windows"]), sha256=plain["sha256"])
-
-
-def rows_sha256(rows: list[dict[str, Any]], logmels: list[np.ndarray]) -> str:
-    """Names rows by what a model learns from: not by where they were read."""
-    digest = hashlib.sha256()
-    for row, logmel in zip(rows, logmels, strict=True):
-        key = [
-            row[name] for name in ("clip_id", "start_s", "duration_s", "label", "fold", "source")
-        ]
-        digest.update(json.dumps(key).encode())
-        digest.update(logmel.tobytes())
-    return digest.hexdigest()
+        return Part(windows=int_keys(plain["windows"]), rows=plain["rows"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +88,15 @@ class FeatureSet:
 
     @property
     def fingerprint(self) -> str:
-        """Names these features by their content, wherever they lie: config, classes and rows."""
+        """Names these features by their content: config, classes and rows.
+
+        It is the same wherever they lie and however their rows are shared out to parts.
+        """
         return content_fingerprint(
             {
                 "config": self.config.fingerprint,
                 "classes": self.classes,
-                "rows": [part.sha256 for _, part in sorted(self.parts.items())],
+                "rows": add_digests([part.rows for part in self.parts.values()]),
             }
         )
 
@@ -209,8 +144,8 @@ class FeatureSet:
                 corpus=plain["corpus"],
                 counts=plain["counts"],
                 parts={name: Part.from_json(part) for name, part in plain["parts"].items()},
-                folds=_int_keys(plain["folds"]),
-                bands={fold: BandSums(**v) for fold, v in _int_keys(plain["bands"]).items()},
+                folds=int_keys(plain["folds"]),
+                bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"{uri}: features.json is damaged ({error!r})") from error
@@ -319,10 +254,6 @@ def _ndarray(column: pa.ChunkedArray) -> np.ndarray:
     """A tensor column as [rows, n_mels, n_frames]."""
     tensors: np.ndarray = column.combine_chunks().to_numpy_ndarray()
     return tensors
-
-
-def _int_keys(plain: dict[str, Any]) -> dict[int, Any]:
-    return {int(key): value for key, value in plain.items()}
 
 
 def _text_keys(values: dict[int, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from audiocnn import storage
-from audiocnn.audio import AudioLimits, Samples, Window, windows
+from audiocnn.audio import AudioLimits, Samples, Source, Window, windows
 from audiocnn.bundle import Bundle
 from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
@@ -69,7 +69,7 @@ class Predictor:
         return Predictor(Bundle.read(os.fspath(uri)), device)
 
     def decode(
-        self, data: bytes, limits: AudioLimits | None = None, hop_s: float | None = None
+        self, data: Source, limits: AudioLimits | None = None, hop_s: float | None = None
     ) -> Iterator[Window]:
         """An encoded recording's windows, `hop_s` apart or as the features were.
 

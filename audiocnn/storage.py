@@ -1,21 +1,23 @@
 """A URI (a path, s3://, gs://, ...) -> list, read, write: the one way to storage.
 
-Local paths are taken as they are, so names with `#`, `%` or `::` are safe; everything with a
-scheme goes through fsspec. A file is written whole or not at all: local ones through a
-temporary file and a rename, objects by one PUT.
+Local paths are taken as they are, so names with `#`, `%` or `::` are safe; `s3://` goes through
+`s3.py`, every other scheme through fsspec. A file is written whole or not at all: local ones
+through a temporary file and a rename, objects by one PUT (in parts where large).
 """
 
+import io
 import json
 import os
 import re
 import shutil
-import uuid
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from types import ModuleType
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -23,22 +25,62 @@ import pyarrow.fs
 import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
-from audiocnn.errors import ConfigError, FormatError, StorageError
+from audiocnn import local
+from audiocnn.errors import AudioCNNError, ConfigError, FormatError, StorageError, UnreadableError
+from audiocnn.rangefile import RangeFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_CLIENTS = {"aiohttp", "aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure"}
+_CLIENTS = {"aiohttp", "aiobotocore", "botocore", "s3fs", "obstore"}
+_CLIENTS |= {"gcsfs", "google", "adlfs", "azure"}
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_options: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A listed file: its URI, its path below the listed root, its size in bytes."""
+    """A listed file: its URI, its path below the listed root, its size in bytes.
+
+    `version` is another one where the content was changed: an ETag, or size and time.
+    """
 
     uri: str
     path: str
     size: int
+    version: str = ""
+    """Another one where the content was written anew: an ETag, or size and time of change."""
+
+
+def configure(options: dict[str, dict[str, Any]]) -> None:
+    """Set how this process reaches storage: fsspec's options by protocol.
+
+    For example `{"s3": {"endpoint_url": "http://127.0.0.1:8333", "anon": true}}`: what fsspec's
+    own configuration files hold, and over them; options of an earlier call are forgotten.
+    Raises ConfigError.
+    """
+    if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
+        raise ConfigError(
+            '--storage-options: not of the form {"s3": {"endpoint_url": "http://..."}}'
+        )
+    for protocol in options:
+        if protocol not in fsspec.available_protocols():
+            raise ConfigError(f"--storage-options: there is no protocol {protocol!r}")
+    config = fsspec.config
+    config.conf.clear()
+    config.set_conf_files(config.conf_dir, config.conf)
+    config.set_conf_env(config.conf)
+    for protocol, values in options.items():
+        config.conf[protocol] = {**config.conf.get(protocol, {}), **values}
+    _options.clear()
+    _options.update(options)
+    if "audiocnn.s3" in sys.modules:
+        _s3().forget()
+
+
+def configured() -> dict[str, dict[str, Any]]:
+    """The options last given to `configure`, for processes that shall reach the same storage."""
+    return dict(_options)
 
 
 def is_local(uri: str) -> bool:
@@ -62,11 +104,36 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of a URI, and the path in it. Raises StorageError."""
     if is_local(uri):
         return LocalFileSystem(), absolute(uri)
+    if _on_s3(uri):
+        return _s3().filesystem(), _s3_path(uri)
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise StorageError(f"{uri}: {error}") from error
     return fs, path
+
+
+def _on_s3(uri: str) -> bool:
+    return uri.startswith(("s3://", "s3a://"))
+
+
+def _s3_path(uri: str) -> str:
+    """`bucket/key`; fsspec would take `?versionId=` or `::` in a key for its own."""
+    return uri.split("://", 1)[1]
+
+
+def _s3() -> ModuleType:
+    """`s3.py`, which imports clients that only `s3://` needs."""
+    from audiocnn import s3
+
+    return s3
+
+
+def endpoint(uri: str) -> str:
+    """Where requests for a URI go, for people."""
+    if is_local(uri):
+        return "this machine"
+    return str(_s3().endpoint()) if _on_s3(uri) else uri.split("://", maxsplit=1)[0]
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -75,85 +142,165 @@ def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
 
 
-def _reported(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn what filesystems raise into a StorageError that names the URI."""
+def _reported(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
+    """Turn what filesystems raise into one line that names the URI, the first argument."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given, begun = str(args[0]), time.monotonic()
+        uri = printable(given)
+        if read and uri != given:
+            raise UnreadableError(f"{uri}: its name is not UTF-8")
         try:
             return function(*args, **kwargs)
-        except FileNotFoundError as error:
-            raise StorageError(f"{args[0]}: not found") from error
-        except PermissionError as error:
-            raise StorageError(f"{args[0]}: access denied") from error
-        except OSError as error:
-            raise StorageError(f"{args[0]}: {error.strerror or error}") from error
+        except AudioCNNError:
+            raise
         except Exception as error:
             # Object stores' clients raise their own, which share no base.
-            if type(error).__module__.split(".")[0] not in _CLIENTS:
+            known = isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
+            if not known:
                 raise
-            raise StorageError(f"{args[0]}: {error}") from error
+            if _on_s3(uri):
+                raise _s3().explain(uri, error, time.monotonic() - begun, read=read) from error
+            raise local.explain(uri, error, read=read) from error
 
     return call
 
 
+def _reads_one(function: Callable[P, R]) -> Callable[P, R]:
+    """`_reported`, with UnreadableError where the object at the URI is to blame."""
+    return _reported(function, read=True)
+
+
 @_reported
 def exists(uri: str) -> bool:
-    """Whether there is a file or folder."""
+    """Whether there is a file or folder. Raises StorageError where the bucket is missing."""
+    if _on_s3(uri):
+        return bool(_s3().exists(_s3_path(uri)))
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
 @_reported
 def list_files(uri: str) -> list[StoredFile]:
-    """Every file below a folder, sorted by path. Raises StorageError where it is no folder."""
-    fs, root = filesystem(uri)
-    fs.invalidate_cache()  # an object store's listing is kept for ever otherwise
-    if not fs.isdir(root):
-        raise StorageError(f"{uri}: {'not a folder' if fs.exists(root) else 'not found'}")
+    """Every file below a folder, sorted by path, as it is now.
+
+    The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
+    it is no folder.
+    """
+    fs, root = filesystem(absolute(uri))
     if isinstance(fs, LocalFileSystem):
-        sizes = dict(_walk(root))
+        if not os.path.isdir(root):
+            raise StorageError(f"{uri}: {'not a folder' if os.path.exists(root) else 'not found'}")
+        found = local.walk(root)
     else:
-        sizes = {name: int(info["size"]) for name, info in fs.find(root, detail=True).items()}
+        found = _find(fs, root, uri)
     prefix = root.rstrip("/") + "/"
     base = absolute(uri)
-    paths = {name.removeprefix(prefix): size for name, size in sizes.items()}
-    return [
-        StoredFile(uri=join(base, path), path=path, size=size)
-        for path, size in sorted(paths.items())
-    ]
+    return sorted(
+        (
+            StoredFile(uri=join(base, path), path=path, size=size, version=version)
+            for name, size, version in found
+            if (path := name.removeprefix(prefix))
+        ),
+        key=lambda file: file.path,
+    )
 
 
-def _walk(root: str) -> Iterator[tuple[str, int]]:
-    """Files and sizes below a local folder, through links; a folder that cannot be read raises."""
+def _find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[str, int, str]]:
+    """Names, sizes and versions of an object store's files below a root."""
+    fs.invalidate_cache()  # a listing is kept for ever otherwise
+    found = [info for info in fs.find(root, detail=True).values() if info["type"] == "file"]
+    found = [info for info in found if info["size"] or not info["name"].endswith("/")]
+    if any(info["name"] == root for info in found):
+        raise StorageError(f"{uri}: not a folder")
+    # On S3 a folder is the files below it; a bucket may be empty.
+    if not found and not ("/" not in root if _on_s3(uri) else fs.isdir(root)):
+        raise StorageError(f"{uri}: not found")
+    yield from _infos(found)
 
-    def stop(error: OSError) -> None:
-        raise error
 
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to where we came from
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                yield path, os.path.getsize(path)
+def _infos(infos: list[dict[str, Any]]) -> Iterator[tuple[str, int, str]]:
+    for info in infos:
+        name, size = info["name"], int(info["size"])
+        tag = info.get("ETag") or info.get("etag")
+        changed = info.get("mtime") or info.get("LastModified") or info.get("created")
+        yield name, size, str(tag).strip('"') if tag else f"{size}-{changed}"
 
 
 @_reported
+def stored_file(uri: str) -> StoredFile:
+    """One file, as its folder's listing has it. Raises StorageError where it is none."""
+    fs, path = filesystem(absolute(uri))
+    if isinstance(fs, LocalFileSystem):
+        with local.open_file(path):
+            size, version = local.size_version(path)
+    elif _on_s3(uri):
+        size, version = _s3().head(_s3_path(uri))
+    else:
+        fs.invalidate_cache()
+        ((_, size, version),) = _infos([fs.info(path)])
+    name = path.rsplit("/", 1)[-1]
+    return StoredFile(uri=absolute(uri), path=name, size=size, version=(version or "").strip('"'))
+
+
+@_reads_one
 def read_bytes(uri: str, most: int = -1) -> bytes:
-    """The content of a file; with `most`, its first bytes, and one more where there are more."""
-    try:
-        uri.encode()
-    except UnicodeEncodeError:
-        raise StorageError(f"{printable(uri)}: its name is not UTF-8") from None
+    """The content of a file; with `most`, its first bytes, and one more where there are more.
+
+    Raises UnreadableError where the fault is this file's, StorageError where others would fail
+    like it.
+    """
+    if _on_s3(uri):
+        return bytes(_s3().read(_s3_path(uri), most))
+    if is_local(uri):
+        with local.open_file(absolute(uri)) as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.read() if most < 0 else file.read(min(size, most) + 1)
     fs, path = filesystem(uri)
     with fs.open(path, "rb") as file:
         data: bytes = file.read(most + 1 if most >= 0 else -1)
     return data
+
+
+@_reads_one
+def read_range(uri: str, offset: int, size: int, *, version: str | None = None) -> bytes:
+    """`size` bytes of a file from `offset` on.
+
+    Raises as `read_bytes` does, and UnreadableError where there are fewer, or where an object's
+    ETag is no longer `version`.
+    """
+    if not size:
+        return b""
+    if _on_s3(uri):
+        data = bytes(_s3().read_range(_s3_path(uri), offset, size, version))
+    elif is_local(uri):
+        with local.open_file(absolute(uri)) as file:
+            file.seek(offset)
+            data = file.read(size)
+    else:
+        fs, path = filesystem(uri)
+        data = fs.cat_file(path, start=offset, end=offset + size)
+    if len(data) != size:
+        raise UnreadableError(f"{uri}: it is shorter than expected")
+    return data
+
+
+@_reads_one
+def open_binary(uri: str, *, block_bytes: int = 8 << 20) -> BinaryIO:
+    """A file to read and to seek in; where it is not local, by blocks, one of them in memory.
+
+    Raises as `read_bytes` does, here and while it is read.
+    """
+    if is_local(uri):
+        return local.open_file(absolute(uri))
+    if _on_s3(uri):
+        size, version = _s3().head(_s3_path(uri))
+    else:
+        fs, path = filesystem(uri)
+        size, version = fs.size(path), None
+    read = partial(read_range, uri, version=version)
+    return io.BufferedReader(RangeFile(read, size), block_bytes)
 
 
 def printable(text: str) -> str:
@@ -191,18 +338,22 @@ def write_bytes(uri: str, data: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
         return
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with local.placed(path) as file:
+        file.write(data)
+
+
+@_reported
+def write_file(uri: str, path: str) -> None:
+    """Move a local file to a URI: complete, or not there at all. Folders are made as needed."""
+    fs, target = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        with open(path, "rb") as source, local.placed(target) as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+    elif _on_s3(uri):
+        fs.put_file(path, target, max_concurrency=2)  # parts of 50 MB are in memory
+    else:
+        fs.put_file(path, target)
+    os.remove(path)
 
 
 def write_json(uri: str, value: dict[str, Any]) -> None:
@@ -219,13 +370,10 @@ def write_parquet(uri: str, table: pa.Table) -> int:
     return len(data)
 
 
-@_reported
 def read_parquet(uri: str) -> pa.Table:
     """A Parquet file as a table. Raises StorageError, and FormatError where it is damaged."""
-    fs, path = filesystem(uri)
     try:
-        with fs.open(path, "rb") as file:
-            return pa.parquet.read_table(file)
+        return pa.parquet.read_table(pa.BufferReader(read_bytes(uri)))
     except pa.ArrowInvalid as error:
         raise FormatError(f"{uri}: not a Parquet file, or a damaged one ({error})") from error
 
@@ -241,34 +389,3 @@ def remove(uri: str) -> None:
     else:
         for name in fs.find(path):  # not fs.rm: it takes brackets in a name for a pattern
             fs.rm_file(name)
-
-
-def claim(uri: str, marker: str, *, overwrite: bool) -> str:
-    """The absolute URI of an output folder, once it is clear that it may be written.
-
-    `marker` is the file that is written last and makes the output whole. Nothing is removed yet.
-    Raises ConfigError where it is there and `overwrite` is not given, and for stores that other
-    processes do not see.
-    """
-    uri = absolute(uri)
-    if uri.startswith("memory://"):
-        raise ConfigError(f"--to {uri}: the workers are other processes and would not see it")
-    if exists(join(uri, marker)) and not overwrite:
-        raise ConfigError(
-            f"--to {uri}: {marker} is there already; name another folder, or pass --overwrite"
-        )
-    return uri
-
-
-def clear(uri: str, marker: str, owned: tuple[str, ...]) -> None:
-    """Remove what an earlier run left of an output: the marker first, then files by pattern.
-
-    Patterns (fnmatch, of paths below `uri`) name the job's own files, so that what somebody keeps
-    beside them stays.
-    """
-    if not exists(uri):
-        return
-    remove(join(uri, marker))
-    for file in list_files(uri):
-        if any(fnmatchcase(file.path, pattern) for pattern in owned):
-            remove(file.uri)

@@ -15,8 +15,9 @@ from pipelines.recipes import RECIPES
 
 def _ingest(options: Ingest) -> None:
     from pipelines.ingest import ingest
+    from pipelines.survey import survey
 
-    ingest(options)
+    (survey if options.dry_run else ingest)(options)
 
 
 def _train(options: Train) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ from rich.table import Table
 from audiocnn import storage
 
 console = Console(highlight=False)
+
+_LINE_EVERY_S = 30.0
 
 
 def step(text: str) -> None:
@@ -62,12 +65,32 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
     console.print(drawn)
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+
+
 class Bar:
-    """A progress bar with a note behind it."""
+    """A progress bar with a note behind it; without a terminal, a line now and then."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
+        self._total = total
         self._task = progress.add_task("", total=total, note="")
+        self._began = self._said = time.monotonic()
+
+    def count(self, done: int, failed: int, unit: str) -> None:
+        """Show how many are done, how fast, how many of them failed, and the time left."""
+        now = time.monotonic()
+        rate = done / max(now - self._began, 1e-3)
+        note = f"{rate:.0f} {unit}/s" + (f", {failed} failed" if failed else "")
+        self.update(done, note)
+        if not console.is_terminal and now - self._said > _LINE_EVERY_S:
+            self._said = now
+            left = (self._total - done) / max(rate, 1e-9)
+            say(f"{done}/{self._total} {unit}, {note}, {duration(left)} left")
 
     def bytes(self, done: int, total: int) -> None:
         """Show how many megabytes have come."""

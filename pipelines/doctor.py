@@ -13,7 +13,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from audiocnn import storage
-from audiocnn.errors import StorageError
 from pipelines import display
 from pipelines.options import Doctor
 
@@ -29,6 +28,7 @@ class Finding:
 
 def doctor(options: Doctor) -> bool:
     """Print a line a check; returns whether all is well."""
+    storage.configure(options.storage_options)
     if options.mend:
         mend_torchaudio()
     well = True
@@ -108,9 +108,11 @@ def _ray() -> Finding:
 
 def _storage(uri: str) -> Finding:
     def check() -> str:
-        if not storage.exists(uri):
-            raise StorageError(f"{uri}: not found")
-        return f"{uri} answers"
+        files = storage.list_files(uri)
+        if not files:
+            return f"{uri} can be listed ({storage.endpoint(uri)}), and is empty"
+        storage.read_bytes(files[0].uri, 0)
+        return f"{uri} can be listed and read ({storage.endpoint(uri)}): {len(files)} files"
 
     return _guarded("storage", "check the URI and its credentials", check)
 

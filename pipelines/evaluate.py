@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from audiocnn import bundle, storage
+from audiocnn import bundle, outputs, storage
 from audiocnn.errors import FormatError, MismatchError
 from audiocnn.featureset import FeatureSet
 from audiocnn.report import FoldResult, predictions_sha256, write_report
@@ -18,7 +18,8 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     A fold whose bundle is there already, from the same options, is not trained again. Returns
     the content of `report.json`. Raises AudioCNNError as `train` does.
     """
-    to = storage.claim(options.to, "report.json", overwrite=options.overwrite)
+    storage.configure(options.storage_options)
+    to = outputs.claim(options.to, "report.json", overwrite=options.overwrite)
     features = FeatureSet.read(options.features)
     folds = list(options.folds or sorted(features.folds))
     features.require_folds(folds)
@@ -27,7 +28,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     jobs = {fold: plan(_fold_options(options, fold, _bundle(to, fold))) for fold in folds}
     session.connect().require(options.workers, gpu=options.gpu)
     if options.overwrite:
-        storage.clear(to, "report.json", ("report.html", "folds/*"))
+        outputs.clear(to, "report.json", ("report.html", "folds/*"))
     for fold, job in jobs.items():
         _train_fold(fold, job)
     summary = report_on({fold: _bundle(to, fold) for fold in folds}, features, to)

@@ -1,171 +1,265 @@
-"""`audiocnn ingest`: a labelled corpus -> Parquet log-mel features."""
+"""`audiocnn ingest`: a labelled corpus -> Parquet log-mel features.
 
+The parts say what is done: each carries its clips in its footer. A run reads those, deals out the
+clips that are in none of them, and writes `features.json` last.
+"""
+
+import time
+import uuid
 from collections import Counter, defaultdict
-from dataclasses import asdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import torch
-
-from audiocnn import featureset, storage
-from audiocnn.audio import AudioLimits, windows
-from audiocnn.corpus import Corpus, read_corpus, with_folds
-from audiocnn.errors import AudioError, CorpusError, LedgerError, StorageError
-from audiocnn.features import FeatureConfig, LogMel
-from audiocnn.featureset import BandSums, FeatureSet, Part
+from audiocnn import featureset, outputs, storage
+from audiocnn.audio import AudioLimits
+from audiocnn.config import FeatureConfig, to_json
+from audiocnn.corpus import Clip, Corpus, with_folds
+from audiocnn.errors import ConfigError, CorpusError, LedgerError
+from audiocnn.extractor import Extractor, Windows
+from audiocnn.featureset import FeatureSet, Part
+from audiocnn.layouts import read_corpus
+from audiocnn.parts import BandSums, Ledger, PartWriter, clip_key, read_ledger
+from audiocnn.recordings import Archive, Recording
 from pipelines import display, session
 from pipelines.options import Ingest
-from pipelines.shards import Ledger, batched, deal, run_shards
+from pipelines.shards import deal, run_shards
 
-_WINDOWS_AT_ONCE = 16
+_FORMAT = "audiocnn.ingest/1"
+_OWNED = ("parts/part-*.parquet", "parts/.*.tmp", "failures.parquet", "job.json")
+_FOOTERS_AT_ONCE = 16
 
 
 class IngestWorker:
     """Clips -> one part of the features."""
 
     def __init__(self, to: str, feature: FeatureConfig, limits: AudioLimits) -> None:
-        torch.set_num_threads(1)
-        self.to, self.feature, self.limits = to, feature, limits
-        self.logmel = LogMel(feature)
+        self.to, self.feature = to, feature
+        self.extractor = Extractor(feature, limits, storage.configured())
 
-    def run(self, index: int, items: list[dict[str, Any]]) -> Ledger:
-        """Decode the clips and write `parts/part-NNNNN.parquet`."""
-        rows: list[dict[str, Any]] = []
-        logmels: list[np.ndarray] = []
-        failures = []
-        for clip in items:
-            try:
-                found = self._clip(clip)
-            except (AudioError, StorageError) as error:
-                failures.append(featureset.failure(clip["uri"], error))
-                continue
-            rows += [row for row, _ in found]
-            logmels += [logmel for _, logmel in found]
-        part = f"parts/part-{index:05d}.parquet"
-        if rows:
-            self._write(part, rows, logmels)
-        return {
-            "done": len(items) - len(failures),
-            "failures": failures,
-            "part": part,
-            "sha256": featureset.rows_sha256(rows, logmels),
-            **_sums(rows, logmels),
-        }
-
-    def _clip(self, clip: dict[str, Any]) -> list[tuple[dict[str, Any], np.ndarray]]:
-        """A clip's windows as rows and log-mels. Raises AudioError, StorageError."""
-        data = storage.read_bytes(clip["uri"], self.limits.max_bytes)
-        found = []
-        for group in batched(windows(data, self.feature, self.limits), _WINDOWS_AT_ONCE):
-            logmels = self.logmel.numpy([window.samples for window in group]).astype(np.float16)
-            for window, logmel in zip(group, logmels, strict=True):
-                times = {"start_s": window.start_s, "duration_s": window.duration_s}
-                found.append(({**clip, **times}, logmel))
-        return found
-
-    def _write(self, part: str, rows: list[dict[str, Any]], logmels: list[np.ndarray]) -> None:
-        schema = featureset.schema(self.feature)
-        plain = pa.Table.from_pylist(rows, pa.schema(list(schema)[:-1]))
-        tensors = featureset.tensor_array(np.stack(logmels), self.feature)
-        table = plain.append_column(schema.field("logmel"), tensors)
-        storage.write_parquet(storage.join(self.to, part), table)
+    def run(self, index: int, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write the part of these clips; returns what it says of itself."""
+        found = self.extractor.extract(_recording(clip) for clip in items)
+        with PartWriter(self.feature) as part:
+            for clip, (_, windows) in zip(items, found, strict=True):
+                if isinstance(windows, Windows):
+                    part.add(clip, windows)
+                else:
+                    part.fail(clip, featureset.failure(clip["uri"], windows))
+            return part.commit(self.to).to_json()
 
 
-def _sums(rows: list[dict[str, Any]], logmels: list[np.ndarray]) -> Ledger:
-    """By fold: windows, clips of each class, and the bands' sums."""
-    by_fold: dict[int, list[int]] = defaultdict(list)
-    for position, row in enumerate(rows):
-        by_fold[row["fold"]].append(position)
-    sums: Ledger = {"windows": {}, "clips": {}, "bands": {}}
-    for fold, positions in by_fold.items():
-        clips = {rows[p]["clip_id"]: rows[p]["label"] for p in positions}
-        sums["windows"][fold] = len(positions)
-        sums["clips"][fold] = Counter(clips.values())
-        bands = [BandSums.of(logmels[p][None]) for p in positions]
-        sums["bands"][fold] = asdict(BandSums.merge(bands))
-    return sums
+def _recording(clip: dict[str, Any]) -> Recording:
+    archive = clip["archive"] and Archive(**clip["archive"])
+    return Recording(uri=clip["uri"], size=clip["size"], archive=archive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is done, and what is to do."""
+
+    corpus: Corpus
+    done: list[Ledger]
+    to_do: list[dict[str, Any]]
 
 
 def ingest(options: Ingest) -> FeatureSet:
-    """Run the job; returns what it wrote.
+    """Run the job, or finish it; returns what it wrote.
 
-    Raises AudioCNNError: a corpus that cannot be used, features that are there already, or
-    clips that are neither ingested nor failed.
+    Clips that an earlier run of the same options ingested are not read again; those that changed
+    in the corpus since, or left it, are taken out. Raises AudioCNNError: a corpus that cannot be
+    used, features of other options, or clips that are neither ingested nor failed.
     """
-    to = storage.claim(options.to, "features.json", overwrite=options.overwrite)
-    corpus = with_folds(read_corpus(options.corpus), options.folds)
-    counted = f"{len(corpus.clips)} clips, {len(corpus.classes)} classes"
-    display.step(f"ingest {display.short(corpus.uri)}: {counted}")
-    LogMel(options.feature)  # here, where a misfit of torch and torchaudio is one line
-    cluster = session.connect()
-    storage.clear(to, "features.json", ("parts/part-*.parquet", "failures.parquet"))
-    items = [asdict(clip) for clip in corpus.clips]
-    ledgers: dict[str, Ledger] = {}
-    arguments = {"to": to, "feature": options.feature, "limits": options.limits}
-    with display.bar(len(items)) as bar:
-        for ledger in run_shards(
-            IngestWorker, arguments, deal(items), workers=options.workers or cluster.cpus
-        ):
-            ledgers[ledger["part"]] = ledger
-            done, failed = _counted(ledgers)
-            bar.update(done + failed, f"{failed} failed" if failed else "")
-    features = _collect(corpus, options, to, [ledgers[part] for part in sorted(ledgers)])
-    _say(features)
+    storage.configure(options.storage_options)
+    to = outputs.resolve(options.to)
+    corpus = read_corpus(options.corpus)
+    job = _job(options, corpus)
+    if not options.overwrite:
+        _refuse_another(to, job)
+    plan = _plan(options, corpus, [] if options.overwrite else _ledgers(to))
+    display.step(_headline(plan))
+    if options.overwrite:
+        outputs.clear(to, "features.json", _OWNED)
+    storage.write_json(storage.join(to, "job.json"), job)
+    began = time.monotonic()
+    ledgers = plan.done + (_run(options, to, plan) if plan.to_do else [])
+    features = _collect(plan.corpus, options, to, ledgers)
+    if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
+        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+    features.write()
+    _remove_strays(features)
+    _say(features, ledgers, len(plan.to_do), time.monotonic() - began)
     return features
 
 
-def _counted(ledgers: dict[str, Ledger]) -> tuple[int, int]:
-    """Clips done and failed."""
-    return (
-        sum(ledger["done"] for ledger in ledgers.values()),
-        sum(len(ledger["failures"]) for ledger in ledgers.values()),
+def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
+    """What decides the rows, and the run that is writing them."""
+    return {
+        "format": _FORMAT,
+        "options": {
+            "corpus": corpus.uri,
+            "folds": options.folds,
+            **to_json(options.feature),
+            **to_json(options.limits),
+        },
+        "run": uuid.uuid4().hex,
+    }
+
+
+def _refuse_another(to: str, job: dict[str, Any]) -> None:
+    """Raise ConfigError where there are features, or the beginning of some, of other options."""
+    note = storage.join(to, "job.json")
+    if not storage.exists(note):
+        if storage.exists(storage.join(to, "features.json")):
+            raise ConfigError(
+                f"--to {to}: features of another version are there; name another folder, "
+                "or pass --overwrite"
+            )
+        return
+    before = storage.read_format(note, _FORMAT, "ingest")["options"]
+    differ = ", ".join(
+        f"{name} {before.get(name)!r} and not {value!r}"
+        for name, value in job["options"].items()
+        if before.get(name) != value
+    )
+    if differ:
+        raise ConfigError(
+            f"--to {to}: it was begun with {differ}; give those options to go on with it, "
+            "name another folder, or pass --overwrite"
+        )
+
+
+def _ledgers(to: str) -> list[Ledger]:
+    """What the parts that are there say of themselves."""
+    parts = [file.uri for file in _parts(to)]
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as readers:
+        return [ledger for ledger in readers.map(read_ledger, parts) if ledger is not None]
+
+
+def _parts(to: str) -> list[storage.StoredFile]:
+    folder = storage.join(to, "parts")
+    return storage.list_files(folder) if storage.exists(folder) else []
+
+
+def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
+    """Sort the corpus by what the parts say."""
+    corpus = _with_folds(corpus, options.folds, ledgers)
+    items = [_item(clip) for clip in corpus.clips]
+    keys = {item["clip_id"]: item["key"] for item in items}
+    done: list[Ledger] = []
+    seen: set[str] = set()
+    for ledger in ledgers:
+        whole = ledger.holds_for(keys) and seen.isdisjoint(ledger.folds)
+        if whole and not (options.retry_failed and ledger.failed):
+            done.append(ledger)
+            seen |= ledger.folds.keys()
+    return _Plan(
+        corpus=corpus, done=done, to_do=[item for item in items if item["clip_id"] not in seen]
     )
 
 
+def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[Ledger]) -> Corpus:
+    """Folds as an earlier run dealt them, and for clips that came since, folds that fit those.
+
+    A run that was stopped dealt the whole corpus: dealt anew, it gets the same folds.
+    """
+    kept = {clip_id: fold for ledger in ledgers for clip_id, fold in ledger.folds.items()}
+    dealt = with_folds(corpus, n_folds)
+    if all(kept.get(clip.clip_id, clip.fold) == clip.fold for clip in dealt.clips):
+        return dealt
+    return with_folds(corpus, n_folds, kept=kept)
+
+
+def _item(clip: Clip) -> dict[str, Any]:
+    """A clip as a worker is given it."""
+    item = dict(vars(clip))
+    item["archive"] = clip.archive and asdict(clip.archive)
+    return {**item, "key": clip_key(item)}
+
+
+def _headline(plan: _Plan) -> str:
+    corpus, before = plan.corpus, len(plan.corpus.clips) - len(plan.to_do)
+    counted = f"{len(corpus.clips)} clips, {len(corpus.classes)} classes"
+    known = f"; {before} are done" if before else ""
+    return f"ingest {display.short(corpus.uri)}: {counted}{known}"
+
+
+def _run(options: Ingest, to: str, plan: _Plan) -> list[Ledger]:
+    """The ledgers of what is to do."""
+    cluster = session.connect()
+    arguments = {"to": to, "feature": options.feature, "limits": options.limits}
+    shards = deal(plan.to_do)
+    ledgers: list[Ledger] = []
+    with display.bar(len(plan.to_do)) as bar:
+        for plain in run_shards(
+            IngestWorker, arguments, shards, workers=options.workers or cluster.cpus
+        ):
+            ledgers.append(Ledger.from_json(plain))
+            failed = sum(len(ledger.failed) for ledger in ledgers)
+            bar.count(sum(len(ledger.folds) for ledger in ledgers), failed, "clips")
+    return ledgers
+
+
 def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) -> FeatureSet:
-    """Check the sums, write the failures and, last, `features.json`."""
-    failures = [row for ledger in ledgers for row in ledger["failures"]]
-    ingested = sum(ledger["done"] for ledger in ledgers)
-    if ingested + len(failures) != len(corpus.clips):
+    """Check the sums and write the failures; returns the features, not yet written."""
+    clips = [clip_id for ledger in ledgers for clip_id in ledger.folds]
+    ingested = sum(len(ledger.ingested) for ledger in ledgers)
+    if sorted(clips) != [clip.clip_id for clip in corpus.clips]:
         raise LedgerError(
-            f"{len(corpus.clips)} clips listed, but {ingested} ingested and {len(failures)} failed"
+            f"{len(corpus.clips)} clips listed, but the parts of {to} have {len(clips)} of them"
         )
+    failures = [row for ledger in ledgers for _, row in ledger.failed.values()]
+    failures += [featureset.rejection(rejected) for rejected in corpus.rejected]
     if not ingested:
         raise CorpusError(f"{corpus.uri}: no clip could be read; the first: {failures[0]}")
     folds: dict[int, Counter[str]] = defaultdict(Counter)
     bands: dict[int, list[BandSums]] = defaultdict(list)
     for ledger in ledgers:
-        for fold, clips in ledger["clips"].items():
-            folds[int(fold)].update(clips)
-            bands[int(fold)].append(BandSums(**ledger["bands"][fold]))
-    features = FeatureSet(
+        for fold, classes in ledger.classes.items():
+            folds[fold].update(classes)
+            bands[fold].append(ledger.bands[fold])
+    featureset.write_failures(to, failures)
+    return FeatureSet(
         uri=to,
         config=options.feature,
         classes=corpus.classes,
         corpus=corpus.uri,
         counts={
-            "listed": len(corpus.clips),
+            "listed": len(corpus.clips) + len(corpus.rejected),
             "ingested": ingested,
             "failed": len(failures),
             "ignored": corpus.ignored,
-            "windows": sum(sum(ledger["windows"].values()) for ledger in ledgers),
+            "windows": sum(sum(ledger.windows.values()) for ledger in ledgers),
         },
-        parts={ledger["part"]: Part.from_json(ledger) for ledger in ledgers if ledger["windows"]},
+        parts={
+            ledger.part: Part(windows=ledger.windows, rows=ledger.rows)
+            for ledger in sorted(ledgers, key=lambda ledger: ledger.part)
+        },
         folds={fold: dict(sorted(clips.items())) for fold, clips in sorted(folds.items())},
         bands={fold: BandSums.merge(parts) for fold, parts in sorted(bands.items())},
     )
-    featureset.write_failures(to, failures)
-    features.write()
-    return features
 
 
-def _say(features: FeatureSet) -> None:
+def _remove_strays(features: FeatureSet) -> None:
+    """Parts that no longer hold, and what a killed worker left half-written."""
+    for file in _parts(features.uri):
+        path = f"parts/{file.path}"
+        if path not in features.parts and any(fnmatchcase(path, owned) for owned in _OWNED):
+            storage.remove(file.uri)
+
+
+def _say(features: FeatureSet, ledgers: Iterable[Ledger], read: int, seconds: float) -> None:
     counts, to = features.counts, display.short(features.uri)
     display.say(
         f"{counts['listed']} listed = {counts['ingested']} ingested + {counts['failed']} failed; "
         f"{counts['windows']} windows in {len(features.parts)} parts -> {to}"
     )
+    hours = sum(ledger.sound_s for ledger in ledgers) / 3600
+    size = sum(f.size for f in _parts(features.uri) if f"parts/{f.path}" in features.parts)
+    rate = f"{read} clips read in {seconds:.0f} s, {read / seconds:.0f} a second"
+    display.say(f"{hours:.2f} h of sound, {size / 1e6:.0f} MB; {rate if read else 'nothing new'}")
     if counts["failed"]:
         display.warn(f"{counts['failed']} clips failed: see {to}/failures.parquet")
     if counts["ignored"]:

@@ -8,11 +8,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from audiocnn import featureset, storage
+from audiocnn import featureset, outputs, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.bundle import Bundle
-from audiocnn.errors import AudioError, LedgerError, StorageError
+from audiocnn.errors import AudioError, LedgerError, StorageError, UnreadableError
 from audiocnn.predictor import Predictor
+from audiocnn.recordings import Recording, open_recording
 from pipelines import display, session
 from pipelines.options import Label
 from pipelines.shards import Ledger, batched, deal, run_shards
@@ -49,7 +50,7 @@ class LabelWorker:
         for item in items:
             try:
                 rows += list(self._recording(item["uri"]))
-            except (AudioError, StorageError) as error:
+            except (AudioError, UnreadableError) as error:
                 failures.append(featureset.failure(item["uri"], error))
         part = f"parts/part-{index:05d}.parquet"
         if rows:
@@ -66,8 +67,8 @@ class LabelWorker:
 
     def _recording(self, uri: str) -> Iterator[dict[str, Any]]:
         """The rows of a recording's windows. Raises AudioError, StorageError."""
-        data = storage.read_bytes(uri, self.options.limits.max_bytes)
-        found = self.predictor.decode(data, self.options.limits, self.options.hop_s)
+        source = open_recording(Recording(uri=uri), self.options.limits.max_bytes)
+        found = self.predictor.decode(source, self.options.limits, self.options.hop_s)
         for group in batched(found, _WINDOWS_AT_ONCE):
             scores = self.predictor.predict_windows([window.samples for window in group])
             for answer in self.predictor.encode(group, scores, self.options.top_k).windows:
@@ -88,17 +89,18 @@ def label(options: Label) -> dict[str, Any]:
     Raises AudioCNNError: a bucket that cannot be listed or holds no recordings, a bundle of
     another format, labels that are there already, or recordings neither labelled nor failed.
     """
+    storage.configure(options.storage_options)
     # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
     made_by = Bundle.read(options.bundle)
     if options.hop_s is not None:
         replace(made_by.feature, hop_s=options.hop_s)  # raises where it does not fit the window
-    to = storage.claim(options.to, "summary.json", overwrite=options.overwrite)
+    to = outputs.claim(options.to, "summary.json", overwrite=options.overwrite)
     items, ignored = _list(options.bucket)
     display.step(f"label {display.short(options.bucket)}: {len(items)} recordings")
     cluster = session.connect()
     workers = options.workers or (cluster.gpus if options.gpu else cluster.cpus)
     cluster.require(max(1, workers), gpu=options.gpu)
-    storage.clear(to, "summary.json", ("parts/part-*.parquet", "failures.parquet"))
+    outputs.clear(to, "summary.json", ("parts/part-*.parquet", "failures.parquet"))
     arguments = {"options": replace(options, bundle=storage.absolute(options.bundle)), "to": to}
     ledgers: list[Ledger] = []
     with display.bar(len(items)) as bar:
@@ -112,7 +114,7 @@ def label(options: Label) -> dict[str, Any]:
             ledgers.append(ledger)
             failed = sum(len(ledger["failures"]) for ledger in ledgers)
             done = sum(ledger["done"] for ledger in ledgers)
-            bar.update(done + failed, f"{failed} failed" if failed else "")
+            bar.count(done + failed, failed, "recordings")
     summary = _collect(ledgers, made_by.fingerprint, options, len(items), ignored)
     failures = [row for ledger in ledgers for row in ledger["failures"]]
     featureset.write_failures(to, failures)

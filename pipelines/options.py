@@ -1,7 +1,8 @@
 """The options of each verb: what the command line is generated from. Imports no torch, no ray."""
 
+import json
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -11,12 +12,36 @@ from pipelines import recipes
 Recipe = Literal["demo", "esc10", "esc50"]
 
 
+def _json_object(texts: list[str]) -> dict[str, Any]:
+    value = json.loads(texts[0])
+    if not isinstance(value, dict):
+        raise ValueError('an object is needed, like {"s3": {"anon": true}}')
+    return value
+
+
+StorageOptions = Annotated[
+    dict[str, Any],
+    tyro.conf.arg(
+        help="How storage is reached: fsspec's options by protocol, as JSON, for example "
+        '{"s3": {"endpoint_url": "http://127.0.0.1:8333"}}. Keys are better kept in AWS_* '
+        "variables or a profile: they are used where none are given.",
+    ),
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_json_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ingest:
     """Turn a labelled corpus into Parquet log-mel features."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
-    """ESC-50's layout, one folder a class, or a manifest of uri,label[,fold,source]."""
+    """One folder a class, a manifest of uri,label[,fold,source], or a layout of docs/corpora.md."""
     to: str
     """Where the features go: a new folder."""
     recipe: Recipe = "esc10"
@@ -25,8 +50,13 @@ class Ingest:
     """Folds to deal, by source and class, where the corpus has none."""
     workers: int | None = None
     """Processes that decode; one a CPU of the cluster when not given."""
+    dry_run: bool = False
+    """Say what is there and what would become of it; write nothing."""
+    retry_failed: bool = False
+    """Read clips again that failed in an earlier run."""
     overwrite: bool = False
     """Replace what is there."""
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
     feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
     limits: AudioLimits = field(default_factory=AudioLimits)
 
@@ -51,6 +81,7 @@ class _Training:
     """Largest features that auto holds in each worker's memory."""
     overwrite: bool = False
     """Replace what is there."""
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
     feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
     model: ModelConfig = field(default_factory=lambda: recipes.esc10().model)
     training: TrainConfig = field(default_factory=lambda: recipes.esc10().training)
@@ -112,6 +143,7 @@ class Label:
     """Give each worker a GPU."""
     overwrite: bool = False
     """Replace what is there."""
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
     limits: AudioLimits = field(default_factory=AudioLimits)
 
     def __post_init__(self) -> None:
@@ -140,3 +172,4 @@ class Doctor:
     """A bucket or folder that should be reachable."""
     mend: bool = False
     """Remove torchaudio's compiled extension where it does not fit a CPU build of torch."""
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)

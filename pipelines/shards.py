@@ -13,7 +13,10 @@ from typing import Any, Protocol, TypeVar, cast
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from audiocnn import storage
 from pipelines import session
+
+_SHARD_BYTES = 1 << 30
 
 Ledger = dict[str, Any]
 Item = TypeVar("Item")
@@ -29,7 +32,13 @@ class ShardWorker(Protocol):
 class _Stage:
     """What Ray Data calls: rows of (index, items as JSON) to ledgers as JSON."""
 
-    def __init__(self, kind: type[ShardWorker], arguments: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: type[ShardWorker],
+        arguments: dict[str, Any],
+        storage_options: dict[str, dict[str, Any]],
+    ) -> None:
+        storage.configure(storage_options)
         self.worker = kind(**arguments)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -37,12 +46,22 @@ class _Stage:
 
 
 def deal(items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Shards of a list; their size depends on its length alone, so every run deals the same.
+    """Consecutive items as shards: by their number, and by their `size` in bytes where it is known.
 
-    Enough of them to share out and to show progress, few enough to be few files.
+    Enough of them to share out and to show progress, few enough to be few files; what is lost
+    with a worker is a shard at most.
     """
-    size = min(256, max(4, len(items) // 16))
-    return list(batched(items, size))
+    most = min(256, max(4, len(items) // 16))
+    shards: list[list[dict[str, Any]]] = []
+    held = 0
+    for item in items:
+        size = item.get("size") or 0
+        if not shards or len(shards[-1]) == most or held + size > _SHARD_BYTES:
+            shards.append([])
+            held = 0
+        shards[-1].append(item)
+        held += size
+    return shards
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -62,12 +81,13 @@ def run_shards(
 ) -> Iterator[Ledger]:
     """The ledgers of all shards, each as soon as it is done.
 
-    JSON, not Arrow, carries items and ledgers: their fields differ from row to row.
+    Workers reach storage as this process does. JSON, not Arrow, carries items and ledgers: their
+    fields differ from row to row.
     """
     rows = [{"index": i, "items": json.dumps(items)} for i, items in enumerate(shards)]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         cast(Any, _Stage),
-        fn_constructor_args=(kind, arguments),
+        fn_constructor_args=(kind, arguments, storage.configured()),
         compute=ActorPoolStrategy(size=min(workers, len(shards))),
         num_cpus=1,
         num_gpus=num_gpus or None,

@@ -14,7 +14,7 @@ from ray.train import Checkpoint, RunConfig, ScalingConfig
 from torch.nn.parallel import DistributedDataParallel
 
 import audiocnn
-from audiocnn import metrics, report, storage
+from audiocnn import metrics, outputs, report, storage
 from audiocnn.batches import Batch, Batches, MemoryBatches, StreamedBatches, fewest_batches
 from audiocnn.bundle import Bundle
 from audiocnn.config import content_fingerprint, to_json
@@ -106,13 +106,14 @@ def train(options: Train) -> Bundle:
     Raises AudioCNNError as `plan` does, and for more workers than the cluster has, a bundle that
     is there already, or an unfinished run with other options.
     """
-    to = storage.claim(options.to, "bundle.json", overwrite=options.overwrite)
+    storage.configure(options.storage_options)
+    to = outputs.claim(options.to, "bundle.json", overwrite=options.overwrite)
     job = replace(plan(options), to=to)
     _refuse_other_run(job)
     display.step(_headline(options, job.features, job.train_folds))
     session.connect().require(options.workers, gpu=options.gpu)
     if options.overwrite:
-        storage.clear(to, "bundle.json", _OWNED)
+        outputs.clear(to, "bundle.json", _OWNED)
     storage.write_json(storage.join(to, "job.json"), job.content)
     with Listener(options.training.epochs) as listener:
         _fit(job, listener.channel)
@@ -169,6 +170,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """One rank: train for the epochs, report each, and on rank 0 write the bundle."""
     job: Job = config["job"]
     channel: Channel = config["channel"]
+    storage.configure(job.options.storage_options)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     trainer = _trainer(job, rank, world)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from seaweed import KEY, SECRET, SeaweedFS
 
-from audiocnn import synthetic
+from audiocnn import storage, synthetic
 from audiocnn.config import FeatureConfig
 
 torch.set_num_threads(1)
@@ -45,6 +46,38 @@ def ray_cluster() -> Iterator[None]:
     session.connect()
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[SeaweedFS]:
+    """A real S3 server, and AWS_* variables by which this process and its children reach it."""
+    server = SeaweedFS()
+    reach = {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name in before.keys() - {"AWS_CA_BUNDLE"}:
+        del os.environ[name]
+    os.environ.update(reach)
+    storage.configure({})
+    yield server
+    for name in reach:
+        del os.environ[name]
+    os.environ.update(before)
+    storage.configure({})
+    server.close()
+
+
+@pytest.fixture
+def bucket(s3: SeaweedFS) -> str:
+    """The URI of a bucket of this test's own."""
+    return s3.bucket()
 
 
 @pytest.fixture

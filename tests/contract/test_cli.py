@@ -54,6 +54,8 @@ def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
         (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
         (["label", "b", "--bundle", "x"], "--to"),
         (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),
+        (["ingest", "c", "--to", "f", "--storage-options", "{no"], "parsing --storage-options"),
+        (["train", "f", "--to", "b", "--storage-options", "[]"], "an object is needed"),
     ],
 )
 def test_usage_errors_name_the_flag_and_load_nothing(
@@ -75,6 +77,8 @@ def test_usage_errors_name_the_flag_and_load_nothing(
         (["train", "no/features", "--to", "x"], "no features there"),
         (["evaluate", "no/features", "--to", "x"], "no features there"),
         (["label", ".", "--bundle", "no/bundle", "--to", "x"], "no bundle there"),
+        (["ingest", ".", "--to", "x", "--storage-options", '{"s4": {}}'], "no protocol 's4'"),
+        (["evaluate", "f", "--to", "x", "--storage-options", '{"s3": 1}'], "not of the form"),
     ],
 )
 def test_what_is_not_there_is_one_line_and_no_ray_is_started(

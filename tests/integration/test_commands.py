@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from audiocnn import storage
 from audiocnn.bundle import read_summary
 
 SMALL = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s", "1"]
@@ -175,3 +176,27 @@ def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:
     assert (code, err) == (0, "")
     assert "! 1 clips failed: see features/failures.parquet" in out
     assert not CHATTER.search(out)
+
+
+@pytest.mark.slow
+def test_a_run_on_s3_killed_and_typed_again_goes_on(corpus: Path, bucket: str) -> None:
+    """The checkpoints are in the bucket; AWS_* variables reach the command and its workers."""
+    cwd = corpus.parent
+    assert run("ingest", corpus, "--to", f"{bucket}/features", *SMALL, cwd=cwd)[0] == 0
+    command = ["train", f"{bucket}/features", *SMALL, *MODEL, "--epochs", "40"]
+    victim = start(*command, "--to", f"{bucket}/bundle", cwd=cwd)
+    assert victim.stdout is not None
+    for line in victim.stdout:
+        if re.search(r"epoch +5/40", line):
+            os.killpg(victim.pid, signal.SIGKILL)
+            break
+    victim.wait()
+    time.sleep(5)
+    assert not storage.exists(f"{bucket}/bundle/bundle.json")
+    assert storage.exists(f"{bucket}/bundle/checkpoints")
+
+    code, out, err = run(*command, "--to", f"{bucket}/bundle", cwd=cwd)
+    assert (code, err) == (0, "")
+    assert 1 <= len(re.findall(r"epoch +\d", out)) <= 35
+    assert read_summary(f"{bucket}/bundle")["metrics"]["epochs"] == 40
+    assert not storage.exists(f"{bucket}/bundle/checkpoints")

@@ -9,9 +9,10 @@ import pytest
 
 from audiocnn.audio import windows
 from audiocnn.config import ModelConfig, TrainConfig, WindowConfig
-from audiocnn.corpus import Clip, read_corpus
+from audiocnn.corpus import Clip
 from audiocnn.errors import AudioError
 from audiocnn.features import LogMel
+from audiocnn.layouts import read_corpus
 from pipelines.ingest import ingest
 from pipelines.label import label, read_labels
 from pipelines.options import Ingest, Label, Train

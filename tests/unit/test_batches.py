@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import SMALL
 
-from audiocnn import featureset, storage
+from audiocnn import storage
 from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.config import TrainConfig
-from audiocnn.featureset import BandSums, FeatureSet, Part
+from audiocnn.featureset import FeatureSet, Part
+from audiocnn.parts import BandSums, schema, tensor_array
 
 CONFIG = TrainConfig(batch_size=8)
 FOLDS = [1, 2]
@@ -17,7 +18,7 @@ FOLDS = [1, 2]
 def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
     """90 windows in 9 parts of unlike sizes; a window's first value is its number."""
     folder = str(tmp_path_factory.mktemp("features"))
-    schema = featureset.schema(SMALL)
+    columns = schema(SMALL)
     number, parts = 0, {}
     for part in range(9):
         count = 6 + part
@@ -35,12 +36,12 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
             }
             for i in range(count)
         ]
-        table = pa.Table.from_pylist(rows, pa.schema(list(schema)[:-1]))
-        table = table.append_column(schema.field("logmel"), featureset.tensor_array(logmel, SMALL))
+        table = pa.Table.from_pylist(rows, pa.schema(list(columns)[:-1]))
+        table = table.append_column(columns.field("logmel"), tensor_array(logmel, SMALL))
         name = f"parts/part-{part:05d}.parquet"
         storage.write_parquet(f"{folder}/{name}", table)
         folds = [row["fold"] for row in rows]
-        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, sha256=str(part))
+        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, rows=f"{part:064x}")
         number += count
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
     made = FeatureSet(

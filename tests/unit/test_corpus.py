@@ -1,161 +1,288 @@
-import csv
+import os
+import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from audiocnn.corpus import read_corpus, with_folds
-from audiocnn.errors import CorpusError, StorageError
+from audiocnn import storage
+from audiocnn.corpus import Clip, Corpus, with_folds
+from audiocnn.errors import REASONS, CorpusError
+from audiocnn.layouts import read_corpus
+
+GOOD = [("good 1.wav", "x"), ("good 2.wav", "y")]
 
 
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-    return root
+def manifest(path: Path | str, rows: list[tuple[str, ...]], *more: str) -> str:
+    """Write a CSV of uri,label,... and two good rows; returns its URI."""
+    with_good = [(*row, *[""] * (2 + len(more) - len(row))) for row in [*rows, *GOOD]]
+    frame = pd.DataFrame(with_good, columns=["uri", "label", *more])
+    storage.write_bytes(str(path), frame.to_csv(index=False).encode())
+    return str(path)
 
 
-def esc50(root: Path, rows: list[tuple[str, int, str, str]]) -> Path:
-    touch(root, *[f"audio/{row[0]}" for row in rows])
-    (root / "meta").mkdir()
-    with (root / "meta" / "esc50.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["filename", "fold", "target", "category", "esc10", "src_file", "take"])
-        writer.writerows(
-            [(n, fold, 0, label, "True", source, "A") for n, fold, label, source in rows]
-        )
-    return root
-
-
-def test_esc50s_layout(tmp_path: Path) -> None:
-    root = esc50(
-        tmp_path,
-        [("1-10-A-0.wav", 1, "dog", "10"), ("2-11-A-1.wav", 2, "door_wood_knock", "11")],
-    )
-    corpus = read_corpus(str(root))
-    assert corpus.layout == "esc50"
-    assert corpus.classes == ("dog", "door wood knock")
-    assert corpus.folds == (1, 2)
-    assert corpus.clips[0].uri == f"{root}/audio/1-10-A-0.wav"
-    assert corpus.clips[1].source == "11"
-    assert corpus.ignored == 1  # the CSV
-
-
-def test_recordings_that_the_csv_does_not_list_are_counted(tmp_path: Path) -> None:
-    root = esc50(tmp_path, [("1-10-A-0.wav", 1, "dog", "10"), ("2-11-A-1.wav", 2, "cat", "11")])
-    touch(root, "audio/stray.wav")
-    assert read_corpus(str(root)).ignored == 2
-
-
-def test_one_folder_a_class_with_folds_in_esc10s_names(tmp_path: Path) -> None:
-    root = touch(
-        tmp_path,
-        "001 - Dog bark/1-30226-A.ogg",
-        "001 - Dog bark/2-30344-A.ogg",
-        "002 - Rain/1-17367-A.ogg",
-        "README.txt",
-    )
-    corpus = read_corpus(str(root))
-    assert corpus.classes == ("Dog bark", "Rain")
-    assert [c.fold for c in corpus.clips] == [1, 2, 1]
-    assert corpus.clips[0].source == "30226"
-    assert corpus.ignored == 1
-
-
-def test_one_folder_a_class_without_folds(tmp_path: Path) -> None:
-    root = touch(tmp_path, *[f"{c}/take {i} #{i}%.WAV" for c in "ab" for i in range(6)])
-    corpus = read_corpus(str(root))
-    assert corpus.folds == ()
-    dealt = with_folds(corpus, 3)
-    assert dealt.folds == (1, 2, 3)
-    for fold in dealt.folds:
-        labels = [c.label for c in dealt.clips if c.fold == fold]
-        assert sorted(labels) == ["a", "a", "b", "b"]
-    assert with_folds(corpus, 3) == dealt
-    assert with_folds(corpus, 3, seed=1) != dealt
-
-
-def test_numbers_are_taken_off_all_names_or_none(tmp_path: Path) -> None:
-    root = touch(tmp_path, "2-stroke engine/a.wav", "4-stroke engine/b.wav", "7 - Rain/c.wav")
-    assert read_corpus(str(root)).classes == ("2-stroke engine", "4-stroke engine", "7 - Rain")
-    doubled = touch(tmp_path / "x", "1 - Rain/a.wav", "2 - Rain/b.wav", "3 - Dog/c.wav")
-    with pytest.raises(CorpusError, match="two class folders have one name"):
-        read_corpus(str(doubled))
-
-
-def test_dealt_folds_keep_sources_together(tmp_path: Path) -> None:
-    rows = [
-        (f"{label}{s}{take}.wav", label, f"{label}{s}")
-        for label in "ab"
-        for s in range(6)
-        for take in "xyz"
-    ]
-    pd.DataFrame(rows, columns=["uri", "label", "source"]).to_csv(tmp_path / "m.csv", index=False)
-    dealt = with_folds(read_corpus(str(tmp_path / "m.csv")), 3)
-    by_source: dict[str | None, set[int | None]] = {}
-    for clip in dealt.clips:
-        by_source.setdefault(clip.source, set()).add(clip.fold)
-    assert all(len(folds) == 1 for folds in by_source.values())
+def reasons(corpus: Corpus) -> dict[str, str]:
+    assert all(item.reason in REASONS and item.detail for item in corpus.rejected)
+    return {item.uri: item.reason for item in corpus.rejected}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_manifests(tmp_path: Path, kind: str) -> None:
     frame = pd.DataFrame(
         {
-            "uri": ["a.wav", "s3://bucket/b.flac", "/abs/c.wav"],
-            "label": ["x", "y", "x"],
-            "fold": [1, 2, 1],
-            "source": ["p", "q", "r"],
+            "uri": ["a.wav", "s3://bucket/b.flac", "/abs/c.wav", "file:///abs/d.wav"],
+            "label": ["x", "y", "x", "y"],
+            "fold": [1, 2, 1, 0],
+            "source": ["p", "q", "r", "s"],
         }
     )
     path = tmp_path / f"manifest.{kind}"
     frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
     corpus = read_corpus(str(path))
     assert corpus.layout == "manifest"
+    assert corpus.rejected == ()
+    assert {clip.clip_id: clip.uri for clip in corpus.clips} == {
+        "a.wav": f"{tmp_path}/a.wav",
+        "s3://bucket/b.flac": "s3://bucket/b.flac",
+        "/abs/c.wav": "/abs/c.wav",
+        "file:///abs/d.wav": "/abs/d.wav",
+    }
     by_id = {clip.clip_id: clip for clip in corpus.clips}
-    assert by_id["a.wav"].uri == f"{tmp_path}/a.wav"
-    assert by_id["s3://bucket/b.flac"].uri == "s3://bucket/b.flac"
-    assert by_id["/abs/c.wav"].uri == "/abs/c.wav"
-    assert by_id["a.wav"].fold == 1
+    assert (by_id["a.wav"].fold, by_id["a.wav"].source) == (1, "p")
+    assert by_id["file:///abs/d.wav"].fold == 0
+    assert (by_id["a.wav"].version, by_id["a.wav"].size) == (None, None)
 
 
-def test_a_source_in_two_folds_is_refused_with_the_clips(tmp_path: Path) -> None:
-    root = touch(tmp_path, "dog/1-77-A.wav", "dog/2-77-B.wav", "cat/1-78-A.wav")
-    with pytest.raises(CorpusError, match=r"source '77'.*1-77-A\.wav.*fold 1.*2-77-B\.wav.*fold 2"):
-        read_corpus(str(root))
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (("bad.wav", ""), "label"),
+        (("bad.wav", " \t "), "label"),
+        (("../bad.wav", "x"), "path"),
+        (("sub/../../bad.wav", "x"), "path"),
+        (("sub/..", "x"), "path"),
+        ((".", "x"), "path"),
+        (("", "x"), "path"),
+        (("  ", "x"), "path"),
+        (("nul\0.wav", "x"), "path"),
+        (("sub/../in.wav", "x"), None),
+        (("..hidden.wav", "x"), None),
+        (("new\nline.wav", "x\ny"), None),
+        (('"quoted", ü 音 #%::.wav', 'a "quoted", ü 音'), None),
+    ],
+)
+def test_a_bad_row_of_a_manifest_costs_itself(
+    tmp_path: Path, row: tuple[str, str], reason: str | None
+) -> None:
+    corpus = read_corpus(manifest(tmp_path / "m.csv", [row]))
+    listed = {clip.clip_id: clip.label for clip in corpus.clips}
+    if reason:
+        assert list(reasons(corpus).values()) == [reason]
+        assert listed == dict(GOOD)
+    else:
+        assert listed == {**dict(GOOD), row[0]: row[1]}
+
+
+@pytest.mark.parametrize(
+    ("fold", "usable"),
+    [("1", True), ("1.0", True), ("0", True), ("2147483647", True), ("one", False),
+     ("1.5", False), ("-1", False), ("2147483648", False), ("nan", False), ("inf", False),
+     ("1e300", False), ("20260101120000", False)],
+)  # fmt: skip
+def test_folds_are_whole_numbers(tmp_path: Path, fold: str, usable: bool) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"uri,label,fold\na.wav,x,1\nb.wav,y,2\nc.wav,x,{fold}\n")
+    corpus = read_corpus(str(path))
+    assert reasons(corpus) == ({} if usable else {f"{tmp_path}/c.wav": "fold"})
+    assert len(corpus.clips) == 2 + usable
+
+
+def test_of_a_clip_that_is_listed_twice_the_first_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("uri,label\nb.wav,x\na.wav,y\nb.wav,z\n./a.wav,z\na.wav,y\n")
+    corpus = read_corpus(str(path))
+    assert [(clip.clip_id, clip.label) for clip in corpus.clips] == [("a.wav", "y"), ("b.wav", "x")]
+    assert Counter(item.uri for item in corpus.rejected) == {
+        f"{tmp_path}/a.wav": 2,
+        f"{tmp_path}/b.wav": 1,
+    }
+    assert {item.reason for item in corpus.rejected} == {"duplicate"}
+    assert "'z'" in corpus.rejected[-1].detail
+
+
+def test_a_manifest_elsewhere_names_no_files_of_this_machine() -> None:
+    local = ["/etc/passwd", "file:///etc/passwd", "local:///etc/passwd", "zip://x::file:///a.zip"]
+    rows = [(name, "x") for name in [*local, "../up.wav", "s3://other/fine.wav"]]
+    corpus = read_corpus(manifest("memory://manifests/folder/m.csv", rows))
+    assert reasons(corpus) == dict.fromkeys([*local, "../up.wav"], "path")
+    assert [clip.uri for clip in corpus.clips] == [
+        "memory://manifests/folder/good 1.wav",
+        "memory://manifests/folder/good 2.wav",
+        "s3://other/fine.wav",
+    ]
+
+
+def test_what_is_not_utf8_in_parquet_costs_its_row(tmp_path: Path) -> None:
+    def text(*values: bytes) -> pa.Array:
+        return pa.array(values, pa.binary()).cast(pa.string(), safe=False)
+
+    table = pa.table(
+        {
+            "uri": text(b"a.wav", b"b.wav", b"c.wav", b"d\xff.wav", b"e.wav"),
+            "label": text(b"x", b"y", b"z\xff", b"x", b"x"),
+            "source": text(b"1", b"2", b"3", b"4", b"\xff"),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "m.parquet")
+    corpus = read_corpus(str(tmp_path / "m.parquet"))
+    assert [clip.clip_id for clip in corpus.clips] == ["a.wav", "b.wav"]
+    assert reasons(corpus) == {
+        f"{tmp_path}/c.wav": "label",
+        f"{tmp_path}/d\\udcff.wav": "path",
+        f"{tmp_path}/e.wav": "label",
+    }
+
+
+def test_nulls_in_parquet_are_nothing(tmp_path: Path) -> None:
+    table = pa.table({"uri": ["a.wav", "b.wav", None, "c.wav"], "label": [1, 2, 1, None]})
+    pyarrow.parquet.write_table(table, tmp_path / "m.parquet")
+    corpus = read_corpus(str(tmp_path / "m.parquet"))
+    assert corpus.classes == ("1", "2")
+    assert sorted(reasons(corpus).values()) == ["label", "path"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,label\na.wav,x\n", "no column uri"),
-        ("uri,label\na.wav,x\na.wav,y\n", "listed twice"),
-        ("uri,label\na.wav,x\nb.wav,  \n", "no label"),
+        ("uri,label\na.wav,x\nb.wav,  \n", r"1 classes.*b\.wav.*no label"),
         ("uri,label\na.wav,x\nb.wav,x\n", "1 classes"),
-        ("uri,label,fold\na.wav,x,one\nb.wav,y,2\n", "'one' is not a whole number"),
         ("uri,label,fold\na.wav,x,1.0\nb.wav,y,\n", "some clips have a fold"),
-        ("uri,label,fold\na.wav,x,1.5\nb.wav,y,1\n", "'1.5' is not a whole number"),
-        ("uri,label,fold\na.wav,x,20260101120000\nb.wav,y,1\n", "has fold 20260101120000"),
-        ("\x00\xff", "not a CSV"),
+        ("\x00\xff", "not in UTF-8"),
+        ('uri,label\n"a.wav,x\n', "not a CSV"),
         ("uri,label\n", "0 classes"),
+        ("uri,label,fold,source\na,x,1,s\nb,y,2,s\n", r"source 's'.*'a' in fold 1, 'b' in fold 2"),
     ],
 )
-def test_bad_manifests_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_wrong_with_all_of_it_refuses_it(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "m.csv"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(CorpusError, match=message):
         read_corpus(str(path))
 
 
-def test_what_is_no_corpus_says_what_one_is(tmp_path: Path) -> None:
-    touch(tmp_path, "notes.txt", "loose.wav")
-    with pytest.raises(CorpusError, match=r"expected meta/esc50\.csv.*manifest"):
-        read_corpus(str(tmp_path))
-    with pytest.raises(StorageError, match="not found"):
-        read_corpus(str(tmp_path / "absent"))
+def test_names_that_are_not_utf8_cost_their_files(tmp_path: Path) -> None:
+    for name in (b"a/1.wav", b"b/1.wav", b"b/\xff.wav", b"\xff/1.wav"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(b"x")
+    corpus = read_corpus(str(tmp_path))
+    assert corpus.classes == ("a", "b")
+    assert [item.reason for item in corpus.rejected] == ["path", "path"]
+    assert all(item.uri.encode() for item in corpus.rejected)
+    assert corpus.ignored == 0
 
 
-def test_too_few_sources_for_the_folds_names_the_class(tmp_path: Path) -> None:
-    root = touch(tmp_path, "a/1.wav", "a/2.wav", "a/3.wav", "b/1.wav", "b/2.wav")
+def clips(*sizes: tuple[str, str, int]) -> Corpus:
+    """A corpus of (class, source, number of clips)."""
+    made = [
+        Clip(clip_id=f"{label}/{source}-{i}", uri="", label=label, source=source or None)
+        for label, source, count in sizes
+        for i in range(count)
+    ]
+    return Corpus(uri="corpus", layout="test", clips=tuple(made))
+
+
+def single(classes: str, count: int, start: int = 0) -> Corpus:
+    """A corpus of sources of one clip."""
+    return clips(*[(c, f"{c}{i}", 1) for c in classes for i in range(start, start + count)])
+
+
+def folds(corpus: Corpus) -> dict[str, int | None]:
+    return {clip.clip_id: clip.fold for clip in corpus.clips}
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5, 10])
+def test_dealt_folds_are_balanced_to_one_clip_of_each_class(n_folds: int) -> None:
+    corpus = single("abcdefg", 23)
+    counts = Counter((clip.label, clip.fold) for clip in with_folds(corpus, n_folds).clips)
+    for label in corpus.classes:
+        of_class = [counts[label, fold] for fold in range(1, n_folds + 1)]
+        assert max(of_class) - min(of_class) <= 1
+    in_all = Counter(clip.fold for clip in with_folds(corpus, n_folds).clips)
+    assert max(in_all.values()) - min(in_all.values()) <= 1
+
+
+def test_dealt_folds_keep_sources_together_whatever_their_sizes() -> None:
+    rng = random.Random(0)
+    corpus = clips(*[(c, f"{c}{i}", rng.randint(1, 9)) for c in "abc" for i in range(40)])
+    dealt = with_folds(corpus, 5)
+    assert dealt.folds == (1, 2, 3, 4, 5)
+    assert len({(clip.source, clip.fold) for clip in dealt.clips}) == 120
+    counts = Counter((clip.label, clip.fold) for clip in dealt.clips)
+    for label in "abc":
+        of_class = [counts[label, fold] for fold in dealt.folds]
+        assert max(of_class) - min(of_class) <= 2  # the last dealt are the smallest
+
+
+def test_dealt_folds_depend_on_the_seed_and_on_no_order() -> None:
+    corpus = single("ab", 30)
+    shuffled = list(corpus.clips)
+    random.Random(1).shuffle(shuffled)
+    assert folds(with_folds(replace(corpus, clips=tuple(shuffled)), 3)) == folds(
+        with_folds(corpus, 3)
+    )
+    assert folds(with_folds(corpus, 3, seed=1)) != folds(with_folds(corpus, 3))
+
+
+def test_a_corpus_that_grew_keeps_its_folds() -> None:
+    before = with_folds(single("ab", 20), 4)
+    kept = {name: fold for name, fold in folds(before).items() if fold is not None}
+    grown = clips(
+        *[(c, f"{c}{i}", 1) for c in "ab" for i in range(20)],
+        *[("a", f"a{i}", 3) for i in range(20, 33)],
+        *[("c", f"c{i}", 1) for i in range(8)],
+    )
+    known = Clip(clip_id="a/another take", uri="", label="a", source="a7")
+    grown = replace(grown, clips=(*grown.clips, known))
+    after = with_folds(grown, 4, kept=kept)
+    assert {name: folds(after)[name] for name in kept} == kept
+    assert folds(after)["a/another take"] == kept["a/a7-0"]
+    counts = Counter((clip.label, clip.fold) for clip in after.clips)
+    assert [counts["c", fold] for fold in after.folds] == [2, 2, 2, 2]
+    of_class = [counts["a", fold] for fold in after.folds]
+    assert max(of_class) - min(of_class) <= 3
+    assert after == with_folds(grown, 4, kept=kept)
+
+
+def test_clips_without_a_source_are_dealt_and_kept_by_their_names() -> None:
+    corpus = clips(("a", "", 9), ("b", "", 9))
+    dealt = with_folds(corpus, 3)
+    assert Counter(clip.fold for clip in dealt.clips) == {1: 6, 2: 6, 3: 6}
+    kept = {"a/-3": 2, "gone": 1}
+    assert folds(with_folds(corpus, 3, kept=kept))["a/-3"] == 2
+
+
+def test_kept_folds_that_cannot_be_are_refused() -> None:
+    corpus = single("ab", 6)
+    with pytest.raises(CorpusError, match="'a/a1-0' was in fold 5 of 3"):
+        with_folds(corpus, 3, kept={"a/a1-0": 5})
+    pairs = clips(*[("a", f"a{i}", 2) for i in range(6)], *[("b", f"b{i}", 2) for i in range(6)])
+    with pytest.raises(CorpusError, match="source 'a1' is in 2 folds"):
+        with_folds(pairs, 3, kept={"a/a1-0": 1, "a/a1-1": 2})
+
+
+def test_a_corpus_with_folds_keeps_them() -> None:
+    corpus = single("ab", 2)
+    own = replace(corpus, clips=tuple(replace(clip, fold=7) for clip in corpus.clips))
+    assert with_folds(own, 3, kept={"a/a0-0": 1}) == own
+
+
+def test_too_few_sources_for_the_folds_names_the_class() -> None:
+    corpus = clips(*[("a", f"a{i}", 1) for i in range(3)], ("b", "b0", 5), ("b", "b1", 1))
     with pytest.raises(CorpusError, match="class 'b' has 2 sources"):
-        with_folds(read_corpus(str(root)), 3)
+        with_folds(corpus, 3)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import storage
+from audiocnn import outputs, storage
 from audiocnn.errors import ConfigError, FormatError, StorageError
 
 ODD = ["a#b.wav", "100%.wav", "x::y.wav", "new\nline.wav", 'quote".wav', "ü 音.wav", " lead.wav"]
@@ -65,17 +65,17 @@ def test_errors_name_the_uri_in_one_line(tmp_path: Path) -> None:
 
 def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(tmp_path: Path) -> None:
     to = str(tmp_path / "out")
-    assert storage.claim(to, "done.json", overwrite=False) == to
-    storage.clear(to, "done.json", ("parts/part-*",))  # nothing is there yet
+    assert outputs.claim(to, "done.json", overwrite=False) == to
+    outputs.clear(to, "done.json", ("parts/part-*",))  # nothing is there yet
     storage.write_bytes(f"{to}/parts/part-1", b"left by a killed run")
     storage.write_bytes(f"{to}/parts/mine", b"x")
     storage.write_bytes(f"{to}/mine.txt", b"x")
     storage.write_json(f"{to}/done.json", {})
     with pytest.raises(ConfigError, match=r"done\.json is there already.*--overwrite"):
-        storage.claim(to, "done.json", overwrite=False)
-    storage.claim(to, "done.json", overwrite=True)
+        outputs.claim(to, "done.json", overwrite=False)
+    outputs.claim(to, "done.json", overwrite=True)
     assert storage.exists(f"{to}/done.json")  # a claim removes nothing
-    storage.clear(to, "done.json", ("parts/part-*",))
+    outputs.clear(to, "done.json", ("parts/part-*",))
     assert [f.path for f in storage.list_files(to)] == ["mine.txt", "parts/mine"]
 
 
@@ -112,7 +112,7 @@ def test_no_more_than_asked_for_is_read(tmp_path: Path) -> None:
 
 def test_what_workers_cannot_see_is_no_output() -> None:
     with pytest.raises(ConfigError, match="other processes"):
-        storage.claim("memory://b/out", "done.json", overwrite=False)
+        outputs.claim("memory://b/out", "done.json", overwrite=False)
 
 
 def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,5 +123,30 @@ def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage.configure({})
     with pytest.raises(StorageError, match="s3://bucket"):
         storage.list_files("s3://bucket/recordings")
+
+
+def test_a_version_tells_a_changed_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = storage.stored_file(str(path))
+    assert storage.list_files(str(tmp_path)) == [before]
+    assert (before.path, before.size) == ("a", 3)
+    status = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert storage.stored_file(str(path)).version != before.version
+    for wrong, message in [("no", "not found"), (".", "a folder")]:
+        with pytest.raises(StorageError, match=message):
+            storage.stored_file(str(tmp_path / wrong))
+
+
+def test_a_file_can_be_sought_in() -> None:
+    storage.write_bytes("memory://sought/a", b"0123456789")
+    with storage.open_binary("memory://sought/a", block_bytes=4) as file:
+        assert file.seek(7)
+        assert file.read() == b"789"
+    with pytest.raises(StorageError, match="not found"):
+        storage.open_binary("memory://sought/b")

@@ -1,0 +1,86 @@
+"""Files of this machine: listed through links, opened only where they are files, placed whole."""
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from audiocnn.errors import StorageError, UnreadableError
+
+_ONE_FILE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EINVAL,
+}  # fmt: skip
+"""What opening or reading a local file may say about that file alone."""
+
+
+def walk(root: str) -> Iterator[tuple[str, int, str]]:
+    """Names, sizes and versions of all that lies below a local folder, through links.
+
+    A folder that cannot be read raises.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to where we came from
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = os.path.join(folder, name)
+            yield path, *size_version(path)
+
+
+def size_version(path: str) -> tuple[int, str]:
+    """A local file's size, and what changes when it is written anew."""
+    # A link that leads nowhere is listed too: whoever reads it says so.
+    status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+    return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def open_file(path: str) -> BinaryIO:
+    """A local file, opened where it is one: a pipe or a device could block or act on it."""
+    if "\0" in path:
+        raise UnreadableError(f"{path!r}: its name is none that a file can have")
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise UnreadableError(f"{path}: {what}")
+    return open(path, "rb")
+
+
+@contextmanager
+def placed(path: str) -> Iterator[BinaryIO]:
+    """A temporary file beside a local path, which takes its place once it is on the disk."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def explain(uri: str, error: Exception, *, read: bool) -> StorageError:
+    """One line on an error of files; UnreadableError where it is about the one that is read."""
+    one = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    kind = StorageError
+    if read and (one or getattr(error, "errno", None) in _ONE_FILE):
+        kind = UnreadableError
+    if isinstance(error, FileNotFoundError):
+        return kind(f"{uri}: not found")
+    if isinstance(error, PermissionError):
+        return kind(f"{uri}: access denied")
+    return kind(f"{uri}: {getattr(error, 'strerror', None) or error}")

