@@ -1,0 +1,143 @@
+"""What float16 features cost: ESC-10 trained on float32 and on float16 ones, all else the same.
+
+Each fold is trained three times: on float32, on float16, and on float32 with another seed. The
+last says how much an accuracy moves by chance; a smaller difference than that says nothing.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from audiocnn.audio import windows
+from audiocnn.batches import MemoryBatches
+from audiocnn.config import FeatureConfig, TrainConfig
+from audiocnn.corpus import Clip
+from audiocnn.features import LogMel
+from audiocnn.layouts import read_corpus
+from audiocnn.metrics import clip_scores
+from audiocnn.model import AudioCNN
+from audiocnn.parts import BandSums
+from audiocnn.training import Trainer
+from benchmarks.harness import RECORDINGS, Report
+from pipelines.recipes import Recipe, esc10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Accuracy and scores of models trained on float32 and on float16 features."""
+
+    corpus: Annotated[str, tyro.conf.arg(metavar="CORPUS")] = str(RECORDINGS / "esc10")
+    """A corpus with folds."""
+    folds: tuple[int, ...] = (1, 5)
+    """Folds to test, each by models trained on all others."""
+    epochs: int = 30
+    """Epochs of a training; the recipe esc10 has 62."""
+    out: Path | None = None
+    """Where the JSON goes; benchmarks/results/float16.json when not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """All windows of a corpus; `logmel` is [windows, n_mels, n_frames] float32."""
+
+    logmel: torch.Tensor
+    labels: torch.Tensor
+    folds: np.ndarray
+    clip_ids: np.ndarray
+    durations_s: np.ndarray
+
+
+def main(options: Options) -> None:
+    """Train, compare, print and write."""
+    torch.set_num_threads(1)
+    recipe = esc10()
+    training = replace(recipe.training, epochs=options.epochs)
+    corpus = read_corpus(options.corpus)
+    data = extract(list(corpus.clips), corpus.classes, recipe.feature)
+    halves = replace(data, logmel=data.logmel.half())
+    other = replace(training, seed=training.seed + 1)
+    accuracies: dict[str, list[float]] = {"float32": [], "float16": [], "float32, other seed": []}
+    changes = []
+    for fold in options.folds:
+        models = {
+            "float32": train(recipe, training, data, fold),
+            "float16": train(recipe, training, halves, fold),
+            "float32, other seed": train(recipe, other, data, fold),
+        }
+        for name, model in models.items():
+            given = halves if name == "float16" else data
+            accuracies[name].append(accuracy(scores(model, given, fold), given, fold))
+            print(f"fold {fold}, {name}: {accuracies[name][-1]:.1f} %", flush=True)
+        model = models["float16"]
+        changes.append(float(np.abs(scores(model, data, fold) - scores(model, halves, fold)).max()))
+    report = Report(name="float16", settings={"recipe": "esc10", **_settings(options)})
+    for name, values in accuracies.items():
+        report.add(name, "% of clips, a value a fold", values)
+    note = "a model trained on float16, given float32 instead: largest change of a window's score"
+    report.add("score change", "softmax score, a value a fold", changes, note)
+    error = (data.logmel - halves.logmel.float()).abs().max()
+    report.add("rounding", "dB, largest of a cell", [float(error)])
+    report.ratio("float16_vs_float32_accuracy", accuracies["float16"], accuracies["float32"])
+    report.show()
+    print(report.write(options.out))
+
+
+def _settings(options: Options) -> dict[str, object]:
+    return {"folds": list(options.folds), "epochs": options.epochs}
+
+
+def extract(clips: list[Clip], classes: tuple[str, ...], feature: FeatureConfig) -> Windows:
+    """Every clip's windows, as float32."""
+    logmel = LogMel(feature)
+    found = [(c, list(windows(Path(c.uri).read_bytes(), feature))) for c in clips]
+    rows = [(clip, window) for clip, group in found for window in group]
+    return Windows(
+        logmel=torch.from_numpy(
+            np.concatenate([logmel.numpy([w.samples for w in group]) for _, group in found])
+        ),
+        labels=torch.tensor([classes.index(clip.label) for clip, _ in rows]),
+        folds=np.array([clip.fold for clip, _ in rows]),
+        clip_ids=np.array([clip.clip_id for clip, _ in rows]),
+        durations_s=np.array([window.duration_s for _, window in rows]),
+    )
+
+
+def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> AudioCNN:
+    """A model of all folds but one, trained as `audiocnn train --workers 1` does."""
+    chosen = torch.from_numpy(data.folds != fold)
+    torch.manual_seed(training.seed)
+    model = AudioCNN(recipe.model, recipe.feature.n_mels, int(data.labels.max()) + 1)
+    mean, std = BandSums.of(data.logmel[chosen].numpy()).mean_std()
+    model.mean.copy_(torch.from_numpy(mean))
+    model.std.copy_(torch.from_numpy(std))
+    batches = MemoryBatches(data.logmel[chosen], data.labels[chosen], training)
+    trainer = Trainer(model, training, batches)
+    for epoch in range(training.epochs):
+        trainer.train_epoch(epoch)
+    return trainer.best.eval()
+
+
+@torch.inference_mode()
+def scores(model: AudioCNN, data: Windows, fold: int) -> np.ndarray:
+    """Softmax scores of a fold's windows, [windows, classes]."""
+    logits = model(data.logmel[torch.from_numpy(data.folds == fold)].float())
+    found: np.ndarray = logits.softmax(1).numpy()
+    return found
+
+
+def accuracy(window_scores: np.ndarray, data: Windows, fold: int) -> float:
+    """Per cent of a fold's clips whose class was predicted."""
+    chosen = data.folds == fold
+    ids = data.clip_ids[chosen].tolist()
+    truth = dict(zip(ids, data.labels[torch.from_numpy(chosen)].tolist(), strict=True))
+    names, clips = clip_scores(ids, data.durations_s[chosen], window_scores)
+    hits = [truth[name] == best for name, best in zip(names, clips.argmax(1), strict=True)]
+    return 100 * float(np.mean(hits))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

