@@ -94,7 +94,10 @@ def test_links_are_followed_and_rings_end(tmp_path: Path) -> None:
     (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "root" / "ring").symlink_to(tmp_path / "root")
     (tmp_path / "root" / "dangling.wav").symlink_to(tmp_path / "nowhere")
-    assert [f.path for f in storage.list_files(str(tmp_path / "root"))] == ["dangling.wav", "link/a.wav"]
+    assert [f.path for f in storage.list_files(str(tmp_path / "root"))] == [
+        "dangling.wav",
+        "link/a.wav",
+    ]
 
 
 def test_a_name_that_is_not_utf8_is_an_error_of_that_file(tmp_path: Path) -> None:
