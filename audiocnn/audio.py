@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import BinaryIO
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "Window",
     "WindowConfig",
+    "batched",
     "count_windows",
     "decode",
     "read_info",
@@ -291,23 +292,30 @@ def windows(
         while len(pending) >= size:
             yield _window(start, pending[:size], size, config)
             start, pending = start + hop, pending[hop:]
-    # What is left overlaps the window before it by size - hop samples.
-    fresh = len(pending) - (size - hop if start else 0)
-    if start == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate):
+    if _is_window(start, len(pending), config):
         yield _window(start, pending, size, config)
+
+
+def batched(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    """Consecutive windows, `size` at a time; only these are in memory."""
+    while group := list(islice(found, size)):
+        yield group
 
 
 def count_windows(duration_s: float, config: WindowConfig) -> int:
     """How many windows `windows` gives of a recording of so many seconds."""
-    samples, size, hop = (
-        round(duration_s * config.sample_rate),
-        config.window_samples,
-        config.hop_samples,
-    )
-    whole = 0 if samples < size else 1 + (samples - size) // hop
-    fresh = samples - whole * hop - (size - hop if whole else 0)
-    tail = whole == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate)
-    return whole + tail
+    samples = round(duration_s * config.sample_rate)
+    beyond = samples - config.window_samples
+    whole = 0 if beyond < 0 else 1 + beyond // config.hop_samples
+    start = whole * config.hop_samples
+    return whole + _is_window(start, samples - start, config)
+
+
+def _is_window(start: int, left: int, config: WindowConfig) -> bool:
+    """Whether the samples that are left from `start` on, too few for a window, still make one."""
+    # They overlap the window before them.
+    fresh = left - (config.window_samples - config.hop_samples if start else 0)
+    return start == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate)
 
 
 def _window(start: int, samples: Samples, size: int, config: WindowConfig) -> Window:

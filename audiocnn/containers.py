@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from audiocnn.errors import AudioError
 from audiocnn.mp3 import Mp3, read_mp3
+from audiocnn.rangefile import RangeFile
 
 _MOST_CHUNKS = 1_000
 _SIZE_UNKNOWN = 0x7FFFFF00
@@ -144,7 +145,7 @@ def check_mp3(file: BinaryIO) -> Mp3:
     return mp3
 
 
-class Spliced(io.RawIOBase):
+class Spliced(RangeFile):
     """`head`, then a file from `rest` on, for libsndfile to read through.
 
     Exceptions cannot cross libsndfile: what reading raises is kept in `error`, and the file
@@ -152,39 +153,24 @@ class Spliced(io.RawIOBase):
     """
 
     def __init__(self, file: BinaryIO, head: bytes = b"", rest: int = 0) -> None:
+        super().__init__(self._read, len(head) + file.seek(0, io.SEEK_END) - rest)
         self._file, self._head, self._rest = file, head, rest
-        self._position = 0
-        self._length = len(head) + file.seek(0, io.SEEK_END) - rest
         self.error: Exception | None = None
 
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
+        """Move the position; at the front where that would lie before it."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return super().seek(0)
 
-    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        """Fill the buffer; 0 at the end, and where reading fails."""
-        view = memoryview(buffer).cast("B")
-        data = self._head[self._position : self._position + len(view)]
-        if not data:
-            try:
-                self._file.seek(self._position - len(self._head) + self._rest)
-                data = self._file.read(len(view))
-            except Exception as error:
-                self.error = error
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def _read(self, offset: int, size: int) -> bytes:
+        """Some of these bytes, at least one where there are any; none where reading fails."""
+        if offset < len(self._head):
+            return self._head[offset : offset + size]
+        try:
+            self._file.seek(offset - len(self._head) + self._rest)
+            return self._file.read(size)
+        except Exception as error:
+            self.error = error
+            return b""

@@ -10,10 +10,8 @@ import os
 import queue
 import resource
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from multiprocessing.connection import Connection
 from threading import Thread
 from typing import Any
@@ -22,12 +20,12 @@ import numpy as np
 import torch
 
 from audiocnn import storage
-from audiocnn.audio import AudioLimits, Source, Window, windows
+from audiocnn.audio import AudioLimits, Source, Window, batched, windows
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
 from audiocnn.features import LogMel
-from audiocnn.recordings import Recording, open_recording
+from audiocnn.recordings import Recording, closing, open_recording
 
-WINDOWS_AT_ONCE = 16
+_WINDOWS_AT_ONCE = 16
 _READERS = 8
 _MOST_MEMORY = 4 << 30
 """Bytes that this process may allocate: a recording that takes more is the one that fails."""
@@ -72,13 +70,9 @@ def _answer(
 ) -> tuple[str, Any]:
     """Send a recording's windows; returns how it ended."""
     try:
-        source = read.result()
-        try:
-            for group in _groups(windows(source, logmel.config, limits)):
+        with closing(read.result()) as source:
+            for group in batched(windows(source, logmel.config, limits), _WINDOWS_AT_ONCE):
                 connection.send(("windows", _features(logmel, group)))
-        finally:
-            if not isinstance(source, bytes):
-                source.close()
     except (AudioError, UnreadableError) as error:
         return "failed", error
     except AudioCNNError as error:
@@ -92,11 +86,6 @@ def _answer(
         logging.getLogger(__name__).exception("a recording failed in a way nobody thought of")
         return "failed", AudioError("crashed", f"{type(error).__name__}: {error}")
     return "done", None
-
-
-def _groups(found: Iterator[Window]) -> Iterator[list[Window]]:
-    while group := list(islice(found, WINDOWS_AT_ONCE)):
-        yield group
 
 
 def _features(logmel: LogMel, group: list[Window]) -> dict[str, np.ndarray]:

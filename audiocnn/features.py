@@ -19,7 +19,8 @@ class LogMel(torch.nn.Module):
           -> [batch, n_mels, n_frames] float32, decibels, 10 log10(power), at least floor_db.
 
     The same as torchaudio's MelSpectrogram and amplitude_to_DB (within 0.01 dB), whose filters it
-    takes, in about half the time: the power is taken without the square root of a complex modulus.
+    takes, in half to three quarters of the time: the power is taken without the square root of a
+    complex modulus.
     """
 
     window: torch.Tensor

@@ -1,7 +1,6 @@
 """AudioCNN, a residual CNN over log-mels, and the taps that name its feature maps."""
 
 from collections import OrderedDict
-from types import TracebackType
 
 import torch
 from torch import nn
@@ -121,12 +120,7 @@ class Taps:
             self._hooks.append(module.register_forward_hook(keep))
         return self.maps
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from audiocnn import storage
 from audiocnn.audio import AudioLimits, Samples, Source, Window, windows
 from audiocnn.bundle import Bundle
 from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
+from audiocnn.recordings import Recording, closing, open_recording
 
 __all__ = ["Prediction", "Predictor", "WindowPrediction"]
 
@@ -112,10 +112,13 @@ class Predictor:
     ) -> Prediction:
         """A recording, by its URI or its encoded bytes. Raises AudioError, StorageError."""
         limits = limits or AudioLimits()
-        data = recording
-        if not isinstance(data, bytes):
-            data = storage.read_bytes(os.fspath(data), limits.max_bytes)
-        parts = list(self.decode(data, limits))
+        source: Source
+        if isinstance(recording, bytes):
+            source = recording
+        else:
+            source = open_recording(Recording(uri=os.fspath(recording)), limits.max_bytes)
+        with closing(source):
+            parts = list(self.decode(source, limits))
         scores = self.predict_windows([part.samples for part in parts])
         return self.encode(parts, scores, top_k)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class RangeFile(io.RawIOBase):
-    """`size` bytes to read and to seek in, given by `read_range(offset, size)`."""
+    """`size` bytes to read and to seek in, given by `read_range(offset, size)`, or some of them."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
         self.read_range, self.size, self.at = read_range, size, 0
@@ -31,6 +31,7 @@ class RangeFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer by one request; returns the bytes that there were."""
         count = max(0, min(len(buffer), self.size - self.at))
-        buffer[:count] = self.read_range(self.at, count)
-        self.at += count
-        return count
+        data = self.read_range(self.at, count)
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)

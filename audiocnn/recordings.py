@@ -1,5 +1,7 @@
 """Where a recording's bytes are: an object, or a member of a tar; and how they are opened."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from audiocnn import storage
@@ -28,6 +30,16 @@ class Recording:
     size: int | None = None
     """Bytes, where a listing told."""
     archive: Archive | None = None
+
+
+@contextmanager
+def closing(source: Source) -> Iterator[Source]:
+    """A source, closed at the end of the block where it is a file."""
+    try:
+        yield source
+    finally:
+        if not isinstance(source, bytes):
+            source.close()
 
 
 def open_recording(recording: Recording, most: int) -> Source:

@@ -7,7 +7,6 @@ clips that are in none of them, and writes `features.json` last.
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -89,8 +88,8 @@ def ingest(options: Ingest) -> FeatureSet:
     if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
         raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
     features.write()
-    _remove_strays(features)
-    _say(features, ledgers, len(plan.to_do), time.monotonic() - began)
+    size = _remove_strays(features)
+    _say(features, size, ledgers, len(plan.to_do), time.monotonic() - began)
     return features
 
 
@@ -242,22 +241,25 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
     )
 
 
-def _remove_strays(features: FeatureSet) -> None:
-    """Parts that no longer hold, and what a killed worker left half-written."""
+def _remove_strays(features: FeatureSet) -> int:
+    """Parts that no longer hold, and what a killed worker left; returns the bytes of the others."""
+    size = 0
     for file in _parts(features.uri):
         path = f"parts/{file.path}"
-        if path not in features.parts and any(fnmatchcase(path, owned) for owned in _OWNED):
+        if path in features.parts:
+            size += file.size
+        elif any(fnmatchcase(path, owned) for owned in _OWNED):
             storage.remove(file.uri)
+    return size
 
 
-def _say(features: FeatureSet, ledgers: Iterable[Ledger], read: int, seconds: float) -> None:
+def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seconds: float) -> None:
     counts, to = features.counts, display.short(features.uri)
     display.say(
         f"{counts['listed']} listed = {counts['ingested']} ingested + {counts['failed']} failed; "
         f"{counts['windows']} windows in {len(features.parts)} parts -> {to}"
     )
     hours = sum(ledger.sound_s for ledger in ledgers) / 3600
-    size = sum(f.size for f in _parts(features.uri) if f"parts/{f.path}" in features.parts)
     rate = f"{read} clips read in {seconds:.0f} s, {read / seconds:.0f} a second"
     display.say(f"{hours:.2f} h of sound, {size / 1e6:.0f} MB; {rate if read else 'nothing new'}")
     if counts["failed"]:

@@ -9,14 +9,14 @@ import pyarrow as pa
 import torch
 
 from audiocnn import featureset, outputs, storage
-from audiocnn.audio import AUDIO_SUFFIXES
+from audiocnn.audio import AUDIO_SUFFIXES, Window, batched
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioError, LedgerError, StorageError, UnreadableError
 from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording, open_recording
+from audiocnn.recordings import Recording, closing, open_recording
 from pipelines import display, session
 from pipelines.options import Label
-from pipelines.shards import Ledger, batched, deal, run_shards
+from pipelines.shards import Ledger, deal, run_shards
 
 FORMAT = "audiocnn.labels/1"
 _WINDOWS_AT_ONCE = 64
@@ -67,8 +67,11 @@ class LabelWorker:
 
     def _recording(self, uri: str) -> Iterator[dict[str, Any]]:
         """The rows of a recording's windows. Raises AudioError, StorageError."""
-        source = open_recording(Recording(uri=uri), self.options.limits.max_bytes)
-        found = self.predictor.decode(source, self.options.limits, self.options.hop_s)
+        limits = self.options.limits
+        with closing(open_recording(Recording(uri=uri), limits.max_bytes)) as source:
+            yield from self._rows(uri, self.predictor.decode(source, limits, self.options.hop_s))
+
+    def _rows(self, uri: str, found: Iterator[Window]) -> Iterator[dict[str, Any]]:
         for group in batched(found, _WINDOWS_AT_ONCE):
             scores = self.predictor.predict_windows([window.samples for window in group])
             for answer in self.predictor.encode(group, scores, self.options.top_k).windows:

@@ -6,9 +6,8 @@ never crosses Ray's object store, and a shard that is run twice writes the same 
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, Protocol, cast
 
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -19,7 +18,6 @@ from pipelines import session
 _SHARD_BYTES = 1 << 30
 
 Ledger = dict[str, Any]
-Item = TypeVar("Item")
 
 
 class ShardWorker(Protocol):
@@ -62,13 +60,6 @@ def deal(items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         shards[-1].append(item)
         held += size
     return shards
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive items, `size` at a time; only these are in memory."""
-    rest = iter(items)
-    while group := list(islice(rest, size)):
-        yield group
 
 
 def run_shards(

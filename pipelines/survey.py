@@ -13,7 +13,7 @@ from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
 from audiocnn.extractor import Extractor, Windows
 from audiocnn.layouts import read_corpus
-from audiocnn.recordings import open_recording
+from audiocnn.recordings import closing, open_recording
 from pipelines import display
 from pipelines.options import Ingest
 
@@ -51,9 +51,8 @@ def survey(options: Ingest) -> Survey:
 
     def look(clip: Clip) -> AudioInfo | AudioCNNError:
         try:
-            return read_info(
-                open_recording(clip.recording, options.limits.max_bytes), options.limits
-            )
+            with closing(open_recording(clip.recording, options.limits.max_bytes)) as source:
+                return read_info(source, options.limits)
         except (AudioError, UnreadableError) as error:
             return error
 

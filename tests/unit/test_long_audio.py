@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocnn.audio import Source, decode, windows
+from audiocnn.audio import Source, count_windows, decode, windows
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.errors import AudioError
 from audiocnn.synthetic import encode
@@ -57,6 +57,14 @@ def test_an_mp3_without_its_length_is_read_to_its_end_from_a_file_too() -> None:
     without = data[data.index(data[:2], tag + 120) :]
     assert np.array_equal(samples_of(io.BytesIO(without)), samples_of(without))
     assert len(samples_of(without)) > 3.9 * 16_000
+
+
+@pytest.mark.parametrize("hop_s", [1.0, 0.5, 0.3])
+def test_windows_are_counted_as_they_are_cut(hop_s: float) -> None:
+    config = WindowConfig(sample_rate=16_000, window_s=1.0, hop_s=hop_s, min_tail_s=0.25)
+    for seconds in (0.1, 0.99, 1.0, 1.2, 1.3, 1.75, 2.0, 3.6):
+        found = list(windows(encode(noise(seconds, 16_000), 16_000), config))
+        assert count_windows(seconds, config) == len(found), seconds
 
 
 def test_rf64_is_wav() -> None:
