@@ -12,15 +12,17 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from benchmarks import corpora, kernels, progress, seaweed
+from benchmarks import corpora, kernels, progress
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, Report
 from benchmarks.processes import Memory, run, script
+from benchmarks.seaweed import SeaweedFS
 
 CORES = sorted(os.sched_getaffinity(0))
 HALF = CORES[: len(CORES) // 2]
@@ -62,14 +64,14 @@ class Result:
 class Bench:
     """The contenders of one run, over the recordings of one corpus."""
 
-    def __init__(self, folder: Path, original: str, clips: int, server: seaweed.Server) -> None:
+    def __init__(self, folder: Path, original: str, clips: int, server: SeaweedFS) -> None:
         self.folder, self.server = folder, server
         self.corpus = corpora.many(original, folder / "corpus", clips)
         few = corpora.many(original, folder / "few", clips // _S3_SHARE)
         corpora.warm(self.corpus)
         corpora.warm(few)
         self.paths, self.few = corpora.recordings(self.corpus), corpora.recordings(few)
-        self.uri = server.upload(few, "corpus")
+        self.uri = server.upload(few)
         self.bytes_per_clip: list[float] = []
         self.jobs = 0
 
@@ -138,7 +140,7 @@ class Bench:
 
 
 def ingest(
-    corpus: str, to: Path, server: seaweed.Server, cores: list[int], memory: Memory | None = None
+    corpus: str, to: Path, server: SeaweedFS, cores: list[int], memory: Memory | None = None
 ) -> float:
     """Run `audiocnn ingest` to its end on some cores; returns its wall time in seconds."""
     command = [script("audiocnn"), "ingest", corpus, "--to", str(to), "--recipe", "esc50"]
@@ -154,7 +156,7 @@ def main(options: Options) -> None:
     report = Report(name="ingest", settings={**settings, "cores": len(CORES), "recipe": "esc50"})
     folder = Path(tempfile.mkdtemp(prefix="audiocnn-bench-"))
     try:
-        with seaweed.running(folder / "s3") as server:
+        with closing(SeaweedFS()) as server:
             bench = Bench(folder, options.corpus, clips, server)
             kernels.measure(report, bench.paths)
             results: dict[str, list[Result]] = defaultdict(list)

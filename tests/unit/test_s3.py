@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import soundfile
-from seaweed import KEY, READ_ONLY_KEY, READ_ONLY_SECRET, SECRET, SeaweedFS
 
 from audiocnn import outputs, storage, synthetic
 from audiocnn import s3 as client
 from audiocnn.errors import ConfigError, FormatError, StorageError, UnreadableError
+from benchmarks.seaweed import KEY, READ_ONLY_KEY, READ_ONLY_SECRET, SECRET, SeaweedFS
 
 ODD = [
     "a#b", "100%", "100%25", "q?x=1", "sp ace", " lead", "end ", "new\nline", "tab\t", "ctl\x01",
