@@ -38,6 +38,18 @@ def run(*arguments: object, cwd: Path) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def kill_at_epoch(epoch: int, *arguments: object, cwd: Path) -> None:
+    """Begin a training, SIGKILL its driver behind an epoch, and wait for its workers to be gone."""
+    victim = start(*arguments, cwd=cwd)
+    assert victim.stdout is not None
+    for line in victim.stdout:
+        if re.search(rf"epoch +{epoch}/", line):
+            os.killpg(victim.pid, signal.SIGKILL)
+            break
+    victim.wait()
+    time.sleep(5)
+
+
 @pytest.mark.slow
 def test_a_killed_run_typed_again_goes_on_and_ends_as_if_never_killed(
     corpus: Path, tmp_path: Path
@@ -49,14 +61,7 @@ def test_a_killed_run_typed_again_goes_on_and_ends_as_if_never_killed(
     assert code == 0
     assert len(re.findall(r"epoch +\d", out)) == 40
 
-    victim = start(*command, "--to", "killed", cwd=tmp_path)
-    assert victim.stdout is not None
-    for line in victim.stdout:
-        if re.search(r"epoch +5/40", line):
-            os.killpg(victim.pid, signal.SIGKILL)
-            break
-    victim.wait()
-    time.sleep(5)
+    kill_at_epoch(5, *command, "--to", "killed", cwd=tmp_path)
     assert not (tmp_path / "killed" / "bundle.json").exists()
 
     code, _, err = run(*command, "--to", "killed", "--max-lr", "0.5", cwd=tmp_path)
@@ -184,14 +189,7 @@ def test_a_run_on_s3_killed_and_typed_again_goes_on(corpus: Path, bucket: str) -
     cwd = corpus.parent
     assert run("ingest", corpus, "--to", f"{bucket}/features", *SMALL, cwd=cwd)[0] == 0
     command = ["train", f"{bucket}/features", *SMALL, *MODEL, "--epochs", "40"]
-    victim = start(*command, "--to", f"{bucket}/bundle", cwd=cwd)
-    assert victim.stdout is not None
-    for line in victim.stdout:
-        if re.search(r"epoch +5/40", line):
-            os.killpg(victim.pid, signal.SIGKILL)
-            break
-    victim.wait()
-    time.sleep(5)
+    kill_at_epoch(5, *command, "--to", f"{bucket}/bundle", cwd=cwd)
     assert not storage.exists(f"{bucket}/bundle/bundle.json")
     assert storage.exists(f"{bucket}/bundle/checkpoints")
 
