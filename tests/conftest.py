@@ -72,6 +72,14 @@ def s3() -> Iterator[SeaweedFS]:
 
 
 @pytest.fixture
+def connections(s3: SeaweedFS) -> Iterator[None]:
+    """Each test resolves its own, and leaves none to the next."""
+    storage.configure({})
+    yield
+    storage.configure({})
+
+
+@pytest.fixture
 def bucket(s3: SeaweedFS) -> str:
     """The URI of a bucket of this test's own."""
     return s3.bucket()
