@@ -20,34 +20,10 @@ from audiocnn.config import (
     from_json,
     to_json,
 )
-from audiocnn.corpus import Rejected
-from audiocnn.errors import AudioCNNError, AudioError, FormatError, MismatchError
+from audiocnn.errors import FormatError, MismatchError
 from audiocnn.parts import BandSums, add_digests, int_keys, schema
 
 FORMAT = "audiocnn.features/2"
-FAILURES = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
-"""Columns of `failures.parquet`: a row for each object that gave no result, and why."""
-
-
-def failure(uri: str, error: AudioCNNError) -> dict[str, str]:
-    """A row of `failures.parquet`."""
-    uri = storage.printable(uri)
-    if isinstance(error, AudioError):
-        return {"uri": uri, "stage": "decode", "reason": str(error)}
-    return {"uri": uri, "stage": "read", "reason": f"unreadable: {error}"}
-
-
-def rejection(rejected: Rejected) -> dict[str, str]:
-    """The same, of what a corpus lists and cannot use."""
-    reason = f"{rejected.reason}: {rejected.detail}"
-    return {"uri": rejected.uri, "stage": "list", "reason": storage.printable(reason)}
-
-
-def write_failures(to: str, failures: list[dict[str, str]]) -> None:
-    """Write `failures.parquet`, by URI."""
-    rows = sorted(failures, key=lambda row: row["uri"])
-    table = pa.Table.from_pylist(rows, FAILURES)
-    storage.write_parquet(storage.join(to, "failures.parquet"), table)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from audiocnn import featureset, outputs, storage
+from audiocnn import outputs, storage
 from audiocnn.audio import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import ConfigError, CorpusError, LedgerError
 from audiocnn.extractor import Extractor, Windows
+from audiocnn.failures import failure_row, rejection_row, write_failures
 from audiocnn.featureset import FeatureSet, Part
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import BandSums, Ledger, PartWriter, clip_key, read_ledger
@@ -46,7 +47,7 @@ class IngestWorker:
                 if isinstance(windows, Windows):
                     part.add(clip, windows)
                 else:
-                    part.fail(clip, featureset.failure(clip["uri"], windows))
+                    part.fail(clip, failure_row(clip["uri"], windows))
             return part.commit(self.to).to_json()
 
 
@@ -210,7 +211,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
             f"{len(corpus.clips)} clips listed, but the parts of {to} have {len(clips)} of them"
         )
     failures = [row for ledger in ledgers for _, row in ledger.failed.values()]
-    failures += [featureset.rejection(rejected) for rejected in corpus.rejected]
+    failures += [rejection_row(rejected) for rejected in corpus.rejected]
     if not ingested:
         raise CorpusError(f"{corpus.uri}: no clip could be read; the first: {failures[0]}")
     folds: dict[int, Counter[str]] = defaultdict(Counter)
@@ -219,7 +220,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
         for fold, classes in ledger.classes.items():
             folds[fold].update(classes)
             bands[fold].append(ledger.bands[fold])
-    featureset.write_failures(to, failures)
+    write_failures(to, failures)
     return FeatureSet(
         uri=to,
         config=options.feature,

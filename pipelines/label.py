@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from audiocnn import featureset, outputs, storage
+from audiocnn import outputs, storage
 from audiocnn.audio import AUDIO_SUFFIXES, Window, batched
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioError, LedgerError, StorageError, UnreadableError
+from audiocnn.failures import failure_row, write_failures
 from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording, closing, open_recording
 from pipelines import display, session
@@ -51,7 +52,7 @@ class LabelWorker:
             try:
                 rows += list(self._recording(item["uri"]))
             except (AudioError, UnreadableError) as error:
-                failures.append(featureset.failure(item["uri"], error))
+                failures.append(failure_row(item["uri"], error))
         part = f"parts/part-{index:05d}.parquet"
         if rows:
             table = pa.Table.from_pylist(rows, LABELS)
@@ -120,7 +121,7 @@ def label(options: Label) -> dict[str, Any]:
             bar.count(done + failed, failed, "recordings")
     summary = _collect(ledgers, made_by.fingerprint, options, len(items), ignored)
     failures = [row for ledger in ledgers for row in ledger["failures"]]
-    featureset.write_failures(to, failures)
+    write_failures(to, failures)
     storage.write_json(storage.join(to, "summary.json"), summary)
     _say(summary, to)
     return summary

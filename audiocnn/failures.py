@@ -1,0 +1,31 @@
+"""`failures.parquet`: a row for each object that gave no result, and why."""
+
+import pyarrow as pa
+
+from audiocnn import storage
+from audiocnn.corpus import Rejected
+from audiocnn.errors import AudioCNNError, AudioError
+
+FAILURES = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
+"""Its columns."""
+
+
+def failure_row(uri: str, error: AudioCNNError) -> dict[str, str]:
+    """The row of an object that could not be read or decoded."""
+    uri = storage.printable(uri)
+    if isinstance(error, AudioError):
+        return {"uri": uri, "stage": "decode", "reason": str(error)}
+    return {"uri": uri, "stage": "read", "reason": f"unreadable: {error}"}
+
+
+def rejection_row(rejected: Rejected) -> dict[str, str]:
+    """The row of what a corpus lists and cannot use."""
+    reason = f"{rejected.reason}: {rejected.detail}"
+    return {"uri": rejected.uri, "stage": "list", "reason": storage.printable(reason)}
+
+
+def write_failures(to: str, failures: list[dict[str, str]]) -> None:
+    """Write the rows below `to`, by URI."""
+    rows = sorted(failures, key=lambda row: row["uri"])
+    table = pa.Table.from_pylist(rows, FAILURES)
+    storage.write_parquet(storage.join(to, "failures.parquet"), table)
