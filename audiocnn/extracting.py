@@ -1,41 +1,49 @@
-"""The process in which recordings become log-mels; it may be killed at any time.
+"""The process in which clips become the rows of a part; it may be killed at any time.
 
-`python -m audiocnn.extracting FD`, started by `audiocnn.extractor.Extractor` and by nothing else.
-Over the socket FD come the configs, then recordings; back go, for each in its order, groups of
-windows and then its end, or why it failed.
+`python -m audiocnn.extracting FD FD`, started by `audiocnn.extractor.Extractor` and by nothing
+else. Over the socket of the first come the configs, then parts to write; back goes, for each, its
+ledger, or what ends the job. The file of the second is shared memory: which clip it is at.
 """
 
+import errno
 import logging
 import os
 import queue
 import resource
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Any
 
 import numpy as np
 import torch
 
 from audiocnn import storage
 from audiocnn.audio import AudioLimits, Source, Window, batched, windows
-from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
+from audiocnn.config import FeatureConfig
+from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
+from audiocnn.extractor import Progress, Task
 from audiocnn.features import LogMel
-from audiocnn.recordings import Recording, closing, open_recording
+from audiocnn.parts import Ledger, PartWriter, Windows, recording_of
+from audiocnn.recordings import begin_to_read, closing
 
 _WINDOWS_AT_ONCE = 16
 _READERS = 8
+_AHEAD = 16
+"""Clips that are read before they are decoded."""
 _MOST_MEMORY = 4 << 30
 """Bytes that this process may allocate: a recording that takes more is the one that fails."""
 
-_Read = Future[Source]
+_Read = Callable[[], Source]
 
 
 def main() -> None:
-    """Answer recordings until the other end is gone."""
-    connection = Connection(int(sys.argv[1]))
+    """Write parts until the other end is gone."""
+    connection, progress = Connection(int(sys.argv[1])), Progress(int(sys.argv[2]))
     torch.set_num_threads(1)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
@@ -43,63 +51,102 @@ def main() -> None:
     feature, limits, storage_options = connection.recv()
     try:
         storage.configure(storage_options)
-        logmel = LogMel(feature)
+        front_end = _FrontEnd(feature, limits, progress)
     except AudioCNNError as error:
         connection.send(("fatal", error))
         return
     connection.send(("ready", None))
-    reads: queue.Queue[_Read] = queue.Queue()
-    Thread(target=_read_ahead, args=(connection, limits, reads), daemon=True).start()
+    tasks: queue.Queue[Task] = queue.Queue()
+    Thread(target=_listen, args=(connection, tasks), daemon=True).start()
     while True:
-        connection.send(_answer(connection, reads.get(), logmel, limits))
+        task = tasks.get()
+        answer: tuple[str, Ledger | AudioCNNError]
+        try:
+            answer = "done", front_end.part(task)
+        except AudioCNNError as error:
+            answer = "fatal", error
+        except OSError as error:
+            answer = "fatal", StorageError(f"{task.path}: {error.strerror or error}")
+        with suppress(OSError):
+            connection.send(answer)
 
 
-def _read_ahead(connection: Connection, limits: AudioLimits, reads: queue.Queue[_Read]) -> None:
-    """Begin to read each recording as it is asked for; leave with the other end."""
-    readers = ThreadPoolExecutor(_READERS)
+def _listen(connection: Connection, tasks: "queue.Queue[Task]") -> None:
+    """Hand over tasks; leave with the other end, whatever this one is at."""
     try:
         while True:
-            recording: Recording = connection.recv()
-            reads.put(readers.submit(open_recording, recording, limits.max_bytes))
+            tasks.put(connection.recv())
     except (EOFError, OSError):
         os._exit(0)
 
 
-def _answer(
-    connection: Connection, read: _Read, logmel: LogMel, limits: AudioLimits
-) -> tuple[str, Any]:
-    """Send a recording's windows; returns how it ended."""
-    try:
-        with closing(read.result()) as source:
-            for group in batched(windows(source, logmel.config, limits), _WINDOWS_AT_ONCE):
-                connection.send(("windows", _features(logmel, group)))
-    except (AudioError, UnreadableError) as error:
-        return "failed", error
-    except AudioCNNError as error:
-        return "fatal", error
-    except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)
-    except MemoryError:
-        return "failed", AudioError("crashed", f"it takes over {_MOST_MEMORY >> 30} GB of memory")
-    except Exception as error:
-        # Ours to mend, but not at the cost of every other recording.
-        logging.getLogger(__name__).exception("a recording failed in a way nobody thought of")
-        return "failed", AudioError("crashed", f"{type(error).__name__}: {error}")
-    return "done", None
+class _FrontEnd:
+    """Clips -> parts."""
 
+    def __init__(self, feature: FeatureConfig, limits: AudioLimits, progress: Progress) -> None:
+        self.logmel, self.limits, self.progress = LogMel(feature), limits, progress
+        self.readers = ThreadPoolExecutor(_READERS)
 
-def _features(logmel: LogMel, group: list[Window]) -> dict[str, np.ndarray]:
-    """Arrays of a few windows: times, log-mels in float16, and sums over each one's frames."""
-    samples = torch.from_numpy(np.stack([window.samples for window in group]))
-    half = logmel(samples).half()  # by torch: 20 times as fast as by numpy
-    stored = half.float()
-    return {
-        "start_s": np.array([window.start_s for window in group]),
-        "duration_s": np.array([window.duration_s for window in group]),
-        "logmel": half.numpy(),
-        "total": stored.sum(2).numpy(),
-        "squares": stored.square_().sum(2).numpy(),
-    }
+    def part(self, task: Task) -> Ledger:
+        """Write a part. Raises AudioCNNError where that, or reading any clip at all, is no use."""
+        with PartWriter(task.path, self.logmel.config) as part:
+            for at, read in self._read_ahead(task):
+                self.progress.begin(at)
+                item = task.items[at]
+                try:
+                    if at in task.condemned:
+                        raise task.condemned[at]
+                    with Windows() as found:
+                        self._fill(found, read)
+                        part.add(item, found)
+                except (AudioError, UnreadableError) as error:
+                    part.fail(item, error)
+            self.progress.begin(len(task.items))
+            return part.finish()
+
+    def _read_ahead(self, task: Task) -> Iterator[tuple[int, _Read]]:
+        """Each clip's place, and what gives its bytes, which are on their way."""
+        reads: deque[_Read] = deque()
+        for at in range(len(task.items)):
+            for ahead in range(at + len(reads), min(at + _AHEAD, len(task.items))):
+                recording = recording_of(task.items[ahead])
+                reads.append(begin_to_read(recording, self.limits.max_bytes, self.readers))
+            yield at, reads.popleft()
+
+    def _fill(self, found: Windows, read: _Read) -> None:
+        """Add a recording's windows. Raises AudioCNNError."""
+        try:
+            with closing(read()) as source:
+                cut = windows(source, self.logmel.config, self.limits)
+                for group in batched(cut, _WINDOWS_AT_ONCE):
+                    found.append(**self._features(group))
+                    self.progress.beat()
+        except AudioCNNError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # it befalls the next one too
+                raise StorageError(f"{tempfile.gettempdir()}: {error.strerror}") from error
+            raise AudioError("decode", str(error)) from error
+        except MemoryError as error:
+            most = f"it takes over {_MOST_MEMORY >> 30} GB of memory"
+            raise AudioError("crashed", most) from error
+        except Exception as error:
+            # Ours to mend, but not at the cost of every other recording.
+            logging.getLogger(__name__).exception("a recording failed in a way nobody thought of")
+            raise AudioError("crashed", f"{type(error).__name__}: {error}") from error
+
+    def _features(self, group: list[Window]) -> dict[str, np.ndarray]:
+        """Arrays of a few windows: times, log-mels in float16, sums over each one's frames."""
+        samples = torch.from_numpy(np.stack([window.samples for window in group]))
+        half = self.logmel(samples).half()  # by torch: 20 times as fast as by numpy
+        stored = half.float()
+        return {
+            "start_s": np.array([window.start_s for window in group]),
+            "duration_s": np.array([window.duration_s for window in group]),
+            "logmel": half.numpy(),
+            "total": stored.sum(2).numpy(),
+            "squares": stored.square_().sum(2).numpy(),
+        }
 
 
 if __name__ == "__main__":

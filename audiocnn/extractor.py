@@ -1,35 +1,30 @@
-"""Recordings -> log-mels in a process of their own, so that no recording can end a job.
+"""Clips -> a part of features in a process of its own, so that no recording can end a job.
 
 A file that makes a decoder crash, hang or eat the memory costs itself alone: the process is
-killed, a new one goes on behind the file, and the file is named in the failures.
+killed, a new one writes the part again without it, and the file is named in the failures.
 """
 
+import mmap
 import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from typing import IO, Any
-
-import numpy as np
+from time import monotonic
+from typing import Any
 
 from audiocnn.config import AudioLimits, FeatureConfig
-from audiocnn.errors import AudioCNNError, AudioError, InstallationError
-from audiocnn.recordings import Recording
+from audiocnn.errors import AudioError, InstallationError
+from audiocnn.parts import Item, Ledger
 
-_AHEAD = 16
-"""Recordings that are asked for before the first of them is answered."""
 _ATTEMPTS = 2
 _SILENCE_S = 120.0
-"""Seconds without an answer after which a recording is taken to hang."""
+"""Seconds without a beat after which a recording is taken to hang."""
 _START_S = 300.0
 """Seconds in which it must have imported what it needs, on a busy machine or a slow disk too."""
-_IN_MEMORY = 32 << 20
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -40,56 +35,56 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(kw_only=True)
-class Windows:
-    """A recording's windows; beyond 32 MB their log-mels are in a temporary file.
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A part to write."""
 
-    `total` and `squares` are [windows, n_mels] sums over frames, of decibels and their squares.
-    """
+    path: str
+    """A file of this machine, not there yet."""
+    items: list[Item]
+    condemned: dict[int, AudioError]
+    """Clips, by their place, that are not to be tried again."""
 
-    start_s: list[float] = field(default_factory=list)
-    duration_s: list[float] = field(default_factory=list)
-    total: list[np.ndarray] = field(default_factory=list)
-    squares: list[np.ndarray] = field(default_factory=list)
-    _shape: tuple[int, ...] = ()
-    _logmels: IO[bytes] = field(
-        default_factory=lambda: tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-    )
 
-    def __len__(self) -> int:
-        return len(self.start_s)
+class Progress:
+    """Two numbers in a file that both processes map: the clip it is at, and a beat."""
 
-    def append(self, group: dict[str, np.ndarray]) -> None:
-        """Add what the process sent."""
-        self.start_s += group["start_s"].tolist()
-        self.duration_s += group["duration_s"].tolist()
-        self.total += list(group["total"])
-        self.squares += list(group["squares"])
-        self._shape = group["logmel"].shape[1:]
-        self._logmels.write(group["logmel"].data)
+    def __init__(self, descriptor: int) -> None:
+        self._numbers = memoryview(mmap.mmap(descriptor, 16)).cast("q")
 
-    def logmels(self) -> Iterator[np.ndarray]:
-        """Each window's, [n_mels, n_frames] float16."""
-        self._logmels.seek(0)
-        size = 2 * int(np.prod(self._shape))
-        for _ in self.start_s:
-            yield np.frombuffer(self._logmels.read(size), np.float16).reshape(self._shape)
+    @property
+    def at(self) -> int:
+        """The place of the clip that is decoded; the number of clips once all are."""
+        return self._numbers[0]
 
-    def close(self) -> None:
-        """Let the temporary file go."""
-        self._logmels.close()
+    @property
+    def beats(self) -> int:
+        """Another number whenever something was done."""
+        return self._numbers[1]
+
+    def begin(self, at: int) -> None:
+        """Say which clip is next."""
+        self._numbers[0] = at
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that it goes on."""
+        self._numbers[1] += 1
 
 
 class _Died(Exception):
-    """The process is gone, or does not answer."""
+    """The process is gone, or does not answer; `at` is the place of the clip it was at."""
+
+    def __init__(self, reason: str, at: int) -> None:
+        super().__init__(reason)
+        self.at = at
 
 
 class Extractor:
-    """A front end in a process of its own, started when it is first needed.
+    """A front end in a process of its own, which starts at once.
 
     >>> with Extractor(FeatureConfig(), AudioLimits()) as extractor:
-    ...     for recording, found in extractor.extract([Recording(uri="dog.wav")]):
-    ...         print(recording.uri, found)
+    ...     ledger = extractor.part(items, "part.parquet")
     """
 
     def __init__(
@@ -102,8 +97,10 @@ class Extractor:
     ) -> None:
         self._configs = (feature, limits, storage_options or {})
         self._silence_s = silence_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._shared = tempfile.TemporaryFile()  # noqa: SIM115
+        self._shared.truncate(16)
+        self._progress = Progress(self._shared.fileno())
+        self._start()
 
     def __enter__(self) -> "Extractor":
         return self
@@ -113,64 +110,53 @@ class Extractor:
 
     def close(self) -> None:
         """Kill the process."""
-        if self._process is not None and self._connection is not None:
-            self._connection.close()
-            self._process.kill()
-            self._process.wait()
-        self._process = self._connection = None
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
 
-    def extract(
-        self, recordings: Iterable[Recording]
-    ) -> Iterator[tuple[Recording, "Windows | AudioCNNError"]]:
-        """Each recording in order, with its windows or why it failed: AudioError, UnreadableError.
+    def part(self, items: list[Item], path: str) -> Ledger:
+        """Write the part of these clips to a file of this machine; returns what it says of itself.
 
-        Windows can be read until the next recording is asked for.
         A recording that twice kills the process, or leaves it silent, failed: `crashed`. Raises
-        any other AudioCNNError, and InstallationError where the process cannot be started.
+        AudioCNNError where the store is out of reach or the file cannot be written, and
+        InstallationError where the process cannot be started.
         """
-        coming, asked = iter(recordings), deque[Recording]()
-        attempts: Counter[str] = Counter()
-        found = Windows()
-        self._begin(asked)
+        condemned: dict[int, AudioError] = {}
+        deaths: Counter[int] = Counter()
         while True:
             try:
-                while len(asked) < _AHEAD and (recording := next(coming, None)) is not None:
-                    asked.append(recording)
-                    self._send(recording)
-                if not asked:
-                    return
-                kind, content = self._receive(self._silence_s)
+                return self._ask(Task(path=path, items=items, condemned=condemned))
             except _Died as death:
-                found.close()
-                found = Windows()
-                guilty = asked[0]
-                attempts[guilty.uri] += 1
-                if attempts[guilty.uri] == _ATTEMPTS:
-                    yield asked.popleft(), AudioError("crashed", str(death))
-                self._begin(asked)
-                continue
-            if kind == "windows":
-                found.append(content)
-                continue
-            if kind == "fatal":
-                raise content
-            yield asked.popleft(), found if kind == "done" else content
-            found.close()
-            found = Windows()
+                self.close()
+                deaths[death.at] += 1
+                if deaths[death.at] == _ATTEMPTS:
+                    if death.at == len(items):
+                        raise InstallationError(f"the process that wrote {path} {death}") from death
+                    condemned[death.at] = AudioError(
+                        "crashed", f"the process that decoded it {death}"
+                    )
+                self._start()
 
-    def _begin(self, asked: Iterable[Recording]) -> None:
-        """A process that answers, and was asked for all of these."""
-        if self._process is None:
-            self._start()
-        for recording in asked:
-            self._send(recording)
+    def _ask(self, task: Task) -> Ledger:
+        if not self._ready:
+            self._wait_until_ready()
+        self._progress.begin(0)
+        with suppress(OSError):  # it died; receiving says how
+            self._connection.send(task)
+        kind, content = self._receive(self._silence_s)
+        if kind == "fatal":
+            raise content
+        ledger: Ledger = content
+        return ledger
 
     def _start(self) -> None:
+        self._ready = False
         self._connection, theirs = Pipe()
+        descriptors = theirs.fileno(), self._shared.fileno()
         # Not multiprocessing's own start: it would import the main module, which is Ray's.
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "audiocnn.extracting", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
+            [sys.executable, "-m", "audiocnn.extracting", *map(str, descriptors)],
+            pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             env={
                 **os.environ,
@@ -179,32 +165,30 @@ class Extractor:
             },
         )
         theirs.close()
-        self._connection.send(self._configs)
+
+    def _wait_until_ready(self) -> None:
         try:
+            with suppress(OSError):
+                self._connection.send(self._configs)
             kind, content = self._receive(_START_S)
         except _Died as death:
-            raise InstallationError(f"the front end's process did not start: {death}") from death
+            raise InstallationError(f"the front end's process {death} as it started") from death
         if kind == "fatal":
-            self.close()
             raise content
-
-    def _send(self, recording: Recording) -> None:
-        if self._connection is None:
-            raise _Died("it is gone")
-        with suppress(OSError):  # it died; receiving says how
-            self._connection.send(recording)
+        self._ready = True
 
     def _receive(self, seconds: float) -> tuple[str, Any]:
-        """The next message. Raises _Died, and leaves no process behind."""
-        if self._process is None or self._connection is None:
-            raise _Died("it is gone")
+        """The next message. Raises _Died."""
+        beats, since = self._progress.beats, monotonic()
         try:
-            if self._connection.poll(seconds):
-                message: tuple[str, Any] = self._connection.recv()
-                return message
-            reason = f"gave no answer in {seconds:g} s"
-        except (EOFError, OSError):
+            while not self._connection.poll(seconds / 8):
+                if self._progress.beats != beats:
+                    beats, since = self._progress.beats, monotonic()
+                elif monotonic() - since > seconds:
+                    raise _Died(f"gave no answer in {seconds:g} s", self._progress.at)
+            message: tuple[str, Any] = self._connection.recv()
+            return message
+        except (EOFError, OSError) as error:
             code = self._process.wait()
             reason = f"died of signal {-code}" if code < 0 else f"ended with code {code}"
-        self.close()
-        raise _Died(f"the process that decoded it {reason}")
+            raise _Died(reason, self._progress.at) from error

@@ -5,7 +5,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from audiocnn.errors import StorageError, UnreadableError
@@ -56,16 +56,22 @@ def open_file(path: str) -> BinaryIO:
     return open(path, "rb")
 
 
+def will_read(path: str, offset: int, size: int) -> None:
+    """Have the system fetch a file's bytes, where it can be told to; nothing waits for them."""
+    # Whoever reads it says what is wrong with it. Not every system can be told.
+    with suppress(OSError, UnreadableError, AttributeError), open_file(path) as file:
+        os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+
+
 @contextmanager
-def placed(path: str) -> Iterator[BinaryIO]:
-    """A temporary file beside a local path, which takes its place once it is on the disk."""
+def placed(path: str) -> Iterator[str]:
+    """A path beside this one to write a file to, which takes its place once it is on the disk."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

@@ -6,12 +6,11 @@ are in it or failed, and the sums over its rows. So the parts themselves say wha
 
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +18,18 @@ import pyarrow.parquet as pq
 
 from audiocnn import storage
 from audiocnn.config import FeatureConfig
-from audiocnn.extractor import Windows
+from audiocnn.corpus import Clip
+from audiocnn.errors import AudioCNNError
+from audiocnn.failures import failure_row
+from audiocnn.recordings import Archive, Recording
 
 _LEDGER = b"audiocnn.ledger"
 _ROW_GROUP = 64
+_PAGE = 8 << 20
+_IN_MEMORY = 32 << 20
+
+Item = dict[str, Any]
+"""A clip as JSON carries it, see `item_of`."""
 
 
 def schema(config: FeatureConfig) -> pa.Schema:
@@ -94,7 +101,7 @@ class Ledger:
     part: str
     """Its path below the features."""
     ingested: dict[str, str]
-    """By clip_id, the key (see `clip_key`) of each clip whose rows are in it."""
+    """By clip_id, the key (see `item_of`) of each clip whose rows are in it."""
     failed: dict[str, tuple[str, dict[str, str]]]
     """By clip_id, the key of each clip that failed, and its row of `failures.parquet`."""
     folds: dict[str, int]
@@ -130,13 +137,27 @@ class Ledger:
         return all(keys.get(clip) == key for clip, key in mine.items())
 
 
-def clip_key(clip: dict[str, Any]) -> str:
-    """Names a clip and whatever of it, in its corpus, would change its rows."""
+def item_of(clip: Clip) -> Item:
+    """A clip's fields, and its `key`: it names whatever of a clip would change its rows."""
+    item = dict(vars(clip))
+    item["archive"] = clip.archive and asdict(clip.archive)
     said = [
-        clip.get(name)
+        item[name]
         for name in ("clip_id", "uri", "label", "fold", "source", "size", "version", "archive")
     ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    return {**item, "key": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}
+
+
+def recording_of(item: Item) -> Recording:
+    """Where an item's bytes are."""
+    archive = item["archive"] and Archive(**item["archive"])
+    return Recording(uri=item["uri"], size=item["size"], archive=archive)
+
+
+def part_name(config: FeatureConfig, items: list[Item]) -> str:
+    """The path, below the features, of the part of these clips: the same whenever it is written."""
+    said = json.dumps([config.fingerprint, *(item["key"] for item in items)])
+    return f"parts/part-{hashlib.sha256(said.encode()).hexdigest()[:16]}.parquet"
 
 
 def add_digests(digests: list[str]) -> str:
@@ -147,51 +168,97 @@ def add_digests(digests: list[str]) -> str:
     return f"{sum(int(digest, 16) for digest in digests) % (1 << 256):064x}"
 
 
-class PartWriter:
-    """Clips -> one part; memory is a row group's windows.
+@dataclass(kw_only=True)
+class Windows:
+    """A recording's windows until it is known to be whole; beyond 32 MB they are in a file.
 
-    Until `commit` it is a temporary file of this machine, which the end of the block removes.
+    `total` and `squares` are [windows, n_mels] sums over frames, of decibels and their squares.
     """
 
-    def __init__(self, config: FeatureConfig) -> None:
+    start_s: list[float] = field(default_factory=list)
+    duration_s: list[float] = field(default_factory=list)
+    total: list[np.ndarray] = field(default_factory=list)
+    squares: list[np.ndarray] = field(default_factory=list)
+    _shape: tuple[int, ...] = ()
+    _logmels: IO[bytes] = field(
+        default_factory=lambda: tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+    )
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+    def __enter__(self) -> "Windows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logmels.close()
+
+    def append(
+        self,
+        *,
+        start_s: np.ndarray,
+        duration_s: np.ndarray,
+        logmel: np.ndarray,
+        total: np.ndarray,
+        squares: np.ndarray,
+    ) -> None:
+        """Add some windows; `logmel` is [windows, n_mels, n_frames] float16."""
+        self.start_s += start_s.tolist()
+        self.duration_s += duration_s.tolist()
+        self.total += list(total)
+        self.squares += list(squares)
+        self._shape = logmel.shape[1:]
+        self._logmels.write(logmel.data)
+
+    def logmels(self) -> Iterator[np.ndarray]:
+        """Each window's, [n_mels, n_frames] float16."""
+        self._logmels.seek(0)
+        size = 2 * int(np.prod(self._shape))
+        for _ in self.start_s:
+            yield np.frombuffer(self._logmels.read(size), np.float16).reshape(self._shape)
+
+
+class PartWriter:
+    """Clips -> one part, in a file of this machine; memory is a row group's windows."""
+
+    def __init__(self, path: str, config: FeatureConfig) -> None:
         self.config = config
         self._schema = schema(config)
-        descriptor, self._path = tempfile.mkstemp(prefix="audiocnn-", suffix=".parquet")
-        os.close(descriptor)
         plain = [name for name in self._schema.names if name != "logmel"]
-        # Dictionaries and statistics of a thousand numbers a row cost more than writing them.
         self._writer = pq.ParquetWriter(
-            self._path,
+            path,
             self._schema,
             compression="zstd",
+            # Dictionaries and statistics of a thousand numbers a row cost more than writing them.
+            # Byte stream split would save an eighth, but DuckDB cannot read it for halves.
             use_dictionary=plain,
             write_statistics=plain,
+            data_page_size=_PAGE,
         )
         self._rows: list[dict[str, Any]] = []
         self._logmels = np.empty((_ROW_GROUP, config.n_mels, config.n_frames), np.float16)
         self._digest = 0
         self._sums: dict[int, _FoldSums] = {}
+        self._items: list[Item] = []
         self._ingested: dict[str, str] = {}
         self._failed: dict[str, tuple[str, dict[str, str]]] = {}
-        self._folds: dict[str, int] = {}
 
     def __enter__(self) -> "PartWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._writer.close()
-        Path(self._path).unlink(missing_ok=True)
 
-    def add(self, clip: dict[str, Any], windows: Windows) -> None:
+    def add(self, item: Item, windows: Windows) -> None:
         """The rows of an ingested clip."""
-        self._ingested[clip["clip_id"]] = clip["key"]
-        self._folds[clip["clip_id"]] = clip["fold"]
-        sums = self._sums.setdefault(clip["fold"], _FoldSums())
-        sums.add(clip["label"], windows)
+        self._items.append(item)
+        self._ingested[item["clip_id"]] = item["key"]
+        sums = self._sums.setdefault(item["fold"], _FoldSums())
+        sums.add(item["label"], windows)
         for start_s, duration_s, logmel in zip(
             windows.start_s, windows.duration_s, windows.logmels(), strict=True
         ):
-            row = {name: clip[name] for name in ("clip_id", "uri", "label", "fold", "source")}
+            row = {name: item[name] for name in ("clip_id", "uri", "label", "fold", "source")}
             row |= {"start_s": start_s, "duration_s": duration_s}
             self._digest += int.from_bytes(_row_digest(row, logmel), "big")
             self._logmels[len(self._rows)] = logmel
@@ -199,10 +266,10 @@ class PartWriter:
             if len(self._rows) == _ROW_GROUP:
                 self._flush()
 
-    def fail(self, clip: dict[str, Any], failure: dict[str, str]) -> None:
+    def fail(self, item: Item, error: AudioCNNError) -> None:
         """The row of a clip that failed."""
-        self._failed[clip["clip_id"]] = (clip["key"], failure)
-        self._folds[clip["clip_id"]] = clip["fold"]
+        self._items.append(item)
+        self._failed[item["clip_id"]] = (item["key"], failure_row(item["uri"], error))
 
     def _flush(self) -> None:
         plain = pa.Table.from_pylist(self._rows, pa.schema(list(self._schema)[:-1]))
@@ -210,17 +277,15 @@ class PartWriter:
         self._writer.write_table(plain.append_column(self._schema.field("logmel"), tensors))
         self._rows.clear()
 
-    def commit(self, to: str) -> Ledger:
-        """Put the part below `to`, complete, under a name that its clips decide."""
+    def finish(self) -> Ledger:
+        """End the file; returns what is in its footer."""
         if self._rows:
             self._flush()
-        keys = [*self._ingested.values(), *(key for key, _ in self._failed.values())]
-        name = hashlib.sha256(json.dumps([self.config.fingerprint, *keys]).encode()).hexdigest()
         ledger = Ledger(
-            part=f"parts/part-{name[:16]}.parquet",
+            part=part_name(self.config, self._items),
             ingested=self._ingested,
             failed=self._failed,
-            folds=self._folds,
+            folds={item["clip_id"]: item["fold"] for item in self._items},
             windows={fold: sums.windows for fold, sums in self._sums.items()},
             classes={fold: dict(sums.classes) for fold, sums in self._sums.items()},
             bands={f: sums.bands(self.config.n_frames) for f, sums in self._sums.items()},
@@ -229,7 +294,6 @@ class PartWriter:
         )
         self._writer.add_key_value_metadata({_LEDGER: json.dumps(ledger.to_json()).encode()})
         self._writer.close()
-        storage.write_file(storage.join(to, ledger.part), self._path)
         return ledger
 
 

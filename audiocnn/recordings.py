@@ -1,10 +1,12 @@
 """Where a recording's bytes are: an object, or a member of a tar; and how they are opened."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from audiocnn import storage
+from audiocnn import local, storage
 from audiocnn.audio import Source
 from audiocnn.errors import AudioError
 
@@ -30,6 +32,17 @@ class Recording:
     size: int | None = None
     """Bytes, where a listing told."""
     archive: Archive | None = None
+
+
+def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callable[[], Source]:
+    """`open_recording`, begun; what is returned waits for it, and raises as it does."""
+    place = recording.archive or recording
+    if not storage.is_local(place.uri):
+        return readers.submit(open_recording, recording, most).result
+    # Not by threads: what they take of the interpreter's lock costs more than such a read.
+    offset = recording.archive.offset if recording.archive else 0
+    local.will_read(storage.absolute(place.uri), offset, min(place.size or _WHOLE, _WHOLE))
+    return partial(open_recording, recording, most)
 
 
 @contextmanager

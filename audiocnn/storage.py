@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -40,10 +42,7 @@ _options: dict[str, dict[str, Any]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A listed file: its URI, its path below the listed root, its size in bytes.
-
-    `version` is another one where the content was changed: an ETag, or size and time.
-    """
+    """A listed file: its URI, its path below the listed root, its size in bytes."""
 
     uri: str
     path: str
@@ -338,22 +337,31 @@ def write_bytes(uri: str, data: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
         return
-    with local.placed(path) as file:
-        file.write(data)
+    with local.placed(path) as temporary:
+        Path(temporary).write_bytes(data)
+
+
+@contextmanager
+def placed(uri: str) -> Iterator[str]:
+    """A path of this machine to write a file to; at the end of the block it goes to the URI.
+
+    There it is complete, or not there at all. Folders are made as needed.
+    """
+    if is_local(uri):
+        with local.placed(absolute(uri)) as path:
+            yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+        path = os.path.join(folder, "file")
+        yield path
+        _upload(uri, path)
 
 
 @_reported
-def write_file(uri: str, path: str) -> None:
-    """Move a local file to a URI: complete, or not there at all. Folders are made as needed."""
+def _upload(uri: str, path: str) -> None:
     fs, target = filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        with open(path, "rb") as source, local.placed(target) as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-    elif _on_s3(uri):
-        fs.put_file(path, target, max_concurrency=2)  # parts of 50 MB are in memory
-    else:
-        fs.put_file(path, target)
-    os.remove(path)
+    limits = {"max_concurrency": 2} if _on_s3(uri) else {}  # parts of 50 MB are in memory
+    fs.put_file(path, target, **limits)
 
 
 def write_json(uri: str, value: dict[str, Any]) -> None:

@@ -8,21 +8,20 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from audiocnn import outputs, storage
 from audiocnn.audio import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
-from audiocnn.corpus import Clip, Corpus, with_folds
+from audiocnn.corpus import Corpus, with_folds
 from audiocnn.errors import ConfigError, CorpusError, LedgerError
-from audiocnn.extractor import Extractor, Windows
-from audiocnn.failures import failure_row, rejection_row, write_failures
+from audiocnn.extractor import Extractor
+from audiocnn.failures import rejection_row, write_failures
 from audiocnn.featureset import FeatureSet, Part
 from audiocnn.layouts import read_corpus
-from audiocnn.parts import BandSums, Ledger, PartWriter, clip_key, read_ledger
-from audiocnn.recordings import Archive, Recording
+from audiocnn.parts import BandSums, Item, Ledger, item_of, part_name, read_ledger
 from pipelines import display, session
 from pipelines.options import Ingest
 from pipelines.shards import deal, run_shards
@@ -39,21 +38,10 @@ class IngestWorker:
         self.to, self.feature = to, feature
         self.extractor = Extractor(feature, limits, storage.configured())
 
-    def run(self, index: int, items: list[dict[str, Any]]) -> dict[str, Any]:
+    def run(self, index: int, items: list[Item]) -> dict[str, Any]:
         """Write the part of these clips; returns what it says of itself."""
-        found = self.extractor.extract(_recording(clip) for clip in items)
-        with PartWriter(self.feature) as part:
-            for clip, (_, windows) in zip(items, found, strict=True):
-                if isinstance(windows, Windows):
-                    part.add(clip, windows)
-                else:
-                    part.fail(clip, failure_row(clip["uri"], windows))
-            return part.commit(self.to).to_json()
-
-
-def _recording(clip: dict[str, Any]) -> Recording:
-    archive = clip["archive"] and Archive(**clip["archive"])
-    return Recording(uri=clip["uri"], size=clip["size"], archive=archive)
+        with storage.placed(storage.join(self.to, part_name(self.feature, items))) as path:
+            return self.extractor.part(items, path).to_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +50,7 @@ class _Plan:
 
     corpus: Corpus
     done: list[Ledger]
-    to_do: list[dict[str, Any]]
+    to_do: list[Item]
 
 
 def ingest(options: Ingest) -> FeatureSet:
@@ -146,7 +134,7 @@ def _parts(to: str) -> list[storage.StoredFile]:
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
     """Sort the corpus by what the parts say."""
     corpus = _with_folds(corpus, options.folds, ledgers)
-    items = [_item(clip) for clip in corpus.clips]
+    items = [item_of(clip) for clip in corpus.clips]
     keys = {item["clip_id"]: item["key"] for item in items}
     done: list[Ledger] = []
     seen: set[str] = set()
@@ -172,13 +160,6 @@ def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[Ledger]) -> Corpus:
     return with_folds(corpus, n_folds, kept=kept)
 
 
-def _item(clip: Clip) -> dict[str, Any]:
-    """A clip as a worker is given it."""
-    item = dict(vars(clip))
-    item["archive"] = clip.archive and asdict(clip.archive)
-    return {**item, "key": clip_key(item)}
-
-
 def _headline(plan: _Plan) -> str:
     corpus, before = plan.corpus, len(plan.corpus.clips) - len(plan.to_do)
     counted = f"{len(corpus.clips)} clips, {len(corpus.classes)} classes"
@@ -190,11 +171,11 @@ def _run(options: Ingest, to: str, plan: _Plan) -> list[Ledger]:
     """The ledgers of what is to do."""
     cluster = session.connect()
     arguments = {"to": to, "feature": options.feature, "limits": options.limits}
-    shards = deal(plan.to_do)
+    workers = options.workers or cluster.cpus
     ledgers: list[Ledger] = []
     with display.bar(len(plan.to_do)) as bar:
         for plain in run_shards(
-            IngestWorker, arguments, shards, workers=options.workers or cluster.cpus
+            IngestWorker, arguments, deal(plan.to_do, workers), workers=workers
         ):
             ledgers.append(Ledger.from_json(plain))
             failed = sum(len(ledger.failed) for ledger in ledgers)

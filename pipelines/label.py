@@ -111,7 +111,7 @@ def label(options: Label) -> dict[str, Any]:
         for ledger in run_shards(
             LabelWorker,
             arguments,
-            deal(items),
+            deal(items, workers),
             workers=workers,
             num_gpus=1 if options.gpu else 0,
         ):

@@ -16,6 +16,7 @@ from audiocnn import storage
 from pipelines import session
 
 _SHARD_BYTES = 1 << 30
+_SHARDS_A_WORKER = 8
 
 Ledger = dict[str, Any]
 
@@ -43,13 +44,13 @@ class _Stage:
         return {"ledger": json.dumps(self.worker.run(row["index"], json.loads(row["items"])))}
 
 
-def deal(items: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def deal(items: list[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]]:
     """Consecutive items as shards: by their number, and by their `size` in bytes where it is known.
 
-    Enough of them to share out and to show progress, few enough to be few files; what is lost
-    with a worker is a shard at most.
+    Enough of them to share out evenly and to show progress, few enough to be few files; what is
+    lost with a worker is a shard at most.
     """
-    most = min(256, max(4, len(items) // 16))
+    most = min(256, max(4, len(items) // (_SHARDS_A_WORKER * workers)))
     shards: list[list[dict[str, Any]]] = []
     held = 0
     for item in items:

@@ -1,6 +1,7 @@
 """`audiocnn ingest --dry-run`: what is there, and what would become of it."""
 
 import os
+import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from audiocnn import storage
 from audiocnn.audio import AudioInfo, count_windows, read_info
 from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
-from audiocnn.extractor import Extractor, Windows
+from audiocnn.extractor import Extractor
 from audiocnn.layouts import read_corpus
+from audiocnn.parts import item_of
 from audiocnn.recordings import closing, open_recording
 from pipelines import display
 from pipelines.options import Ingest
@@ -20,8 +22,6 @@ from pipelines.options import Ingest
 _HEADERS = 256
 _DECODED = 32
 _AT_ONCE = 8
-_PARQUET = 0.83
-"""Size of the parts, as a part of their numbers' own: measured on real recordings with zstd."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,15 @@ class Survey:
     failures: list[tuple[Clip, AudioCNNError]]
     windows: float
     """Windows a clip, on average."""
+    trial: "Trial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What it took to ingest a few clips, on one core."""
+
     seconds_a_clip: float
-    """On one core: read, decoded, and its log-mels computed."""
+    bytes_a_window: float
 
 
 def survey(options: Ingest) -> Survey:
@@ -67,7 +74,7 @@ def survey(options: Ingest) -> Survey:
         infos=infos,
         failures=failures,
         windows=_mean([count_windows(i.frames / i.sample_rate, options.feature) for i in infos]),
-        seconds_a_clip=_seconds_a_clip(options, corpus),
+        trial=_try(options, corpus),
     )
     _say(options, corpus, found)
     return found
@@ -83,15 +90,20 @@ def _mean(values: list[int]) -> float:
     return sum(values) / max(1, len(values))
 
 
-def _seconds_a_clip(options: Ingest, corpus: Corpus) -> float:
-    clips = _spread(corpus.clips, _DECODED)
-    with Extractor(options.feature, options.limits, options.storage_options) as extractor:
-        answers = extractor.extract(clip.recording for clip in clips)
-        next(answers)  # while it starts
-        began, count = monotonic(), 0
-        for _, found in answers:
-            count += isinstance(found, Windows)
-        return (monotonic() - began) / max(1, count)
+def _try(options: Ingest, corpus: Corpus) -> Trial:
+    items = [item_of(clip) for clip in _spread(corpus.clips, _DECODED)]
+    with (
+        Extractor(options.feature, options.limits, options.storage_options) as extractor,
+        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+    ):
+        part = os.path.join(folder, "part.parquet")
+        extractor.part(items[:1], part)  # while it starts
+        began = monotonic()
+        ledger = extractor.part(items, part)
+        return Trial(
+            seconds_a_clip=(monotonic() - began) / max(1, len(ledger.ingested)),
+            bytes_a_window=os.path.getsize(part) / max(1, sum(ledger.windows.values())),
+        )
 
 
 def _say(options: Ingest, corpus: Corpus, found: Survey) -> None:
@@ -141,11 +153,11 @@ def _say_classes(corpus: Corpus) -> None:
 
 def _say_estimate(options: Ingest, corpus: Corpus, found: Survey) -> None:
     windows = found.windows * len(corpus.clips) * len(found.infos) / max(1, found.looked_at)
-    size = _PARQUET * windows * 2 * options.feature.n_mels * options.feature.n_frames
+    size, seconds = windows * found.trial.bytes_a_window, found.trial.seconds_a_clip
     workers = options.workers or os.cpu_count() or 1
-    time = display.duration(found.seconds_a_clip * len(corpus.clips) / workers)
+    time = display.duration(seconds * len(corpus.clips) / workers)
     display.say(
         f"about {windows:.0f} windows and {size / 1e6:.0f} MB of features; once started, {time} "
-        f"with {workers} cores like this machine's, each {1e3 * found.seconds_a_clip:.1f} ms a clip"
+        f"with {workers} cores like this machine's, each {1e3 * seconds:.1f} ms a clip"
     )
     display.say("nothing was written")

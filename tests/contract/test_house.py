@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = [
     "errors", "config", "local", "rangefile", "s3", "storage", "outputs", "tars", "mp3",
     "containers", "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download",
-    "synthetic", "features", "extracting", "extractor", "parts", "metrics", "featureset", "batches", "augment",
-    "model", "training", "bundle", "predictor", "report",
+    "synthetic", "features", "parts", "extractor", "extracting", "metrics", "featureset", "batches",
+    "augment", "model", "training", "bundle", "predictor", "report",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 

@@ -1,32 +1,52 @@
 """The front end in a process of its own: what kills, hangs or fills it costs one recording."""
 
 import contextlib
-import os
-import signal
+import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import deadly
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from conftest import SMALL
 
 from audiocnn import synthetic
 from audiocnn.audio import windows
 from audiocnn.config import AudioLimits
-from audiocnn.errors import AudioError, InstallationError, UnreadableError
-from audiocnn.extractor import Extractor, Windows
+from audiocnn.corpus import Clip
+from audiocnn.errors import InstallationError, StorageError
+from audiocnn.extractor import Extractor
 from audiocnn.features import LogMel
+from audiocnn.parts import BandSums, Item, Ledger, item_of, read_ledger
 from audiocnn.recordings import Archive, Recording
 
 LIMITS = AudioLimits()
 
 
+def items_of(recordings: list[Recording]) -> list[Item]:
+    """Clips of one class, named by their place."""
+    clips = [
+        Clip(
+            clip_id=f"{place:03d}",
+            uri=recording.uri,
+            label="a",
+            fold=1,
+            size=recording.size,
+            archive=recording.archive,
+        )
+        for place, recording in enumerate(recordings)
+    ]
+    return [item_of(clip) for clip in clips]
+
+
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
-    """Twenty-four short recordings: more than are asked for ahead."""
+    """Twenty-four short recordings: more than are read ahead."""
     folder = tmp_path_factory.mktemp("sounds")
     found = []
     for index in range(24):
@@ -37,48 +57,82 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return found
 
 
-def read(recordings: list[Recording], **options: float) -> list[tuple[str, object]]:
-    answers = []
+Answer = list[np.ndarray] | str
+"""A clip's log-mels, or why it failed."""
+
+
+def answers_of(ledger: Ledger, path: Path) -> list[Answer]:
+    """What became of each clip, in order."""
+    table = pq.read_table(path)
+    tensors = table["logmel"].combine_chunks().to_numpy_ndarray()
+    rows: dict[str, list[np.ndarray]] = {}
+    for clip_id, logmel in zip(table["clip_id"].to_pylist(), tensors, strict=True):
+        rows.setdefault(clip_id, []).append(logmel)
+    assert rows.keys() == ledger.ingested.keys()
+    assert read_ledger(str(path)) == ledger
+    return [
+        rows[clip_id] if clip_id in rows else ledger.failed[clip_id][1]["reason"]
+        for clip_id in sorted(ledger.folds)
+    ]
+
+
+def read(recordings: list[Recording], folder: Path, **options: float) -> list[Answer]:
     with Extractor(SMALL, LIMITS, **options) as extractor:
-        for recording, found in extractor.extract(recordings):
-            kept = list(found.logmels()) if isinstance(found, Windows) else found
-            answers.append((recording.uri, kept))
-    return answers
+        ledger = extractor.part(items_of(recordings), str(folder / "part.parquet"))
+    return answers_of(ledger, folder / "part.parquet")
 
 
-def test_it_gives_what_the_front_end_gives(sounds: list[Recording]) -> None:
+def test_it_gives_what_the_front_end_gives(sounds: list[Recording], tmp_path: Path) -> None:
     front_end = LogMel(SMALL)
-    answers = read(sounds)
-    assert [uri for uri, _ in answers] == [sound.uri for sound in sounds]
-    for uri, found in answers:
-        cut = [window.samples for window in windows(Path(uri).read_bytes(), SMALL)]
-        assert isinstance(found, list)
+    answers = read(sounds, tmp_path)
+    assert len(answers) == len(sounds)
+    for sound, found in zip(sounds, answers, strict=True):
+        cut = [window.samples for window in windows(Path(sound.uri).read_bytes(), SMALL)]
+        assert not isinstance(found, str)
         assert np.array_equal(found, front_end.numpy(cut).astype(np.float16))
 
 
-def test_sums_are_of_the_log_mels_that_are_stored(sounds: list[Recording]) -> None:
+def test_sums_are_of_the_log_mels_that_are_stored(sounds: list[Recording], tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
     with Extractor(SMALL, LIMITS) as extractor:
-        _, found = next(extractor.extract(sounds[:1]))
-        assert isinstance(found, Windows)
-        for total, squares, logmel in zip(found.total, found.squares, found.logmels(), strict=True):
-            exact = logmel.astype(np.float64)
-            assert np.allclose(total, exact.sum(axis=1), rtol=1e-5)
-            assert np.allclose(squares, (exact**2).sum(axis=1), rtol=1e-5)
+        ledger = extractor.part(items_of(sounds[:3]), str(path))
+    stored = pq.read_table(path)["logmel"].combine_chunks().to_numpy_ndarray()
+    exact, said = BandSums.of(stored), ledger.bands[1]
+    assert said.count == exact.count
+    assert np.allclose(said.total, exact.total, rtol=1e-5)
+    assert np.allclose(said.squares, exact.squares, rtol=1e-5)
+
+
+def test_a_second_part_is_written_by_the_same_process(
+    sounds: list[Recording], tmp_path: Path
+) -> None:
+    paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    with Extractor(SMALL, LIMITS) as extractor:
+        first, second = (extractor.part(items_of(sounds[:2]), str(path)) for path in paths)
+        (child,) = front_ends()
+    assert first == second
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert not child.is_running()
 
 
 def test_bad_ones_are_named_and_the_others_go_on(sounds: list[Recording], tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("not a sound")
     bad = [Recording(uri=str(tmp_path / name)) for name in ("text.wav", "gone.wav")]
-    answers = read([sounds[0], *bad, sounds[1]])
-    assert isinstance(answers[1][1], AudioError)
-    assert isinstance(answers[2][1], UnreadableError)
-    assert isinstance(answers[3][1], list)
+    first, text, gone, last = read([sounds[0], *bad, sounds[1]], tmp_path)
+    assert str(text).startswith("unrecognised: ")
+    assert str(gone).startswith("unreadable: ")
+    assert not isinstance(first, str)
+    assert not isinstance(last, str)
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [("segfault", "died of signal 11"), ("hang", "gave no answer in"), ("memory", "memory")],
-)
+DEADLY = [
+    ("segfault", "died of signal 11"),
+    ("hang", "gave no answer in"),
+    ("memory", "memory"),
+]
+
+
+@pytest.mark.parametrize(("kind", "reason"), DEADLY)
 def test_a_deadly_recording_costs_itself_alone(
     sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
 ) -> None:
@@ -86,36 +140,66 @@ def test_a_deadly_recording_costs_itself_alone(
     path = tmp_path / "deadly.wav"
     path.write_bytes(deadly.wav(kind))
     order = [*sounds[:5], Recording(uri=str(path)), *sounds[5:]]
-    answers = read(order, silence_s=4.0)
-    assert [uri for uri, _ in answers] == [recording.uri for recording in order]
-    (failed,) = [found for _, found in answers if not isinstance(found, list)]
-    assert isinstance(failed, AudioError)
-    assert failed.reason == "crashed"
-    assert reason in failed.detail
-    assert [found for _, found in answers][5] is failed
+    answers = read(order, tmp_path, silence_s=4.0)
+    assert len(answers) == len(order)
+    assert [place for place, answer in enumerate(answers) if isinstance(answer, str)] == [5]
+    assert str(answers[5]).startswith("crashed: ")
+    assert reason in str(answers[5])
 
 
-def test_a_process_killed_once_from_outside_costs_nothing(sounds: list[Recording]) -> None:
+def test_several_deadly_recordings_in_one_part(
+    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(deadly.hole(tmp_path / "hole"))
+    path = tmp_path / "deadly.wav"
+    path.write_bytes(deadly.wav("segfault"))
+    bad = Recording(uri=str(path))
+    answers = read([bad, *sounds[:3], bad, sounds[3], bad], tmp_path)
+    failed = [place for place, answer in enumerate(answers) if isinstance(answer, str)]
+    assert failed == [0, 4, 6]
+
+
+def test_a_process_killed_once_from_outside_costs_nothing(
+    sounds: list[Recording], tmp_path: Path
+) -> None:
+    path = tmp_path / "part.parquet"
+    with Extractor(SMALL, LIMITS) as extractor, ThreadPoolExecutor(1) as thread:
+        (child,) = front_ends()
+        writing = thread.submit(extractor.part, items_of(sounds * 40), str(path))
+        while not path.exists():
+            time.sleep(0.001)
+        child.kill()
+        ledger = writing.result()
+        (after,) = front_ends()
+    assert after.pid != child.pid
+    assert len(ledger.ingested) == 40 * len(sounds)
+    assert not ledger.failed
+
+
+def front_ends() -> list[psutil.Process]:
+    """This process's; other children may be there too: an S3 server, a Ray of another module."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended, and was not waited for
+            if "audiocnn.extracting" in child.cmdline():
+                found.append(child)
+    return found
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_ends_the_part_and_blames_no_clip(sounds: list[Recording]) -> None:
     with Extractor(SMALL, LIMITS) as extractor:
-        answers = extractor.extract(sounds)
-        next(answers)
-        # Others' children may be there too: an S3 server, a Ray of another module.
-        (child,) = [
-            child
-            for child in psutil.Process().children()
-            if "audiocnn.extracting" in child.cmdline()
-        ]
-        os.kill(child.pid, signal.SIGKILL)
-        rest = [found for _, found in answers]
-    assert len(rest) == len(sounds) - 1
-    assert all(isinstance(found, Windows) for found in rest)
+        with pytest.raises(StorageError, match=r"/dev/full: .*[Nn]o space left"):
+            extractor.part(items_of(sounds), "/dev/full")
+        with pytest.raises(StorageError, match="/nowhere/part"):
+            extractor.part(items_of(sounds), "/nowhere/part")
 
 
 def test_it_dies_with_its_owner() -> None:
     code = (
         "import os, signal, sys; from audiocnn.extractor import Extractor;"
         "from audiocnn.config import *; e = Extractor(FeatureConfig(), AudioLimits());"
-        "e._begin([]); print(e._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "print(e._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -127,8 +211,8 @@ def test_a_process_that_cannot_start_is_one_error(
 ) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(InstallationError, match="did not start"):
-        read(sounds[:1])
+    with pytest.raises(InstallationError, match="ended with code 3 as it started"):
+        read(sounds[:1], tmp_path)
 
 
 def test_a_member_of_a_tar_is_its_bytes(sounds: list[Recording], tmp_path: Path) -> None:
@@ -136,17 +220,21 @@ def test_a_member_of_a_tar_is_its_bytes(sounds: list[Recording], tmp_path: Path)
     (tmp_path / "shard.tar").write_bytes(b"x" * 700 + data + b"y" * 900)
     member = Archive(uri=str(tmp_path / "shard.tar"), offset=700, size=len(data))
     inside = Recording(uri=str(tmp_path / "shard.tar/3.wav"), archive=member)
-    (_, plain), (_, taken) = read([sounds[3], inside])
+    plain, taken = read([sounds[3], inside], tmp_path)
     assert np.array_equal(plain, taken)
 
 
 def test_a_recording_of_an_hour_is_not_held_in_memory(tmp_path: Path) -> None:
     samples = np.zeros(3_600 * 8_000, np.int16)
     (tmp_path / "hour.flac").write_bytes(synthetic.encode(samples, 8_000, "flac"))
-    with Extractor(SMALL, LIMITS) as extractor:
-        before = psutil.Process().memory_info().rss
-        _, found = next(extractor.extract([Recording(uri=str(tmp_path / "hour.flac"))]))
-        assert isinstance(found, Windows)
-        assert len(found) == 3_600
-        assert psutil.Process().memory_info().rss - before < 64 << 20
-        assert sum(1 for _ in found.logmels()) == 3_600
+    (tmp_path / "minute.flac").write_bytes(synthetic.encode(samples[: 60 * 8_000], 8_000, "flac"))
+    peaks = []
+    for name, seconds in (("minute.flac", 60), ("hour.flac", 3_600)):
+        with Extractor(SMALL, LIMITS) as extractor:
+            hour = items_of([Recording(uri=str(tmp_path / name))])
+            ledger = extractor.part(hour, str(tmp_path / "part.parquet"))
+            (child,) = front_ends()
+            status = Path(f"/proc/{child.pid}/status").read_text()
+        assert ledger.windows == {1: seconds}
+        peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+    assert peaks[1] - peaks[0] < 96 << 10

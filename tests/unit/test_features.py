@@ -9,6 +9,9 @@ from audiocnn.errors import ConfigError, FormatError
 from audiocnn.features import LogMel
 from pipelines.recipes import RECIPES
 
+_RANGE_DB = 70
+"""Below a frame's loudest band; further down, the rounding of float32 transforms shows."""
+
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_log_mel_is_librosas(recipe: str) -> None:
@@ -31,7 +34,7 @@ def test_the_log_mel_is_librosas(recipe: str) -> None:
         reference = 10 * np.log10(np.maximum(power, 10 ** (config.floor_db / 10)))
         assert ours.shape == reference.shape == (config.n_mels, config.n_frames)
         assert ours.dtype == np.float32
-        audible = reference > -60  # below, float32 sums of squares differ by their order
+        audible = reference > reference.max(axis=0) - _RANGE_DB
         assert np.abs(ours - reference)[audible].max() < 0.01
 
 
@@ -52,7 +55,7 @@ def test_the_log_mel_is_torchaudios(recipe: str) -> None:
     samples = torch.from_numpy(np.stack(sounds))
     floor = 10 ** (config.floor_db / 10)
     reference = torchaudio.functional.amplitude_to_DB(mel(samples), 10.0, floor, 0.0)
-    audible = reference > -60
+    audible = reference > reference.amax(dim=1, keepdim=True) - _RANGE_DB
     assert (LogMel(config)(samples) - reference)[audible].abs().max() < 0.01
 
 

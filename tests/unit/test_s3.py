@@ -141,12 +141,18 @@ def test_a_version_is_another_once_the_content_is(bucket: str, tmp_path: Path) -
         assert all(versions)
 
 
-def test_a_file_is_moved_there_whole(bucket: str, tmp_path: Path) -> None:
+def test_a_file_is_placed_whole_or_not_at_all(bucket: str, tmp_path: Path) -> None:
     data = os.urandom(120 << 20)  # in parts
     for to in (f"{bucket}/deep/x", str(tmp_path / "deep" / "x")):
-        (tmp_path / "local").write_bytes(data)
-        storage.write_file(to, str(tmp_path / "local"))
-        assert not (tmp_path / "local").exists()
+        with pytest.raises(KeyError), storage.placed(to) as path:
+            Path(path).write_bytes(data)
+            raise KeyError
+        assert not storage.exists(to)
+        assert not Path(path).exists()
+        with storage.placed(to) as path:
+            Path(path).write_bytes(data)
+            assert not storage.exists(to)
+        assert not Path(path).exists()
         assert storage.read_bytes(to) == data
     assert os.listdir(tmp_path / "deep") == ["x"]
 
