@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 
 from audiocnn.config import FeatureConfig
+from audiocnn.parts import schema, tensor_array
 from benchmarks.progress import Finished
 
 _AT_ONCE = 16
@@ -46,13 +49,24 @@ class Job:
 FEATURE = FeatureConfig()
 """The front end of the recipe esc50: 22.05 kHz, 5 s, 128 mels."""
 
+LOGMEL = pa.schema([schema(FEATURE).field("logmel")])
+
 
 def bare_kernel(job: Job) -> None:
     """The limit: our decoder and front end, a process a core, and nothing kept."""
+    _bare(job, write=False)
+
+
+def written_kernel(job: Job) -> None:
+    """The same, its log-mels in one Parquet file a process: the least that a job does."""
+    _bare(job, write=True)
+
+
+def _bare(job: Job, *, write: bool) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(job.workers)
     processes = [
-        context.Process(target=_bare_worker, args=(job, index, ready))
+        context.Process(target=_bare_worker, args=(job, index, ready, write))
         for index in range(job.workers)
     ]
     for process in processes:
@@ -63,19 +77,27 @@ def bare_kernel(job: Job) -> None:
         raise RuntimeError("a process of the bare kernel failed")
 
 
-def _bare_worker(job: Job, index: int, ready: Any) -> None:
+def _bare_worker(job: Job, index: int, ready: Any, write: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
     kernel = _kernel()
+    writer = None
+    if write:
+        Path(job.out).mkdir(exist_ok=True)
+        path = f"{job.out}/{index}.parquet"
+        writer = pq.ParquetWriter(path, LOGMEL, compression="zstd", use_dictionary=False)
     finished = Finished(job.notes, index)
     paths = job.paths[index :: job.workers]
     ready.wait()
     for start in range(0, len(paths), _AT_ONCE):
         group = paths[start : start + _AT_ONCE]
-        for path in group:
-            kernel(Path(path).read_bytes())
+        logmels = [kernel(Path(path).read_bytes()) for path in group]
+        if writer is not None:
+            writer.write_table(pa.table([tensor_array(np.concatenate(logmels), FEATURE)], LOGMEL))
         finished(len(group))
+    if writer is not None:
+        writer.close()
 
 
 @cache
@@ -266,6 +288,7 @@ def _ray_batch(batch: dict[str, Any], notes: str) -> dict[str, Any]:
 
 CONTENDERS = {
     "bare_kernel": bare_kernel,
+    "written_kernel": written_kernel,
     "dataloader": dataloader,
     "hf_datasets": hf_datasets,
     "librosa_joblib": librosa_joblib,

@@ -61,7 +61,7 @@ class SeaweedFS:
                     "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
                     "-master.telemetry=false", "-s3.autoCreateBucket=false",
                 ],
-                env={**os.environ, "GOMEMLIMIT": "256MiB"},
+                env={**os.environ, "GOMEMLIMIT": "1GiB"},
                 stdout=log, stderr=log,
             )  # fmt: skip
         for _ in range(150):

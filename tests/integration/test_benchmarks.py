@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 INGEST = {
-    "disk_vs_bare_kernel", "s3_vs_bare_kernel", "s3_vs_bare_kernel_sharing_cores", "vs_best_peer",
+    "disk_vs_bare_kernel", "disk_vs_bare_kernel_written", "s3_vs_bare_kernel",
+    "s3_vs_bare_kernel_sharing_cores", "vs_best_peer",
     "whole_job_vs_best_peer", "kernel_vs_torchaudio", "kernel_vs_librosa",
 }  # fmt: skip
 
