@@ -1,11 +1,12 @@
 """One rank's share of the training windows: held in memory, or streamed from the parts.
 
-Both shuffle by the epoch's number alone, so an epoch is the same whether or not the ones
-before it ran in this process.
+Both shuffle by the epoch's number alone and can begin anywhere in it, so that a run that goes on
+from the middle of an epoch sees the windows that it would have seen. Every rank takes its share
+of each global batch, which stays the recipe's size whatever the number of ranks.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +25,12 @@ class Batches(Protocol):
     steps: int
     """Batches in an epoch; the same on every rank."""
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, shuffled by its number."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from one of them on, shuffled by the epoch's number."""
 
 
 class MemoryBatches:
-    """Windows held once as a tensor, shuffled over the whole set.
+    """Windows held once as a tensor, on whatever device, shuffled over the whole set.
 
     Every rank draws the same permutation and takes every `world`-th of each batch, so the
     global batches do not depend on the number of ranks. A last, partial batch is left out of
@@ -50,11 +51,11 @@ class MemoryBatches:
         self.steps = len(labels) // self.batch_size
         self.seed, self.rank, self.world = config.seed, rank, world
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, shuffled by its number."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from one of them on, shuffled by the epoch's number."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator)
-        for step in range(self.steps):
+        order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
+        for step in range(first, self.steps):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             chosen = chosen[self.rank :: self.world]
             yield self.logmel[chosen].float(), self.labels[chosen]
@@ -79,53 +80,102 @@ class StreamedBatches:
         self.features, self.folds, self.seed = features, folds, config.seed
         shares = _shares(features.part_rows(folds), world)
         self.parts = shares[rank]
-        self.batch_size = config.batch_size // world
-        self.steps = _fewest(shares, self.batch_size)
+        self.batch_size = _share(config.batch_size, rank, world)
+        self.steps = _fewest(shares, config.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, shuffled by its number."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from one of them on, shuffled by the epoch's number."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(list(self.parts)).tolist()
-        left: Rows | None = None
-        given = 0
-        for rows in self._read_ahead(order):
-            pool = rows if left is None else Rows.concatenate([left, rows], self.features.config)
-            pool = pool.take(rng.permutation(len(pool)))
-            # Half of the pool stays, to be mixed with the next part.
-            ready = len(pool) // 2 // self.batch_size
-            for index in range(ready):
-                if given == self.steps:
-                    return
-                given += 1
-                yield self._batch(pool, index)
-            left = pool.take(np.arange(ready * self.batch_size, len(pool)))
-        while left is not None and given < self.steps:
-            yield self._batch(left, 0)
-            left = left.take(np.arange(self.batch_size, len(left)))
-            given += 1
+        plan = self._plan(order, rng)[first:]
+        last = {int(place): index for index, batch in enumerate(plan) for place in batch[:, 0]}
+        with _ReadAhead(self.features, self.folds, [(p, order[p]) for p in sorted(last)]) as parts:
+            for index, batch in enumerate(plan):
+                yield self._batch(batch, parts)
+                parts.forget([place for place, end in last.items() if end == index])
 
-    def _batch(self, pool: Rows, index: int) -> Batch:
-        chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        labels = self.features.label_indices(pool.labels[chosen])
-        return torch.from_numpy(pool.logmel[chosen]).float(), torch.from_numpy(labels)
+    def _plan(self, order: list[str], rng: np.random.Generator) -> list[np.ndarray]:
+        """Which windows are in each batch: [batch, 2] of a part's place in `order`, and a row.
 
-    def _read_ahead(self, order: list[str]) -> Iterator[Rows]:
-        with ThreadPoolExecutor(1) as reader:
-            pending = [reader.submit(self.features.load_part, order[0], self.folds)]
-            for name in [*order[1:], None]:
-                rows = pending.pop().result()
-                if name is not None:
-                    pending.append(reader.submit(self.features.load_part, name, self.folds))
-                yield rows
+        It takes the numbers of rows alone, so a run that goes on reads no part that it is past.
+        """
+        batches: list[np.ndarray] = []
+        held = np.empty((0, 2), np.int64)
+        for place, name in enumerate(order):
+            rows = rng.permutation(self.parts[name])
+            windows = np.stack([np.full_like(rows, place), rows], axis=1)
+            # Half of a part stays, to be mixed with the next one; of the last one, nothing.
+            stays = len(windows) // 2 if place < len(order) - 1 else 0
+            pool = rng.permutation(np.concatenate([held, windows[stays:]]))
+            whole = len(pool) // self.batch_size
+            batches += [pool[i * self.batch_size :][: self.batch_size] for i in range(whole)]
+            held = np.concatenate([pool[whole * self.batch_size :], windows[:stays]])
+        return batches[: self.steps]
+
+    def _batch(self, batch: np.ndarray, parts: "_ReadAhead") -> Batch:
+        shape = (len(batch), self.features.config.n_mels, self.features.config.n_frames)
+        logmel, labels = np.empty(shape, np.float32), np.empty(len(batch), np.int64)
+        for place in np.unique(batch[:, 0]):
+            here = batch[:, 0] == place
+            rows, classes = parts[int(place)]
+            logmel[here], labels[here] = rows.logmel[batch[here, 1]], classes[batch[here, 1]]
+        return torch.from_numpy(logmel), torch.from_numpy(labels)
+
+
+class _ReadAhead:
+    """Parts by their place in the epoch's order, the next one being read while others are used."""
+
+    def __init__(
+        self, features: FeatureSet, folds: list[int], wanted: list[tuple[int, str]]
+    ) -> None:
+        self.features, self.folds, self.wanted = features, folds, iter(wanted)
+        self.held: dict[int, tuple[Rows, np.ndarray]] = {}
+        self.reader = ThreadPoolExecutor(1)
+        self.pending: list[tuple[int, Future[Rows]]] = []
+
+    def __enter__(self) -> "_ReadAhead":
+        self._submit()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.shutdown(cancel_futures=True)
+
+    def __getitem__(self, place: int) -> tuple[Rows, np.ndarray]:
+        while place not in self.held:
+            read, part = self.pending.pop()
+            rows = part.result()
+            self._submit()
+            self.held[read] = rows, self.features.label_indices(rows.labels)
+        return self.held[place]
+
+    def forget(self, places: list[int]) -> None:
+        """Give up parts that are not needed any more."""
+        for place in places:
+            del self.held[place]
+
+    def _submit(self) -> None:
+        for place, name in self.wanted:
+            part = self.reader.submit(self.features.load_part, name, self.folds)
+            self.pending.append((place, part))
+            return
 
 
 def fewest_batches(features: FeatureSet, folds: list[int], config: TrainConfig, world: int) -> int:
     """Streamed batches of the rank that has the fewest windows: 0 is too few to train."""
-    return _fewest(_shares(features.part_rows(folds), world), config.batch_size // world)
+    return _fewest(_shares(features.part_rows(folds), world), config.batch_size)
+
+
+def _share(batch_size: int, rank: int, world: int) -> int:
+    """A rank's windows of a global batch."""
+    return len(range(rank, batch_size, world))
 
 
 def _fewest(shares: list[dict[str, int]], batch_size: int) -> int:
-    return min(sum(share.values()) for share in shares) // batch_size
+    world = len(shares)
+    return min(
+        sum(share.values()) // max(1, _share(batch_size, rank, world))
+        for rank, share in enumerate(shares)
+    )
 
 
 def _shares(parts: dict[str, int], world: int) -> list[dict[str, int]]:

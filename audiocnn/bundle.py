@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 
 from audiocnn import storage
+from audiocnn.calibration import Calibration
 from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
 from audiocnn.errors import FormatError
 from audiocnn.model import AudioCNN
@@ -36,8 +37,7 @@ class Bundle:
     model: AudioCNN
     feature: FeatureConfig
     classes: tuple[str, ...]
-    calibration: dict[str, float] = field(default_factory=lambda: {"temperature": 1.0})
-    """Logits are divided by `temperature` before the softmax."""
+    calibration: Calibration = field(default_factory=Calibration)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     """What it was trained from and with: features, recipe, options, folds, versions."""
@@ -56,7 +56,7 @@ class Bundle:
             "feature": to_json(self.feature),
             "feature_fingerprint": self.feature.fingerprint,
             "classes": list(self.classes),
-            "calibration": self.calibration,
+            "calibration": self.calibration.to_json(),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "metrics": self.metrics,
             "provenance": self.provenance,
@@ -87,7 +87,7 @@ class Bundle:
             model=model.eval(),
             feature=feature,
             classes=classes,
-            calibration=plain["calibration"],
+            calibration=Calibration.from_json(plain["calibration"]),
             metrics=plain["metrics"],
             provenance=plain["provenance"],
             fingerprint=plain["fingerprint"],
@@ -105,6 +105,15 @@ def read_summary(uri: str) -> dict[str, Any]:
     if _fingerprint(plain) != plain["fingerprint"]:
         raise FormatError(f"{path}: a changed bundle: its fingerprint does not fit its content")
     return plain
+
+
+def recalibrate(uri: str, calibration: Calibration) -> str:
+    """Give the bundle at a URI another calibration; returns its new fingerprint."""
+    plain = read_summary(uri)
+    plain["calibration"] = calibration.to_json()
+    plain["fingerprint"] = _fingerprint(plain)
+    storage.write_json(storage.join(uri, "bundle.json"), plain)
+    return str(plain["fingerprint"])
 
 
 def _fingerprint(plain: dict[str, Any]) -> str:

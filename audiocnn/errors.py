@@ -9,6 +9,7 @@ AudioCNNError                 a mistake of the user or the world: one line, exit
 ├── FormatError               an artefact of another format or version, or a damaged one
 ├── MismatchError             artefacts that were not made for each other
 ├── LedgerError               a job whose sums do not add up
+├── TrainingError             a training that cannot go on: its loss is no number, its workers die
 └── InstallationError         packages that do not fit each other
 
 Anything else that escapes is our own bug and shows a traceback.
@@ -85,6 +86,10 @@ class MismatchError(AudioCNNError):
 
 class LedgerError(AudioCNNError):
     """A job whose sums do not add up: something was lost, so the job must not pass for done."""
+
+
+class TrainingError(AudioCNNError):
+    """A training that cannot go on: its loss is no number, or its workers die again and again."""
 
 
 class InstallationError(AudioCNNError):

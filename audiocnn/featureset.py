@@ -182,6 +182,7 @@ class Rows:
     start_s: np.ndarray
     duration_s: np.ndarray
     labels: list[str]
+    sources: list[str | None]
     folds: np.ndarray
     logmel: np.ndarray
 
@@ -205,6 +206,7 @@ class Rows:
             start_s=table["start_s"].to_numpy(),
             duration_s=table["duration_s"].to_numpy(),
             labels=table["label"].to_pylist(),
+            sources=table["source"].to_pylist(),
             folds=table["fold"].to_numpy(),
             logmel=_ndarray(table["logmel"]),
         )

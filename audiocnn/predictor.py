@@ -9,6 +9,7 @@ import torch
 
 from audiocnn.audio import AudioLimits, Samples, Source, Window, windows
 from audiocnn.bundle import Bundle
+from audiocnn.calibration import UNKNOWN
 from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
 from audiocnn.recordings import Recording, closing, open_recording
@@ -26,15 +27,17 @@ class WindowPrediction:
     start_s: float
     end_s: float
     top_k: tuple[tuple[str, float], ...]
+    known: bool = True
+    """Whether the best class reaches the threshold that the bundle has for it."""
 
     @property
     def label(self) -> str:
-        """The best class."""
-        return self.top_k[0][0]
+        """The best class, or "unknown"."""
+        return self.top_k[0][0] if self.known else UNKNOWN
 
     @property
     def score(self) -> float:
-        """Its score, within 0 and 1."""
+        """The best class's score, within 0 and 1."""
         return self.top_k[0][1]
 
 
@@ -93,7 +96,7 @@ class Predictor:
     @torch.inference_mode()
     def scores(self, logmel: np.ndarray) -> np.ndarray:
         """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1."""
-        temperature = self.bundle.calibration["temperature"]
+        temperature = self.bundle.calibration.temperature
         parts = [
             torch.softmax(self.model(part.to(self.device).float()) / temperature, dim=1).cpu()
             for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE)
@@ -124,13 +127,15 @@ class Predictor:
 
     def encode(self, parts: list[Window], scores: np.ndarray, top_k: int = 3) -> Prediction:
         """Windows and their scores [windows, n_classes] -> the recording's answer."""
+        known = self.bundle.calibration.known
         answers = tuple(
             WindowPrediction(
                 start_s=part.start_s,
                 end_s=part.start_s + part.duration_s,
                 top_k=self.top_k(row, top_k),
+                known=bool(row_known),
             )
-            for part, row in zip(parts, scores, strict=True)
+            for part, row, row_known in zip(parts, scores, known(scores), strict=True)
         )
         durations = np.array([part.duration_s for part in parts])
         _, whole = clip_scores([""] * len(parts), durations, scores)
@@ -138,6 +143,7 @@ class Predictor:
             start_s=0.0,
             end_s=answers[-1].end_s,
             top_k=self.top_k(whole[0], top_k),
+            known=bool(known(whole)[0]),
             windows=answers,
             bundle=self.bundle.fingerprint,
         )

@@ -1,108 +1,98 @@
 """The report of an evaluation: `report.json` and one self-contained HTML page."""
 
 import base64
-import hashlib
 import html
 import io
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import librosa.display
-import matplotlib
 import numpy as np
-import pyarrow as pa
 import soundfile
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from audiocnn import metrics, storage
 from audiocnn.audio import windows
+from audiocnn.calibration import Calibration, Reliability, reliability
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioError, StorageError
 from audiocnn.featureset import FeatureSet
+from audiocnn.figures import (
+    class_figure,
+    confusion_figure,
+    logmel_figure,
+    picture,
+    reliability_figure,
+)
+from audiocnn.predictions import REPORT_FORMAT, Predictions, calibrate
 
-FORMAT = "audiocnn.report/1"
 _MISTAKES_DRAWN = 8
 
-PREDICTIONS = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("uri", pa.string()),
-        ("label", pa.string()),
-        ("scores", pa.list_(pa.float32())),
-    ]
-)
-"""Columns of a bundle's `predictions.parquet`: a row a clip of the tested fold."""
 
+def summarise(
+    results: list[Predictions], calibrations: list[Calibration], features: FeatureSet
+) -> dict[str, Any]:
+    """The content of `report.json`: a result a (fold, seed), and the calibration of its bundle.
 
-@dataclass(frozen=True, kw_only=True)
-class FoldResult:
-    """How one fold's model scored the clips of its fold; `scores` is [clips, classes]."""
-
-    fold: int
-    bundle: str
-    clip_ids: list[str]
-    uris: list[str]
-    labels: list[str]
-    scores: np.ndarray
-
-    def confusion(self, classes: tuple[str, ...]) -> np.ndarray:
-        """Counts [classes, classes]: rows are the truth."""
-        truth = np.array([classes.index(label) for label in self.labels])
-        return metrics.confusion_matrix(truth, self.scores.argmax(axis=1), len(classes))
-
-    def table(self) -> pa.Table:
-        """As `predictions.parquet` has it."""
-        columns = [self.clip_ids, self.uris, self.labels, list(self.scores.astype(np.float32))]
-        return pa.Table.from_arrays(
-            [pa.array(c, f.type) for c, f in zip(columns, PREDICTIONS, strict=True)],
-            schema=PREDICTIONS,
-        )
-
-    @staticmethod
-    def of_table(table: pa.Table, fold: int, bundle: str) -> "FoldResult":
-        """What `table` wrote."""
-        return FoldResult(
-            fold=fold,
-            bundle=bundle,
-            clip_ids=table["clip_id"].to_pylist(),
-            uris=table["uri"].to_pylist(),
-            labels=table["label"].to_pylist(),
-            scores=np.array(table["scores"].to_pylist()),
-        )
-
-
-def predictions_sha256(table: pa.Table) -> str:
-    """Names the content of a `predictions.parquet`, by which its bundle knows it."""
-    return hashlib.sha256(json.dumps(table.to_pylist()).encode()).hexdigest()
-
-
-def summarise(results: list[FoldResult], features: FeatureSet) -> dict[str, Any]:
-    """The content of `report.json`. Accuracies are of whole clips; deviation is over folds."""
+    Accuracies are of whole clips; deviations are over folds, and over seeds where there are more.
+    """
     classes = features.classes
-    by_fold = [result.confusion(classes) for result in results]
-    accuracies = [metrics.accuracy(confusion) for confusion in by_fold]
-    together = np.sum(by_fold, axis=0)
+    by_result = [result.confusion(classes) for result in results]
+    accuracies = np.array([metrics.accuracy(confusion) for confusion in by_result])
+    together = np.sum(by_result, axis=0)
+    folds, seeds = (np.array([getattr(r, name) for r in results]) for name in ("fold", "seed"))
+    by_fold = [float(accuracies[folds == fold].mean()) for fold in sorted(set(folds))]
+    by_seed = {int(seed): float(accuracies[seeds == seed].mean()) for seed in sorted(set(seeds))}
     return {
-        "format": FORMAT,
+        "format": REPORT_FORMAT,
         "features": features.fingerprint,
         "classes": list(classes),
-        "accuracy_mean": float(np.mean(accuracies)),
-        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        "accuracy_mean": float(np.mean(by_fold)),
+        "accuracy_std": _deviation(by_fold),
+        "accuracy_std_seeds": _deviation(list(by_seed.values())),
+        "seeds": [{"seed": seed, "accuracy_mean": mean} for seed, mean in by_seed.items()],
         "macro_f1": metrics.macro_f1(together, classes),
-        "clips": int(together.sum()),
+        "clips": int(together.sum()) // len(by_seed),
         "folds": [
-            {"fold": r.fold, "clips": len(r.labels), "accuracy": a, "bundle": r.bundle}
-            for r, a in zip(results, accuracies, strict=True)
+            {"fold": r.fold, "seed": r.seed, "clips": int(c.sum()), "accuracy": float(a)}
+            | {"bundle": r.bundle}
+            for r, c, a in zip(results, by_result, accuracies, strict=True)
         ],
         "per_class": [asdict(row) for row in metrics.per_class(together, classes)],
         "confusion": together.tolist(),
-        "mistakes": _mistakes(results, classes),
+        "calibration": _calibration(results, calibrations, classes),
+        "mistakes": _mistakes([result.clips() for result in results], classes),
     }
 
 
-def _mistakes(results: list[FoldResult], classes: tuple[str, ...]) -> list[dict[str, Any]]:
+def _deviation(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _calibration(
+    results: list[Predictions], calibrations: list[Calibration], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """How far scores are to be believed, before and after; and what fits all folds together."""
+    truth = np.concatenate([result.clips().truth(classes) for result in results])
+    before = np.concatenate([result.clips().scores for result in results])
+    pairs = list(zip(results, calibrations, strict=True))
+    after = np.concatenate([r.clips(c.temperature).scores for r, c in pairs])
+    known = np.concatenate([c.known(r.clips(c.temperature).scores) for r, c in pairs])
+    right = after.argmax(axis=1) == truth
+    return {
+        **calibrate(results, classes).to_json(),
+        "before": _reliability_json(reliability(before, truth)),
+        "after": _reliability_json(reliability(after, truth)),
+        "temperatures": [c.temperature for c in calibrations],
+        "answered": float(known.mean()),
+        "accuracy_of_answers": float(right[known].mean()) if known.any() else None,
+    }
+
+
+def _reliability_json(found: Reliability) -> dict[str, Any]:
+    rows = {name: value.tolist() for name, value in vars(found).items()}
+    return {"expected_calibration_error": found.error, **rows}
+
+
+def _mistakes(results: list[Predictions], classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """Every wrong clip, the most confident first."""
     wrong = []
     for result in results:
@@ -110,90 +100,37 @@ def _mistakes(results: list[FoldResult], classes: tuple[str, ...]) -> list[dict[
             best = int(result.scores[index].argmax())
             if classes[best] != label:
                 row: dict[str, Any] = {"clip_id": result.clip_ids[index], "fold": result.fold}
-                row |= {"uri": result.uris[index], "label": label, "predicted": classes[best]}
-                wrong.append({**row, "score": float(result.scores[index, best])})
+                row |= {"seed": result.seed, "uri": result.uris[index], "label": label}
+                row |= {"predicted": classes[best], "score": float(result.scores[index, best])}
+                wrong.append(row)
     return sorted(wrong, key=lambda row: -row["score"])
 
 
 def write_report(
-    to: str, results: list[FoldResult], features: FeatureSet, title: str, made_with: str
+    to: str,
+    results: list[Predictions],
+    calibrations: list[Calibration],
+    features: FeatureSet,
+    *,
+    title: str,
+    made_with: str,
 ) -> dict[str, Any]:
     """Write `report.html` and `report.json` below a URI; returns the latter's content.
 
     `made_with` says in a line what the models were made with.
     """
-    summary = summarise(results, features)
+    summary = summarise(results, calibrations, features)
     page = _page(title, made_with, summary, _draw_mistakes(summary["mistakes"], features))
     storage.write_bytes(storage.join(to, "report.html"), page.encode())
     storage.write_json(storage.join(to, "report.json"), summary)
     return summary
 
 
-def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """A confusion matrix as a picture: rows are the truth, shares of a row as colours."""
-    size = 2.6 + 0.42 * len(classes)
-    figure = Figure(figsize=(size, size * 0.92), layout="constrained")
-    axes = figure.add_subplot()
-    shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    figure.colorbar(image, ax=axes, label="part of the true class", fraction=0.04)
-    if len(classes) <= 20:
-        for row, column in np.argwhere(confusion):
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            text = str(confusion[row, column])
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    return figure
-
-
-def _class_figure(rows: list[dict[str, Any]]) -> Figure:
-    rows = sorted(rows, key=lambda row: row["f1"])
-    figure = Figure(figsize=(4.4, 1 + 0.3 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    bars = axes.barh([row["name"] for row in rows], [row["f1"] for row in rows], color="#4878a8")
-    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-    axes.set_xlim(0, 1.1)
-    axes.set_xlabel("F1")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figure:
-    """A log-mel [n_mels, n_frames] with its axes in seconds and Hz and its scale in dB."""
-    figure = Figure(figsize=(4.6, 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    loud = np.maximum(logmel.astype(np.float32), logmel.max() - 80.0)
-    image = draw_logmel(axes, loud, config)
-    axes.set_title(title, fontsize=9)
-    figure.colorbar(image, ax=axes, label="dB")
-    return figure
-
-
-def draw_logmel(axes: Axes, logmel: np.ndarray, config: FeatureConfig) -> Any:
-    """Draw a log-mel [n_mels, n_frames] the right way up; returns the picture, for a scale."""
-    image = librosa.display.specshow(
-        logmel.astype(np.float32),
-        sr=config.sample_rate,
-        hop_length=config.hop_length,
-        fmin=config.f_min,
-        fmax=config.f_max_hz,
-        x_axis="time",
-        y_axis="mel",
-        htk=True,
-        cmap="magma",
-        ax=axes,
-    )
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("Hz")
-    return image
-
-
 def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list[str]:
     """The first windows of the most confident mistakes, to look at and to listen to."""
-    drawn = mistakes[:_MISTAKES_DRAWN]
+    # Once each, though models of several seeds may be wrong about it.
+    wanted = {row["clip_id"]: row for row in reversed(mistakes)}
+    drawn = sorted(wanted.values(), key=lambda row: -row["score"])[:_MISTAKES_DRAWN]
     wanted = {row["clip_id"]: row for row in drawn}
     pictures: dict[str, str] = {}
     for fold in sorted({row["fold"] for row in drawn}):
@@ -203,9 +140,9 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
                 row = wanted[clip_id]
                 title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
                 figure = logmel_figure(rows.logmel[index], features.config, title)
-                picture = _picture(figure, f"log-mel of {clip_id}")
+                drawn_logmel = picture(figure, f"log-mel of {clip_id}")
                 sound = _sound(row["uri"], features.config)
-                pictures[clip_id] = f"<figure>{picture}{sound}</figure>"
+                pictures[clip_id] = f"<figure>{drawn_logmel}{sound}</figure>"
     return [pictures[row["clip_id"]] for row in drawn]
 
 
@@ -219,14 +156,6 @@ def _sound(uri: str, config: FeatureConfig) -> str:
     soundfile.write(buffer, window.samples, config.sample_rate, format="OGG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
-
-
-def _picture(figure: Figure, description: str) -> str:
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"font.size": 9}):
-        figure.savefig(buffer, format="png", dpi=110)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
@@ -252,20 +181,45 @@ code { color: #5a6b7b; }
 """
 
 
+def _over_seeds(summary: dict[str, Any]) -> str:
+    """The deviation over seeds, where there are several."""
+    deviation = summary["accuracy_std_seeds"]
+    if deviation is None:
+        return ""
+    means = ", ".join(f"{100 * row['accuracy_mean']:.1f}" for row in summary["seeds"])
+    return f"; means of the seeds {means} %, ± {100 * deviation:.1f} over seeds"
+
+
+def _scores(summary: dict[str, Any]) -> str:
+    """How far scores are to be believed."""
+    found = summary["calibration"]
+    names = ("counts", "scores", "accuracies")
+    before, after = (
+        Reliability(**{name: np.array(found[when][name]) for name in names})
+        for when in ("before", "after")
+    )
+    diagram = picture(reliability_figure(before, after), "reliability diagrams")
+    if not found["temperatures"] or set(found["temperatures"]) == {1.0}:
+        return f"<p>Not calibrated: that takes the scores of another fold.</p>{diagram}"
+    temperatures = ", ".join(f"{value:.2f}" for value in found["temperatures"])
+    return f"""<p>An answer's score should be the part of such answers that are right. The
+expected calibration error is {100 * before.error:.1f} % for plain softmax scores and
+{100 * after.error:.1f} % with the temperatures {temperatures}, each fitted on the other folds'
+clips. With their thresholds {100 * found["answered"]:.0f} % of the clips are answered, and
+{100 * (found["accuracy_of_answers"] or 0):.1f} % of the answers are right; the others are
+“unknown”.</p>{diagram}"""
+
+
 def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[str]) -> str:
     classes = tuple(summary["classes"])
-    confusion = _picture(
+    confusion = picture(
         confusion_figure(np.array(summary["confusion"]), classes), "confusion matrix"
     )
     deviation = summary["accuracy_std"]
     spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
-    folds = _table(
-        ["fold", "clips", "accuracy", "bundle"],
-        [
-            [str(r["fold"]), str(r["clips"]), f"{100 * r['accuracy']:.1f} %", r["bundle"]]
-            for r in summary["folds"]
-        ],
-    )
+    columns = ["fold", "seed", "clips", "accuracy", "bundle"]
+    rows = [{**r, "accuracy": f"{100 * r['accuracy']:.1f} %"} for r in summary["folds"]]
+    folds = _table(columns, [[str(row[name]) for name in columns] for row in rows])
     per_class = _table(
         ["class", "clips", "precision", "recall", "F1"],
         [
@@ -284,18 +238,19 @@ def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[st
             ],
         )
     )
-    bars = _picture(_class_figure(summary["per_class"]), "F1 of each class")
+    bars = picture(class_figure(summary["per_class"]), "F1 of each class")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
 <meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p class="big">{100 * summary["accuracy_mean"]:.1f}{spread} %
 <small>accuracy of whole clips, mean{" ± deviation" if spread else ""} over
-{len(summary["folds"])} tested fold(s), {summary["clips"]} clips;
-macro F1 {summary["macro_f1"]:.3f}</small></p>
-<p>Each fold was tested once, by a model that never saw it, after its last epoch.
-{html.escape(made_with)}; features <code>{summary["features"]}</code>.</p>
+{len({r["fold"] for r in summary["folds"]})} tested fold(s), {summary["clips"]} clips;
+macro F1 {summary["macro_f1"]:.3f}{_over_seeds(summary)}</small></p>
+<p>Each fold was tested once, by a model that never saw it. {html.escape(made_with)}; features
+<code>{summary["features"]}</code>.</p>
 <h2>Folds</h2>{folds}
+<h2>Scores</h2>{_scores(summary)}
 <h2>Confusion</h2><div class="row">{confusion}</div>
 <h2>Classes</h2><div class="row">{per_class}{bars}</div>
 <h2>Most confident mistakes</h2>

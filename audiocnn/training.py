@@ -15,9 +15,13 @@ from audiocnn import metrics
 from audiocnn.augment import augment, mixup
 from audiocnn.batches import Batch, Batches
 from audiocnn.config import TrainConfig
+from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
 
 __all__ = ["Evaluation", "TrainConfig", "Trainer"]
+
+OnStep = Callable[[int, torch.Tensor], None]
+"""Called with the steps done of an epoch and the sum of this rank's losses so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +41,9 @@ class Trainer:
     """A model and all that changes while it is trained.
 
     `wrap` puts DDP around the model where there are several ranks. Everything random comes
-    from torch's global generator, seeded anew for each (seed, epoch, rank): a run that goes on
-    from a checkpoint draws what the uninterrupted run drew.
+    from torch's global generators, seeded anew for each (seed, epoch, step, rank): a position in
+    the run is the state of every generator, and a run that goes on from a checkpoint draws what
+    the uninterrupted run drew.
     """
 
     def __init__(
@@ -48,10 +53,12 @@ class Trainer:
         batches: Batches,
         *,
         rank: int = 0,
+        world: int = 1,
         device: torch.device | None = None,
         wrap: Callable[[AudioCNN], nn.Module] = lambda model: model,
     ) -> None:
-        self.model, self.config, self.batches, self.rank = model, config, batches, rank
+        self.model, self.config, self.batches = model, config, batches
+        self.rank, self.world = rank, world
         self.device = device or torch.device("cpu")
         self.wrapped = wrap(model.to(self.device))
         self.ema: AveragedModel | None = None
@@ -59,7 +66,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(config.ema_decay)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay
+            model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer,
@@ -67,6 +74,8 @@ class Trainer:
             total_steps=config.epochs * batches.steps + 1,  # it also steps after the last batch
             pct_start=config.warmup,
         )
+        # The compiled module shares its parameters with `model`, which is what is kept.
+        self.forward = torch.compile(self.wrapped) if config.compile else self.wrapped
 
     @property
     def best(self) -> AudioCNN:
@@ -75,30 +84,46 @@ class Trainer:
             return self.model
         return cast(AudioCNN, self.ema.module)
 
-    def train_epoch(self, epoch: int, on_step: Callable[[int], None] | None = None) -> float:
-        """Train on every batch of this rank; returns the loss, the mean over all ranks."""
-        torch.manual_seed((self.config.seed * 10_007 + epoch) * 1_009 + self.rank)
+    def train_epoch(
+        self, epoch: int, on_step: OnStep | None = None, *, first: int = 0, losses: float = 0.0
+    ) -> float:
+        """Train on every batch of this rank; returns the loss, the mean over all ranks.
+
+        `first` steps are done already, with this sum of `losses`. Raises TrainingError where the
+        loss is no number. Nothing in the loop waits for the device.
+        """
         self.wrapped.train()
-        total = torch.zeros((), device=self.device)
-        for step, (logmel, labels) in enumerate(self.batches.epoch(epoch), 1):
-            total += self._train_step(logmel.to(self.device), labels.to(self.device))
+        total = torch.full((), losses, device=self.device)
+        for step, (logmel, labels) in enumerate(self.batches.epoch(epoch, first), first):
+            torch.manual_seed(_seed(self.config.seed, epoch, step, self.rank))
+            total += self._train_step(
+                logmel.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
             if on_step is not None:
-                on_step(step)
-        return float(_over_ranks(total, mean=True)) / self.batches.steps
+                on_step(step + 1, total)
+        loss = float(_over_ranks(total, mean=True)) / self.batches.steps
+        require_finite(loss, epoch)
+        return loss
 
     def _train_step(self, logmel: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logmel = augment(logmel, self.model.mean, self.config.augment)
         classes = self.model.fc.out_features
         logmel, targets = mixup(logmel, labels, classes, self.config.augment)
+        bfloat16 = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            logits = self.forward(logmel)
         smoothing = self.config.label_smoothing
-        loss = functional.cross_entropy(self.wrapped(logmel), targets, label_smoothing=smoothing)
+        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        # DDP takes the mean over ranks: a rank with fewer windows of the batch counts for less.
+        share = len(labels) * self.world / self.config.batch_size
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * share).backward()
         self.optimizer.step()
         self.schedule.step()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return loss.detach()
+        return loss.detach() * share
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterator[Batch]) -> Evaluation:
@@ -118,7 +143,7 @@ class Trainer:
         return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while training, for `load_state_dict`."""
+        """Everything that changes while training, for `load_state_dict`: not a copy of it."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
@@ -133,6 +158,20 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def require_finite(loss: float, epoch: int) -> None:
+    """Raise TrainingError where an epoch's loss is no number."""
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} in epoch {epoch + 1}: lower --max-lr (or --weight-decay), name "
+            "another --to, and look at the features' mean and std in features.json"
+        )
+
+
+def _seed(*position: int) -> int:
+    """A seed for a position in the run, unlike its neighbours'."""
+    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _same_buffers(model: nn.Module) -> None:

@@ -72,8 +72,8 @@ def main() -> None:
     except AudioCNNError as error:
         print(f"audiocnn: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("audiocnn: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print("audiocnn: stopped" + "".join(f"; {text}" for text in stop.args), file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -50,7 +50,7 @@ def demo(options: Demo) -> None:
             overwrite=True,
         )
     )
-    print_report(report_on({fold: f"{to}/bundle"}, features, f"{to}/report"), f"{to}/report")
+    print_report(report_on(f"{to}/bundle", features, f"{to}/report"), f"{to}/report")
     shutil.rmtree(f"{to}/bucket", ignore_errors=True)
     bucket = f"{to}/bucket"
     truth = synthetic.write_bucket(bucket) if generated else _bucket(bucket, features, fold)

@@ -71,14 +71,20 @@ class _Training:
     """Features that `audiocnn ingest` wrote."""
     recipe: Recipe = "esc10"
     """Named set of options; each can be changed by its own flag."""
-    workers: int = 2
-    """Training processes (DDP ranks)."""
+    workers: int | tuple[int, int] = 2
+    """Training processes (DDP ranks); two numbers, MIN MAX: as many as there is room for."""
     gpu: bool = False
     """Give each worker a GPU."""
     data: Literal["auto", "memory", "stream"] = "auto"
     """Hold the features in each worker's memory, or stream them; auto: by memory_gb."""
     memory_gb: float = 4.0
     """Largest features that auto holds in each worker's memory."""
+    allow_leaks: bool = False
+    """Train and test though a source or a sound is in two folds."""
+    checkpoint_s: float = 15.0
+    """Least seconds from one checkpoint to the next; they are written behind the training."""
+    max_failures: int = 3
+    """Lost workers after which training goes on from its last checkpoint by itself."""
     overwrite: bool = False
     """Replace what is there."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
@@ -87,11 +93,19 @@ class _Training:
     training: TrainConfig = field(default_factory=lambda: recipes.esc10().training)
 
     def __post_init__(self) -> None:
-        require(self.workers >= 1, "workers must be at least 1")
+        fewest, most = self.workers_range
+        require(1 <= fewest <= most, "workers must be at least 1, and MIN not above MAX")
         require(
-            self.training.batch_size % self.workers == 0,
-            f"batch_size {self.training.batch_size} cannot be shared by {self.workers} workers",
+            most <= self.training.batch_size,
+            f"batch_size {self.training.batch_size} cannot be shared by {most} workers",
         )
+        require(self.checkpoint_s >= 0, "checkpoint_s must not be negative")
+        require(self.max_failures >= 0, "max_failures must not be negative")
+
+    @property
+    def workers_range(self) -> tuple[int, int]:
+        """Fewest and most workers: the same number but for an elastic training."""
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +118,19 @@ class Train(_Training):
     """Fold kept out of training and tested once, at the end; none: train on everything."""
     validation_fold: int | None = None
     """Fold kept out of training and evaluated after every epoch; the best epoch is kept."""
+    calibration: str | None = None
+    """Report of `audiocnn evaluate` that says how far scores are to be believed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             self.test_fold is None or self.test_fold != self.validation_fold,
             "test_fold and validation_fold must be two folds",
+        )
+        require(
+            self.calibration is None or (self.test_fold, self.validation_fold) == (None, None),
+            "calibration is for a model of all folds: it was fitted on the folds it would be "
+            "tested on",
         )
 
 
@@ -121,6 +142,14 @@ class Evaluate(_Training):
     """Where the report and the folds' bundles go."""
     folds: tuple[int, ...] | None = None
     """Folds to test; all of them when not given."""
+    workers: int | tuple[int, int] = 1
+    """Training processes (DDP ranks) of each fold; folds run side by side where there is room."""
+    seeds: int = 1
+    """Models for each fold, of that many seeds from --seed on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.seeds >= 1, "seeds must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
-"""What the first training worker tells the terminal: steps within an epoch, and epochs."""
+"""What training workers tell the terminal: steps within an epoch, epochs, and mishaps."""
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -26,36 +25,50 @@ class _Mailbox:
 
 
 class Channel:
-    """The sending end; travels to the workers."""
+    """The sending end; travels to the workers. `run` names one of several runs side by side."""
 
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
+    def __init__(self, mailbox: Any, run: str) -> None:
+        self._mailbox, self._run = mailbox, run
         self._sent = 0.0
 
-    def steps(self, epoch: int, total: int) -> Callable[[int], None]:
-        """A function to call after each step of an epoch; it sends a few times a second."""
+    def started(self, epochs_done: int, workers: int) -> None:
+        """The workers are there, and begin after so many epochs."""
+        self._put({"started": epochs_done, "workers": workers})
 
-        def told(step: int) -> None:
-            if time.monotonic() - self._sent > 2 * _POLL_S:
-                self._sent = time.monotonic()
-                self._mailbox.put.remote({"epoch": epoch, "step": step, "steps": total})
-
-        return told
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """A step is done; it is told a few times a second."""
+        if time.monotonic() - self._sent > 2 * _POLL_S:
+            self._sent = time.monotonic()
+            self._put({"epoch": epoch, "step": step, "steps": steps})
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Send the figures of a finished epoch."""
-        self._mailbox.put.remote(row)
+        self._put(row)
+
+    def note(self, text: str) -> None:
+        """Send a line that should not be missed."""
+        self._put({"note": text})
+
+    def _put(self, message: dict[str, Any]) -> None:
+        self._mailbox.put.remote({"run": self._run, **message})
 
 
 class Listener:
-    """The receiving end: prints a line an epoch and moves a bar while its block runs."""
+    """The receiving end: prints a line an epoch and moves a bar while its block runs.
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    `epochs` are those of each run, by the run's name: one run, named "", or several side by side.
+    """
+
+    def __init__(self, epochs: dict[str, int]) -> None:
+        self._epochs = epochs
+        self._done = dict.fromkeys(epochs, 0)
         self._mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
-        self.channel = Channel(self._mailbox)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def channel(self, run: str = "") -> Channel:
+        """What a run's first worker sends by."""
+        return Channel(self._mailbox, run)
 
     def __enter__(self) -> "Listener":
         self._thread.start()
@@ -67,17 +80,31 @@ class Listener:
         ray.kill(self._mailbox)
 
     def _listen(self) -> None:
-        with display.bar(self.epochs) as bar:
+        with display.bar(sum(self._epochs.values())) as bar:
             bar.update(0, "starting the workers")
             last = False
             while not last:
                 last = self._stop.wait(_POLL_S)
                 for row in ray.get(self._mailbox.drain.remote()):
-                    if "step" in row:
-                        bar.update(row["epoch"], f"step {row['step']}/{row['steps']}")
-                    else:
-                        bar.update(row["epoch"])
-                        display.say(_epoch_line(row, self.epochs))
+                    self._show(bar, row)
+
+    def _show(self, bar: display.Bar, row: dict[str, Any]) -> None:
+        run = row["run"]
+        before = f"{run}  " if run else ""
+        note = ""
+        if "note" in row:
+            display.warn(before + row["note"])
+        elif "started" in row:
+            self._done[run] = row["started"]
+            if row["started"]:
+                display.say(f"{before}going on after epoch {row['started']}")
+        elif "step" in row:
+            self._done[run] = row["epoch"]
+            note = f"{before}step {row['step']}/{row['steps']}"
+        else:
+            self._done[run] = row["epoch"]
+            display.say(before + _epoch_line(row, self._epochs[run]))
+        bar.update(sum(self._done.values()), note)
 
 
 def _epoch_line(row: dict[str, Any], epochs: int) -> str:
@@ -85,4 +112,5 @@ def _epoch_line(row: dict[str, Any], epochs: int) -> str:
     line = f"epoch {row['epoch']:>{width}}/{epochs}  loss {row['loss']:.3f}"
     if "validation_loss" in row:
         line += f"  validation {row['validation_loss']:.3f}, {100 * row['accuracy']:.1f} %"
-    return f"{line}  lr {row['lr']:.1e}  {row['windows_per_s']:.0f} windows/s"
+    line += f"  lr {row['lr']:.1e}  {row['windows_per_s']:.0f} windows/s"
+    return line + (f"  {display.duration(row['left_s'])} left" if row["epoch"] < epochs else "")

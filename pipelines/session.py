@@ -16,6 +16,8 @@ import ray.train
 
 from audiocnn.errors import AudioCNNError, ConfigError
 
+_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -31,6 +33,10 @@ class Cluster:
             raise ConfigError(
                 f"--workers {workers}: the cluster has {there} {what}s, and a worker takes one"
             )
+
+    def groups(self, workers: int, *, gpu: bool) -> int:
+        """How many groups of so many workers there is room for at once: at least one."""
+        return max(1, (self.gpus if gpu else self.cpus) // workers)
 
 
 def connect() -> Cluster:
@@ -130,3 +136,17 @@ def user_errors() -> Iterator[None]:
             kind = next(k for k in type(error.cause).__mro__ if k.__module__ == "audiocnn.errors")
             raise kind(message) from None
         raise
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """Which worker a training lost, in a few words; None where it failed by itself."""
+    if not isinstance(error, ray.train.WorkerGroupError):
+        return None
+    failures = error.worker_failures
+    gone = sorted(r for r, e in failures.items() if type(e).__module__.startswith("ray."))
+    if gone:
+        return f"worker {', '.join(map(str, gone))} was lost"
+    # Its peers may notice before Ray does that a rank is gone.
+    if all(any(word in str(e) for word in _PEER_IS_GONE) for e in failures.values()):
+        return "a worker was lost"
+    return None

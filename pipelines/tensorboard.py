@@ -27,7 +27,11 @@ class Log:
         for name, value in row.items():
             if name != "epoch":
                 self.writer.add_scalar(name, value, row["epoch"])
-        self._flush()
+        self.writer.flush()
+
+    def workers(self, count: int, epoch: int) -> None:
+        """How many workers there are from the first step of an epoch on: the time of that step."""
+        self.writer.add_scalar("workers", count, epoch)
 
     def figure(self, name: str, figure: Figure, epoch: int) -> None:
         """A picture, drawn by matplotlib."""
@@ -36,10 +40,10 @@ class Log:
         self.writer.add_image(
             name, np.asarray(canvas.buffer_rgba())[:, :, :3], epoch, dataformats="HWC"
         )
-        self._flush()
-
-    def _flush(self) -> None:
         self.writer.flush()
+
+    def upload(self) -> None:
+        """Bring what was logged to where it belongs, unless it is written there already."""
         if not storage.is_local(self.uri):
             for name in os.listdir(self.folder):
                 with open(os.path.join(self.folder, name), "rb") as file:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -26,6 +27,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by folder, so that `-m "not integration"` and the like work."""
     for item in items:
         item.add_marker(Path(item.path).parent.name)
+
+
+def descendants(pid: int, text: str) -> list[psutil.Process]:
+    """Children of a process, and theirs, with a text in their command line."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if text in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -13,14 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = [
     "errors", "config", "local", "rangefile", "s3", "storage", "outputs", "tars", "mp3",
     "containers", "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download",
-    "synthetic", "features", "parts", "extractor", "extracting", "metrics", "featureset", "batches",
-    "augment", "model", "training", "bundle", "predictor", "report",
+    "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
+    "featureset", "leaks", "predictions", "batches", "augment", "model", "training", "checkpoint",
+    "bundle", "predictor", "figures", "report",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
 PIPELINES = [
     "recipes", "options", "display", "session", "progress", "tensorboard", "shards", "survey",
-    "ingest", "train", "evaluate", "label", "demo", "doctor", "cli",
+    "ingest", "job", "result", "rank", "train", "evaluate", "label", "demo", "doctor", "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
 

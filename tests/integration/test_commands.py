@@ -40,7 +40,7 @@ def run(*arguments: object, cwd: Path) -> tuple[int, str, str]:
 
 def kill_at_epoch(epoch: int, *arguments: object, cwd: Path) -> None:
     """Begin a training, SIGKILL its driver behind an epoch, and wait for its workers to be gone."""
-    victim = start(*arguments, cwd=cwd)
+    victim = start(*arguments, "--checkpoint-s", 0, cwd=cwd)
     assert victim.stdout is not None
     for line in victim.stdout:
         if re.search(rf"epoch +{epoch}/", line):
@@ -191,10 +191,10 @@ def test_a_run_on_s3_killed_and_typed_again_goes_on(corpus: Path, bucket: str) -
     command = ["train", f"{bucket}/features", *SMALL, *MODEL, "--epochs", "40"]
     kill_at_epoch(5, *command, "--to", f"{bucket}/bundle", cwd=cwd)
     assert not storage.exists(f"{bucket}/bundle/bundle.json")
-    assert storage.exists(f"{bucket}/bundle/checkpoints")
+    assert storage.exists(f"{bucket}/bundle/checkpoint.pt")
 
     code, out, err = run(*command, "--to", f"{bucket}/bundle", cwd=cwd)
     assert (code, err) == (0, "")
     assert 1 <= len(re.findall(r"epoch +\d", out)) <= 35
     assert read_summary(f"{bucket}/bundle")["metrics"]["epochs"] == 40
-    assert not storage.exists(f"{bucket}/bundle/checkpoints")
+    assert not storage.exists(f"{bucket}/bundle/checkpoint.pt")

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
+from conftest import descendants
 
 from audiocnn.featureset import FeatureSet
 from audiocnn.synthetic import encode
@@ -82,21 +81,6 @@ def check_whole(features: FeatureSet, whole: FeatureSet) -> None:
     assert (features.fingerprint, features.counts) == (whole.fingerprint, whole.counts)
 
 
-def descendants(pid: int) -> Iterator[psutil.Process]:
-    yield from psutil.Process(pid).children(recursive=True)
-
-
-def named(pid: int, text: str) -> list[psutil.Process]:
-    found = []
-    for process in descendants(pid):
-        try:
-            if text in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_killed_driver(corpus: Path, whole: FeatureSet, tmp_path: Path, seed: int) -> None:
     to = tmp_path / "features"
@@ -119,7 +103,7 @@ def test_killed_workers_and_front_ends(corpus: Path, whole: FeatureSet, tmp_path
     for moment in (1, 4, 7):
         wait_for_parts(to, moment, run)
         for text in ("audiocnn.extracting", "MapWorker"):
-            for process in named(run.pid, text)[:1]:
+            for process in descendants(run.pid, text)[:1]:
                 process.kill()
                 killed += 1
     told, _ = run.communicate()

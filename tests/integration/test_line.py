@@ -198,7 +198,7 @@ def test_a_report_refuses_predictions_that_are_not_the_bundles(
     predictions = tmp_path / "bundle" / "predictions.parquet"
     pq.write_table(pq.read_table(predictions).slice(1), predictions)
     with pytest.raises(FormatError, match=r"predictions\.parquet is not the one"):
-        report_on({1: str(tmp_path / "bundle")}, features, str(tmp_path / "r"))
+        report_on(str(tmp_path / "bundle"), features, str(tmp_path / "r"))
 
 
 def test_a_bundle_is_complete_and_says_where_it_comes_from(
@@ -289,7 +289,8 @@ def test_an_unfinished_run_with_other_options_is_refused(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     to = tmp_path / "b"
-    (to / "checkpoints").mkdir(parents=True)
+    to.mkdir()
+    (to / "checkpoint.pt").write_bytes(b"")
     (to / "job.json").write_text('{"workers": 7}')
     with pytest.raises(MismatchError, match=r"unfinished run is there with another .*training"):
         train(training(features, to))
@@ -320,7 +321,7 @@ def test_cross_validation_and_its_report(
     (tmp_path / "r" / "report.json").unlink()  # as if stopped before the end
     capsys.readouterr()
     assert evaluate(options) == summary
-    assert capsys.readouterr().out.count("its bundle is there already") == 2
+    assert capsys.readouterr().out.count("2 bundles are there already") == 1
 
 
 def test_200_good_and_20_bad_recordings(bundle: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from conftest import SMALL
 from audiocnn import storage
 from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.config import TrainConfig
-from audiocnn.featureset import FeatureSet, Part
+from audiocnn.featureset import FeatureSet, Part, Rows
 from audiocnn.parts import BandSums, schema, tensor_array
 
 CONFIG = TrainConfig(batch_size=8)
@@ -68,9 +68,9 @@ def streamed(features: FeatureSet, rank: int, world: int) -> Batches:
     return StreamedBatches(features, FOLDS, CONFIG, rank=rank, world=world)
 
 
-def numbers(batches: Batches, epoch: int) -> list[list[int]]:
+def numbers(batches: Batches, epoch: int, first: int = 0) -> list[list[int]]:
     found = []
-    for logmel, labels in batches.epoch(epoch):
+    for logmel, labels in batches.epoch(epoch, first):
         assert logmel.dtype == torch.float32
         assert logmel.shape[1:] == (SMALL.n_mels, SMALL.n_frames)
         assert len(labels) == len(logmel)
@@ -79,7 +79,7 @@ def numbers(batches: Batches, epoch: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("make", [memory, streamed])
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_an_epoch_gives_windows_once_and_as_many_batches_on_every_rank(
     features: FeatureSet, make: object, world: int
 ) -> None:
@@ -88,7 +88,9 @@ def test_an_epoch_gives_windows_once_and_as_many_batches_on_every_rank(
     assert len({r.steps for r in ranks}) == 1
     by_rank = [numbers(r, 0) for r in ranks]
     assert all(len(found) == ranks[0].steps for found in by_rank)
-    assert all(len(batch) == CONFIG.batch_size // world for found in by_rank for batch in found)
+    for batches in zip(*by_rank, strict=True):
+        assert sum(len(batch) for batch in batches) == CONFIG.batch_size
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
     seen = [n for found in by_rank for batch in found for n in batch]
     assert len(seen) == len(set(seen))
     assert set(seen) <= wanted
@@ -101,6 +103,35 @@ def test_epochs_differ_and_repeat_by_their_number_alone(features: FeatureSet, ma
     again = make(features, 0, 2)  # type: ignore[operator]
     assert numbers(first, 0) != numbers(first, 1)
     assert numbers(first, 1) == numbers(again, 1)
+
+
+@pytest.mark.parametrize("make", [memory, streamed])
+def test_an_epoch_begun_in_the_middle_gives_what_is_left_of_it(
+    features: FeatureSet, make: object
+) -> None:
+    made = make(features, 1, 2)  # type: ignore[operator]
+    whole = numbers(made, 2)
+    for first in (1, made.steps // 2, made.steps):
+        assert numbers(made, 2, first) == whole[first:]
+
+
+def test_a_stream_begun_in_the_middle_reads_no_part_that_it_is_past(
+    features: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load = FeatureSet.load_part
+
+    def counted(self: FeatureSet, part: str, folds: list[int]) -> Rows:
+        read.append(part)
+        return load(self, part, folds)
+
+    monkeypatch.setattr(FeatureSet, "load_part", counted)
+    made = streamed(features, 0, 1)
+    numbers(made, 0)
+    assert sorted(read) == sorted(features.parts)
+    read.clear()
+    numbers(made, 0, made.steps - 1)
+    assert len(read) <= 3
 
 
 def test_a_global_batch_does_not_depend_on_the_number_of_ranks(features: FeatureSet) -> None:

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from audiocnn import augment as augmentation
 from audiocnn.batches import Batch, MemoryBatches
 from audiocnn.config import AugmentConfig, ModelConfig, TrainConfig
+from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
 from audiocnn.training import Trainer
 
@@ -75,6 +77,61 @@ def test_going_on_from_a_state_equals_never_having_stopped(ema: float) -> None:
     torch.manual_seed(12345)  # whatever happened in between
     second.load_state_dict(first.state_dict())
     assert torch.equal(weights(run(second, 2)), weights(whole))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_going_on_from_the_middle_of_an_epoch_equals_never_having_stopped(ema: float) -> None:
+    whole = trainer(ema_decay=ema)
+    losses = [whole.train_epoch(epoch) for epoch in range(4)]
+    states = {}
+
+    def keep(step: int, total: torch.Tensor) -> None:
+        states[step] = (copy.deepcopy(first.state_dict()), float(total))
+
+    first = trainer(ema_decay=ema)
+    first.train_epoch(0)
+    first.train_epoch(1, keep)
+    state, total = states[2]
+    second = trainer(ema_decay=ema)
+    torch.rand(7)  # whatever happened in between
+    second.load_state_dict(state)
+    assert second.train_epoch(1, first=2, losses=total) == pytest.approx(losses[1], abs=1e-6)
+    assert torch.equal(weights(run(second, 2)), weights(whole))
+
+
+def test_ranks_with_unlike_shares_make_the_step_of_the_whole_batch() -> None:
+    """Gradients as DDP averages them, of ranks with 5, 4 and 3 windows, and of one with 12."""
+    options = {"augment": QUIET, "batch_size": 12}
+    alone = trainer(**options)
+    alone.model.eval()  # batch norm sees its own rank's windows alone: not what this is about
+    logmel, labels = windows(12)
+    alone._train_step(logmel.float(), labels)
+    expected = [p.grad.clone() for p in alone.model.parameters() if p.grad is not None]
+    sums = [torch.zeros_like(g) for g in expected]
+    for chosen in (slice(0, 5), slice(5, 9), slice(9, 12)):
+        ranked = trainer(**options)
+        ranked.world = 3
+        ranked.model.eval()
+        ranked._train_step(logmel[chosen].float(), labels[chosen])
+        for total, parameter in zip(sums, ranked.model.parameters(), strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad / 3
+    for total, gradient in zip(sums, expected, strict=True):
+        assert torch.allclose(total, gradient, atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    made = trainer(max_lr=1e30)
+    with pytest.raises(TrainingError, match=r"the loss is .* in epoch \d: lower --max-lr"):
+        run(made)
+
+
+def test_bfloat16_learns_too() -> None:
+    made = trainer(epochs=8, max_lr=1e-2, augment=QUIET, precision="bfloat16")
+    before = made.train_epoch(0)
+    run(made, 1)
+    assert made.evaluate(evaluation_batches()).loss < before
+    assert made.model.fc.weight.dtype == torch.float32
 
 
 def test_the_moving_average_is_what_is_kept() -> None:

@@ -1,0 +1,115 @@
+"""What a model said of the clips of a fold that it never saw: `predictions.parquet` of a bundle."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from audiocnn import metrics
+from audiocnn.calibration import Calibration, fit_temperature, fit_thresholds, tempered
+
+REPORT_FORMAT = "audiocnn.report/2"
+"""Of the `report.json` that sums up such predictions."""
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("duration_s", pa.float64()),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+"""A row a window of the tested fold; `scores` are of the classes in their order, uncalibrated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Windows of a tested fold: `duration_s` is [windows], `scores` [windows, n_classes]."""
+
+    fold: int
+    seed: int
+    bundle: str
+    """The fingerprint of the bundle that gave them."""
+    clip_ids: list[str]
+    uris: list[str]
+    labels: list[str]
+    duration_s: np.ndarray
+    scores: np.ndarray
+
+    def clips(self, temperature: float = 1.0) -> "Predictions":
+        """The same with a row a clip: scores are the mean of its windows'."""
+        scores = self.scores if temperature == 1.0 else tempered(self.scores, temperature)
+        names, by_clip = metrics.clip_scores(self.clip_ids, self.duration_s, scores)
+        first = {name: row for row, name in reversed(list(enumerate(self.clip_ids)))}
+        rows = [first[name] for name in names]
+        seconds = dict.fromkeys(names, 0.0)
+        for name, duration_s in zip(self.clip_ids, self.duration_s, strict=True):
+            seconds[name] += float(duration_s)
+        return replace(
+            self,
+            clip_ids=names,
+            uris=[self.uris[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            duration_s=np.array(list(seconds.values())),
+            scores=by_clip,
+        )
+
+    def truth(self, classes: tuple[str, ...]) -> np.ndarray:
+        """[rows] indices of the true classes."""
+        order = {name: index for index, name in enumerate(classes)}
+        return np.array([order[label] for label in self.labels], np.int64)
+
+    def confusion(self, classes: tuple[str, ...]) -> np.ndarray:
+        """Counts of whole clips [n_classes, n_classes]: rows are the truth."""
+        clips = self.clips()
+        predicted = clips.scores.argmax(axis=1)
+        return metrics.confusion_matrix(clips.truth(classes), predicted, len(classes))
+
+    def table(self) -> pa.Table:
+        """As `predictions.parquet` has it."""
+        columns = [
+            self.clip_ids,
+            self.uris,
+            self.labels,
+            self.duration_s,
+            list(self.scores.astype(np.float32)),
+        ]
+        return pa.Table.from_arrays(
+            [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+        )
+
+    @staticmethod
+    def of_table(table: pa.Table, *, fold: int, seed: int, bundle: str) -> "Predictions":
+        """What `table` wrote."""
+        return Predictions(
+            fold=fold,
+            seed=seed,
+            bundle=bundle,
+            clip_ids=table["clip_id"].to_pylist(),
+            uris=table["uri"].to_pylist(),
+            labels=table["label"].to_pylist(),
+            duration_s=table["duration_s"].to_numpy(),
+            scores=np.array(table["scores"].to_pylist(), np.float64),
+        )
+
+
+def sha256_of(table: pa.Table) -> str:
+    """Names the content of a `predictions.parquet`, by which its bundle knows it."""
+    return hashlib.sha256(json.dumps(table.to_pylist()).encode()).hexdigest()
+
+
+def calibrate(predictions: list[Predictions], classes: tuple[str, ...]) -> Calibration:
+    """The calibration that fits these folds' clips, for models that are asked about others.
+
+    None at all (every answer, temperature 1) where there are no predictions.
+    """
+    if not predictions:
+        return Calibration()
+    clips = [one.clips() for one in predictions]
+    truth = np.concatenate([one.truth(classes) for one in clips])
+    temperature = fit_temperature(np.concatenate([one.scores for one in clips]), truth)
+    scores = np.concatenate([one.clips(temperature).scores for one in predictions])
+    return Calibration(temperature=temperature, thresholds=fit_thresholds(scores, truth))

@@ -1,0 +1,215 @@
+"""What each training worker runs: its share of the epochs, and on rank 0 all that is written."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from audiocnn import checkpoint, storage
+from audiocnn.batches import Batch, Batches, MemoryBatches, StreamedBatches
+from audiocnn.errors import MismatchError
+from audiocnn.featureset import FeatureSet, Rows
+from audiocnn.model import AudioCNN
+from audiocnn.training import Trainer, require_finite
+from pipelines.job import Job
+from pipelines.progress import Channel
+
+Kept = dict[str, Any]
+"""The best epoch on the validation fold: epoch, accuracy, loss, confusion, weights."""
+
+
+def train_rank(config: dict[str, Any]) -> None:
+    """Train from the job's checkpoint, or from the start, to the end; rank 0 writes the bundle."""
+    job: Job = config["job"]
+    storage.configure(job.options.storage_options)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    trainer = _trainer(job, rank, world)
+    at = _restore(job, trainer)
+    validation = _Validation(job, rank, world)
+    scribe = _Scribe(job, trainer, at, config["channel"], world) if rank == 0 else None
+    for epoch in range(at.epoch, job.options.training.epochs):
+        on_step = scribe.begin(epoch) if scribe else None
+        loss = trainer.train_epoch(epoch, on_step, first=at.step, losses=at.losses)
+        row: dict[str, Any] = {"epoch": epoch + 1, "loss": loss}
+        kept = validation.epoch(trainer, row, at.kept)
+        at = Position(epoch=epoch + 1, kept=kept)
+        if scribe:
+            scribe.end(row, at)
+    if scribe:
+        scribe.finish(at.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run is: epochs done, steps done of the next one and the sum of their losses."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: float = 0.0
+    kept: Kept | None = None
+
+
+def _trainer(job: Job, rank: int, world: int) -> Trainer:
+    settings, features = job.options.training, job.features
+    device = ray.train.torch.get_device()
+    batches: Batches
+    if job.streams:
+        batches = StreamedBatches(features, job.train_folds, settings, rank=rank, world=world)
+    else:
+        logmel, labels = _tensors(features.load(job.train_folds), features)
+        batches = MemoryBatches(
+            logmel.to(device), labels.to(device), settings, rank=rank, world=world
+        )
+    torch.manual_seed(settings.seed)
+    model = AudioCNN(job.options.model, features.config.n_mels, len(features.classes))
+    mean, std = features.mean_std(job.train_folds)
+    model.mean.copy_(torch.from_numpy(mean))
+    model.std.copy_(torch.from_numpy(std))
+    return Trainer(
+        model, settings, batches, rank=rank, world=world, device=device,
+        wrap=_parallel if world > 1 else lambda model: model,
+    )  # fmt: skip
+
+
+def _parallel(model: AudioCNN) -> DistributedDataParallel:
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def _tensors(rows: Rows, features: FeatureSet) -> Batch:
+    return torch.from_numpy(rows.logmel), torch.from_numpy(features.label_indices(rows.labels))
+
+
+def _restore(job: Job, trainer: Trainer) -> Position:
+    """Go on from the job's checkpoint, where it has one: the position it was written at."""
+    state = checkpoint.read(job.checkpoint, trainer.device)
+    if state is None:
+        return Position()
+    if state["job"] != job.fingerprint:
+        raise MismatchError(f"{job.checkpoint}: the checkpoint of a run with other options")
+    trainer.load_state_dict(state["trainer"])
+    return Position(**state["position"])
+
+
+class _Validation:
+    """The validation fold's share of a rank, where one was named."""
+
+    def __init__(self, job: Job, rank: int, world: int) -> None:
+        self.batches: list[Batch] = []
+        self.named = job.options.validation_fold is not None
+        if job.options.validation_fold is not None:
+            rows = job.features.load([job.options.validation_fold])
+            logmel, labels = _tensors(rows.take(np.arange(rank, len(rows), world)), job.features)
+            self.batches = list(zip(torch.split(logmel, 64), torch.split(labels, 64), strict=True))
+
+    def epoch(self, trainer: Trainer, row: dict[str, Any], kept: Kept | None) -> Kept | None:
+        """Add the validation's figures to an epoch's; returns the epoch to keep, old or new."""
+        if not self.named:
+            return None
+        found = trainer.evaluate((logmel.float(), labels) for logmel, labels in self.batches)
+        row |= {"validation_loss": found.loss, "accuracy": found.accuracy}
+        if kept and (kept["accuracy"], -kept["loss"]) >= (found.accuracy, -found.loss):
+            return kept
+        weights = {name: value.clone() for name, value in trainer.best.state_dict().items()}
+        return {
+            "epoch": row["epoch"],
+            "accuracy": found.accuracy,
+            "loss": found.loss,
+            "confusion": found.confusion.tolist(),
+            "weights": weights,
+        }
+
+
+class _Scribe:
+    """Rank 0's pen: checkpoints and TensorBoard logs, written behind the training; progress."""
+
+    def __init__(
+        self, job: Job, trainer: Trainer, at: Position, channel: Channel, world: int
+    ) -> None:
+        from pipelines.tensorboard import Log
+
+        self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
+        self.log = Log(job.tensorboard, at.epoch)
+        self.behind = checkpoint.Behind()
+        self.written = self.begun = self.epoch_begun = time.monotonic()
+        self.first = at.epoch + at.step / trainer.batches.steps
+        self.world = world
+        self.stepped = self.first_stepped = self.begun
+        self.waited: float | None = None
+        channel.started(at.epoch, world)
+
+    def begin(self, epoch: int) -> Any:
+        """An epoch begins; returns what to call after each of its steps."""
+        self.epoch_begun = time.monotonic()
+        steps = self.trainer.batches.steps
+
+        def on_step(step: int, losses: torch.Tensor) -> None:
+            if step == self.at.step + 1:
+                self._first_step(epoch)
+            self.stepped = time.monotonic()
+            self.channel.step(epoch, step, steps)
+            if step < steps and self._due():
+                sum_of_losses = losses.item()
+                require_finite(sum_of_losses, epoch)
+                self._checkpoint(
+                    Position(epoch=epoch, step=step, losses=sum_of_losses, kept=self.at.kept)
+                )
+
+        return on_step
+
+    def end(self, row: dict[str, Any], at: Position) -> None:
+        """An epoch is done: log it, and write a checkpoint where one is due."""
+        now = time.monotonic()
+        steps = self.trainer.batches.steps - self.at.step
+        row["windows_per_s"] = steps * self.trainer.config.batch_size / (now - self.epoch_begun)
+        if self.waited is not None and steps > 1:
+            pace = (self.stepped - self.first_stepped) / (steps - 1)
+            row["seconds_between_epochs"] = max(0.0, self.waited - pace)
+        row["lr"] = self.trainer.schedule.get_last_lr()[0]
+        self.log.epoch(row)
+        epoch_s = (now - self.begun) / (at.epoch - self.first)
+        left_s = epoch_s * (self.trainer.config.epochs - at.epoch)
+        self.channel.epoch({**row, "left_s": left_s})
+        self.at = at
+        if self._due():
+            self._checkpoint(at)
+
+    def _first_step(self, epoch: int) -> None:
+        now = time.monotonic()
+        if epoch + self.at.step / self.trainer.batches.steps == self.first:
+            self.log.workers(self.world, epoch + 1)
+        else:
+            self.waited = now - self.stepped
+        self.first_stepped = now
+
+    def finish(self, kept: Kept | None) -> None:
+        """Write the bundle, and then no checkpoint is needed any more."""
+        from pipelines.result import write_bundle
+
+        self.behind.wait()
+        write_bundle(self.job, self.trainer, kept, self.log)
+
+    def _due(self) -> bool:
+        waited = time.monotonic() - self.written
+        return waited >= self.job.options.checkpoint_s and not self.behind.busy
+
+    def _checkpoint(self, at: Position) -> None:
+        state = checkpoint.snapshot(
+            {
+                "job": self.job.fingerprint,
+                "position": vars(at),
+                "trainer": self.trainer.state_dict(),
+            }
+        )
+
+        def write() -> None:
+            checkpoint.write(self.job.checkpoint, state)
+            self.log.upload()
+
+        self.behind.start(write)
+        self.written = time.monotonic()

@@ -1,0 +1,192 @@
+"""Training killed for real: workers, its controller, a node, the whole job; then bit for bit."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import descendants
+
+from audiocnn.bundle import read_summary
+
+pytestmark = pytest.mark.slow
+
+AUDIOCNN = Path(sys.executable).with_name("audiocnn")
+SMALL = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s", "1"]
+EPOCHS = 60
+OPTIONS = [
+    *SMALL, "--channels", "8", "--batch-size", "16", "--test-fold", "1", "--ema-decay", "0.9",
+    "--epochs", str(EPOCHS), "--checkpoint-s", "0.2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def features(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("kills") / "features"
+    subprocess.run(
+        [AUDIOCNN, "ingest", corpus, "--to", to, *SMALL], check=True, capture_output=True
+    )
+    return to
+
+
+@pytest.fixture(scope="module")
+def whole(features: Path) -> str:
+    """The weights of a run that nobody disturbs."""
+    return finish(start(features, features.parent / "whole"), features.parent / "whole")
+
+
+def start(features: Path, to: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(AUDIOCNN), "train", str(features), "--to", str(to), *OPTIONS, *more],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(run: subprocess.Popen[str], to: Path) -> str:
+    told, _ = run.communicate(timeout=400)
+    assert run.returncode == 0, told
+    assert not (to / "checkpoint.pt").exists()
+    return str(read_summary(str(to))["weights_sha256"])
+
+
+def wait_for_epoch(run: subprocess.Popen[str], epoch: int) -> None:
+    assert run.stdout is not None
+    for line in run.stdout:
+        found = re.search(r"epoch +(\d+)/", line)
+        if found and int(found[1]) >= epoch:
+            return
+    raise AssertionError("it ended before it could be killed")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_workers_are_replaced_and_change_nothing(
+    features: Path, whole: str, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    run = start(features, tmp_path / "b")
+    for epoch in (chance.randint(2, 12), chance.randint(25, 35)):
+        wait_for_epoch(run, epoch)
+        time.sleep(chance.random() * 0.3)
+        chance.choice(descendants(run.pid, "RayTrainWorker")).kill()
+    assert finish(run, tmp_path / "b") == whole
+
+
+def test_a_killed_controller_ends_the_job_in_one_line_and_it_goes_on(
+    features: Path, whole: str, tmp_path: Path
+) -> None:
+    run = start(features, tmp_path / "b")
+    wait_for_epoch(run, 10)
+    descendants(run.pid, "TrainController")[0].kill()
+    told, _ = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert "audiocnn: the process that led the training was lost; the same command" in told
+    assert "Traceback" not in told
+    assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
+
+
+def test_a_job_killed_again_and_again_goes_on_each_time(
+    features: Path, whole: str, tmp_path: Path
+) -> None:
+    chance = random.Random(3)
+    for epoch in (5, 20, 40):
+        run = start(features, tmp_path / "b")
+        wait_for_epoch(run, epoch)
+        time.sleep(chance.random() * 0.3)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        time.sleep(5)  # its workers are stopped by Ray a moment later
+        assert (tmp_path / "b" / "checkpoint.pt").exists()
+        assert not (tmp_path / "b" / "bundle.json").exists()
+    run = start(features, tmp_path / "b")
+    assert finish(run, tmp_path / "b") == whole
+
+
+def test_a_worker_that_dies_again_and_again_ends_the_job_in_one_line(
+    features: Path, tmp_path: Path
+) -> None:
+    run = start(features, tmp_path / "b", "--max-failures", "1")
+    for epoch in (3, 20):
+        wait_for_epoch(run, epoch)
+        descendants(run.pid, "RayTrainWorker")[1].kill()
+    told, _ = run.communicate(timeout=200)
+    assert run.returncode == 2
+    assert "audiocnn: a worker was lost" in told or re.search(r"audiocnn: worker .* lost", told)
+    assert "goes on from the last checkpoint" in told
+    assert "Traceback" not in told
+    assert (tmp_path / "b" / "checkpoint.pt").exists()
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(
+    features: Path, whole: str, tmp_path: Path
+) -> None:
+    run = start(features, tmp_path / "b")
+    wait_for_epoch(run, 8)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    told, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in told
+    assert "stopped; the same command goes on from the last checkpoint" in told
+    assert (tmp_path / "b" / "checkpoint.pt").exists()
+    assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
+
+
+NODES = """
+import os, sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from pipelines.cli import parse
+from pipelines.train import train
+
+to, replaced = Path(sys.argv[1]), sys.argv[2] == "replaced"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+second = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+
+def cut() -> None:
+    while not (to / "checkpoint.pt").exists():
+        time.sleep(0.02)
+    time.sleep(2)
+    cluster.remove_node(second, allow_graceful=False)
+    print("removed", flush=True)
+
+thread = threading.Thread(target=cut, daemon=True)
+thread.start()
+if replaced:
+    def replace() -> None:
+        thread.join()
+        time.sleep(5)
+        cluster.add_node(num_cpus=1)
+        print("replaced", flush=True)
+    threading.Thread(target=replace, daemon=True).start()
+train(parse(["train", *sys.argv[3:]]))
+print("ended", flush=True)
+os._exit(0)  # Ray's own exit handlers ask for the node that is gone
+"""
+
+
+@pytest.mark.parametrize("how", ["replaced", "elastic"])
+def test_a_lost_node(features: Path, whole: str, tmp_path: Path, how: str) -> None:
+    to = tmp_path / "b"
+    workers = ["--workers", "1", "2"] if how == "elastic" else []
+    command = [sys.executable, "-c", NODES, to, how, features, "--to", to, *OPTIONS, *workers]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "removed" in done.stdout
+    assert "was lost: going on from the last checkpoint" in done.stdout
+    assert "ended" in done.stdout
+    made = read_summary(str(to))
+    assert made["metrics"]["epochs"] == EPOCHS
+    if how == "replaced":
+        assert made["weights_sha256"] == whole
+    else:
+        assert made["metrics"]["test"]["accuracy"] > 0.5

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from audiocnn.calibration import (
+    PRECISION,
+    Calibration,
+    fit_temperature,
+    fit_thresholds,
+    reliability,
+    tempered,
+)
+from audiocnn.predictions import Predictions, calibrate
+
+CLASSES = ("a", "b", "c")
+
+
+def answers(count: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that are too certain by a temperature, and truths drawn from the honest ones."""
+    rng = np.random.default_rng(seed)
+    honest = tempered(rng.dirichlet((0.4, 0.4, 0.4), count), 1.0)
+    truth = np.array([rng.choice(3, p=row) for row in honest])
+    return tempered(honest, 1 / temperature), truth
+
+
+def predictions(fold: int, temperature: float = 2.0, count: int = 400) -> Predictions:
+    scores, truth = answers(count, temperature, fold)
+    names = [f"{fold}-{index}" for index in range(count)]
+    return Predictions(
+        fold=fold, seed=0, bundle="", clip_ids=names, uris=names,
+        labels=[CLASSES[index] for index in truth], duration_s=np.ones(count), scores=scores,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_by_which_scores_are_too_certain_is_found(temperature: float) -> None:
+    scores, truth = answers(4_000, temperature)
+    assert fit_temperature(scores, truth) == pytest.approx(temperature, rel=0.1)
+
+
+def test_a_temperature_undoes_what_it_did_and_keeps_the_answer() -> None:
+    scores, _ = answers(100, 1.0)
+    assert np.allclose(tempered(tempered(scores, 3.0), 1 / 3), scores)
+    assert np.array_equal(tempered(scores, 3.0).argmax(1), scores.argmax(1))
+    assert np.allclose(tempered(scores, 3.0).sum(1), 1)
+
+
+def test_calibration_by_other_folds_brings_the_error_down() -> None:
+    tested, others = predictions(1), [predictions(2), predictions(3)]
+    truth = tested.truth(CLASSES)
+    found = calibrate(others, CLASSES)
+    before = reliability(tested.clips().scores, truth).error
+    after = reliability(tested.clips(found.temperature).scores, truth).error
+    assert after < 0.6 * before
+
+
+def test_the_error_is_guo_and_others_definition() -> None:
+    scores = np.array([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35], [0.35, 0.65]])
+    truth = np.array([0, 1, 0, 1])
+    # Two answers at 0.95 of which half are right, two at 0.65 that are both right.
+    assert reliability(scores, truth).error == pytest.approx((2 * 0.45 + 2 * 0.35) / 4)
+    assert reliability(np.array([[1.0, 0.0]]), np.array([0])).error == 0
+
+
+def test_a_threshold_keeps_the_answers_that_are_right_often_enough() -> None:
+    best = np.linspace(0.4, 0.99, 60)
+    scores = np.stack([best, 1 - best, np.zeros(60)], axis=1)
+    scores[:, 1:] *= 0.5  # class 0 is the answer to all of them
+    truth = np.where(best > 0.6, 0, 1)
+    thresholds = fit_thresholds(scores, truth)
+    assert 0.5 < thresholds[0] < 0.6
+    assert thresholds[1:] == (0.0, 0.0)  # never answered: nothing is known
+    known = Calibration(thresholds=thresholds).known(scores)
+    assert (truth[known] == 0).mean() >= PRECISION
+    assert known.sum() > (best > 0.6).sum()  # as many as the precision allows, and no fewer
+
+
+def test_a_class_that_is_never_right_keeps_its_best_answer_only() -> None:
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    thresholds = fit_thresholds(scores, np.array([1, 1, 1]))
+    assert 0.8 < thresholds[0] < 0.9
+    assert fit_thresholds(scores, np.array([0, 0, 0])) == (0.0, 0.0)
+
+
+def test_without_thresholds_every_answer_is_known() -> None:
+    assert Calibration().known(np.array([[0.4, 0.6]])).tolist() == [True]
+    assert Calibration(thresholds=(0.0, 0.7)).known(np.array([[0.4, 0.6]])).tolist() == [False]
+    assert Calibration.from_json({"temperature": 1.0}) == Calibration()
+    made = Calibration(temperature=1.5, thresholds=(0.1, 0.2))
+    assert Calibration.from_json(made.to_json()) == made
+
+
+def test_windows_become_clips_and_come_back_from_their_table() -> None:
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    made = Predictions(
+        fold=3, seed=7, bundle="f", clip_ids=["x", "y", "x"], uris=["u", "v", "u"],
+        labels=["a", "b", "a"], duration_s=np.array([3.0, 1.0, 1.0]), scores=scores,
+    )  # fmt: skip
+    clips = made.clips()
+    assert clips.clip_ids == ["x", "y"]
+    assert clips.labels == ["a", "b"]
+    assert clips.duration_s.tolist() == [4, 1]
+    assert np.allclose(clips.scores, [[(3 * 0.9 + 0.6) / 4, (3 * 0.1 + 0.4) / 4], [0.2, 0.8]])
+    assert made.confusion(("a", "b")).tolist() == [[1, 0], [0, 1]]
+    back = Predictions.of_table(made.table(), fold=3, seed=7, bundle="f")
+    assert np.allclose(back.scores, scores)
+    assert (back.clip_ids, back.labels) == (made.clip_ids, made.labels)
