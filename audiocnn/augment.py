@@ -92,8 +92,9 @@ def mixup(
     targets = functional.one_hot(labels, n_classes).to(logmel.dtype)
     if config.mixup_alpha == 0 or torch.rand(()) >= config.mixup_probability:
         return logmel, targets
-    alpha = torch.tensor(config.mixup_alpha)
-    share = torch.distributions.Beta(alpha, alpha).sample((len(logmel),)).to(logmel.device)
+    alpha = torch.full((len(logmel),), config.mixup_alpha, device=logmel.device)
+    # Arguments are not validated: that would wait for a GPU in every step.
+    share = torch.distributions.Beta(alpha, alpha, validate_args=False).sample()
     other = torch.randperm(len(logmel), device=logmel.device)
     mixed = logmel * share[:, None, None] + logmel[other] * (1 - share[:, None, None])
     return mixed, targets * share[:, None] + targets[other] * (1 - share[:, None])

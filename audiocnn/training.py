@@ -1,15 +1,15 @@
 """Training one rank's share of a model: no Ray in it, and DDP only where it was wrapped."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from audiocnn import metrics
 from audiocnn.augment import augment, mixup
@@ -61,10 +61,7 @@ class Trainer:
         self.rank, self.world = rank, world
         self.device = device or torch.device("cpu")
         self.wrapped = wrap(model.to(self.device))
-        self.ema: AveragedModel | None = None
-        if config.ema_decay:
-            average = get_ema_multi_avg_fn(config.ema_decay)
-            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay, fused=True
         )
@@ -80,9 +77,7 @@ class Trainer:
     @property
     def best(self) -> AudioCNN:
         """The model that the run keeps: the moving average, or the last weights."""
-        if self.ema is None:
-            return self.model
-        return cast(AudioCNN, self.ema.module)
+        return self.model if self.ema is None else self.ema.model
 
     def train_epoch(
         self, epoch: int, on_step: OnStep | None = None, *, first: int = 0, losses: float = 0.0
@@ -122,7 +117,7 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model)
         return loss.detach() * share
 
     @torch.inference_mode()
@@ -158,6 +153,35 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+class MovingAverage:
+    """An exponential moving average of a model's weights and batch-norm statistics.
+
+    torch's AveragedModel does the same, and waits for a GPU in every step.
+    """
+
+    def __init__(self, model: AudioCNN, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay, self.begun = decay, False
+
+    @torch.no_grad()
+    def update(self, model: AudioCNN) -> None:
+        """Take in the model after another step; the first time, as it is."""
+        mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
+        averaged = [index for index, value in enumerate(mine) if value.is_floating_point()]
+        share = 1 - self.decay if self.begun else 1.0
+        torch._foreach_lerp_([mine[i] for i in averaged], [theirs[i] for i in averaged], share)
+        self.begun = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `load_state_dict`."""
+        return {"model": self.model.state_dict(), "begun": self.begun}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.begun = state["begun"]
 
 
 def require_finite(loss: float, epoch: int) -> None:

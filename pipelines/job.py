@@ -41,6 +41,16 @@ class Job:
         return self.options.data == "stream"
 
     @property
+    def streamed_steps(self) -> int:
+        """Batches of a streamed epoch that any number of workers asked for can give."""
+        fewest, most = self.options.workers_range
+        settings = self.options.training
+        return min(
+            fewest_batches(self.features, self.train_folds, settings, workers)
+            for workers in range(fewest, most + 1)
+        )
+
+    @property
     def checkpoint(self) -> str:
         """Where the checkpoint is while the job is unfinished."""
         return storage.join(self.to, "checkpoint.pt")
@@ -91,7 +101,7 @@ def plan(options: Train) -> Job:
     batch, workers = options.training.batch_size, options.workers_range[1]
     if windows < batch:
         raise MismatchError(f"--batch-size {batch}: there are {windows} windows to train on")
-    if job.streams and fewest_batches(features, folds, options.training, workers) < 1:
+    if job.streams and job.streamed_steps < 1:
         raise MismatchError(
             f"--data stream: {len(features.parts)} parts with {windows} windows are too few to "
             f"share out to {workers} workers in batches of {batch}"

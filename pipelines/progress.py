@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import display
 
@@ -62,7 +63,9 @@ class Listener:
     def __init__(self, epochs: dict[str, int]) -> None:
         self._epochs = epochs
         self._done = dict.fromkeys(epochs, 0)
-        self._mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+        # On this node, which ends with the listener: another one may be lost before.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 

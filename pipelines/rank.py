@@ -61,6 +61,8 @@ def _trainer(job: Job, rank: int, world: int) -> Trainer:
     batches: Batches
     if job.streams:
         batches = StreamedBatches(features, job.train_folds, settings, rank=rank, world=world)
+        # The schedule's length must not change with the number of workers.
+        batches.steps = job.streamed_steps
     else:
         logmel, labels = _tensors(features.load(job.train_folds), features)
         batches = MemoryBatches(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import ray._private.state
 import ray.data
 import ray.exceptions
 import ray.train
@@ -21,17 +22,19 @@ _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo"
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What there is to compute with."""
+    """What there is to compute with, and what there may be once an autoscaler has done its best."""
 
     cpus: int
     gpus: int
+    most_cpus: int
+    most_gpus: int
 
     def require(self, workers: int, *, gpu: bool) -> None:
         """Raise ConfigError where there can never be so many workers."""
-        there, what = (self.gpus, "GPU") if gpu else (self.cpus, "CPU")
-        if workers > there:
+        most, what = (self.most_gpus, "GPU") if gpu else (self.most_cpus, "CPU")
+        if workers > most:
             raise ConfigError(
-                f"--workers {workers}: the cluster has {there} {what}s, and a worker takes one"
+                f"--workers {workers}: the cluster has {most} {what}s at most, one a worker"
             )
 
     def groups(self, workers: int, *, gpu: bool) -> int:
@@ -61,8 +64,16 @@ def connect() -> Cluster:
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
-    resources = ray.cluster_resources()
-    return Cluster(cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)))
+    there = ray.cluster_resources()
+    # None where no autoscaler has said what its nodes are.
+    ever = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    return Cluster(
+        cpus=cpus,
+        gpus=gpus,
+        most_cpus=max(cpus, int(ever.get("CPU", 0))),
+        most_gpus=max(gpus, int(ever.get("GPU", 0))),
+    )
 
 
 def _join(address: str) -> None:

@@ -1,7 +1,6 @@
 """The whole line on a real Ray: corpus -> features -> bundle -> report -> labels."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -294,34 +293,6 @@ def test_an_unfinished_run_with_other_options_is_refused(
     (to / "job.json").write_text('{"workers": 7}')
     with pytest.raises(MismatchError, match=r"unfinished run is there with another .*training"):
         train(training(features, to))
-
-
-def test_cross_validation_and_its_report(
-    features: FeatureSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = training(features, tmp_path)
-    options = Evaluate(
-        features=features.uri, to=str(tmp_path / "r"), folds=(1, 4), feature=SMALL, model=TINY,
-        training=asked.training,
-    )  # fmt: skip
-    summary = evaluate(options)
-    accuracies = [fold["accuracy"] for fold in summary["folds"]]
-    assert summary["accuracy_mean"] == pytest.approx(np.mean(accuracies))
-    assert summary["accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
-    confusion = np.array(summary["confusion"])
-    assert confusion.sum() == summary["clips"] == 40
-    assert len(summary["mistakes"]) == 40 - np.trace(confusion)
-    assert summary == json.loads((tmp_path / "r" / "report.json").read_text())
-    page = (tmp_path / "r" / "report.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count('<img src="data:image/png;base64,') >= 3
-    for fold in summary["folds"]:
-        assert fold["bundle"] in page
-
-    (tmp_path / "r" / "report.json").unlink()  # as if stopped before the end
-    capsys.readouterr()
-    assert evaluate(options) == summary
-    assert capsys.readouterr().out.count("2 bundles are there already") == 1
 
 
 def test_200_good_and_20_bad_recordings(bundle: Path, tmp_path: Path) -> None:

@@ -150,24 +150,22 @@ second = cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
 
-def cut() -> None:
-    while not (to / "checkpoint.pt").exists():
-        time.sleep(0.02)
-    time.sleep(2)
-    cluster.remove_node(second, allow_graceful=False)
-    print("removed", flush=True)
+def run() -> None:
+    train(parse(["train", *sys.argv[3:]]))
+    print("ended", flush=True)
 
-thread = threading.Thread(target=cut, daemon=True)
-thread.start()
+training = threading.Thread(target=run, daemon=True)  # nodes come and go in the main thread
+training.start()
+while not (to / "checkpoint.pt").exists():
+    time.sleep(0.02)
+time.sleep(2)
+cluster.remove_node(second, allow_graceful=False)
+print("removed", flush=True)
 if replaced:
-    def replace() -> None:
-        thread.join()
-        time.sleep(5)
-        cluster.add_node(num_cpus=1)
-        print("replaced", flush=True)
-    threading.Thread(target=replace, daemon=True).start()
-train(parse(["train", *sys.argv[3:]]))
-print("ended", flush=True)
+    time.sleep(5)
+    cluster.add_node(num_cpus=1)
+    print("replaced", flush=True)
+training.join()
 os._exit(0)  # Ray's own exit handlers ask for the node that is gone
 """
 

@@ -1,0 +1,172 @@
+"""Training on one GPU, without Ray: what must hold there, and how fast it is, in one command.
+
+Features lie on the device, augmentation runs there in batches, and nothing in the inner loop
+waits for it: that is checked, not assumed. `bare` is the model's own step: one batch over and
+over, forward, backward and optimizer, in the same precision.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch.nn import functional
+
+from audiocnn.batches import MemoryBatches
+from audiocnn.config import TrainConfig
+from audiocnn.features import LogMel
+from audiocnn.model import AudioCNN
+from audiocnn.training import Trainer
+from benchmarks.harness import Report
+from pipelines.recipes import RECIPES
+
+_CLASSES = 50
+_ESC50_CLIPS = 1_600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checks and timings of training on one GPU."""
+
+    device: str = "cuda"
+    """Where to train; cpu to try this script without a GPU."""
+    recipe: str = "esc50"
+    """Whose model and training."""
+    windows: int = 3_200
+    """Windows of an epoch, random ones."""
+    rounds: int = 3
+    """Timed epochs of each variant, after one to warm up."""
+    compile: bool = True
+    """Time torch.compile too."""
+    out: Path | None = None
+    """Where the JSON goes; benchmarks/results/gpu.json when not given."""
+
+
+class Bench:
+    """Random features on the device, and what is trained on them."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.recipe = options, RECIPES[options.recipe]()
+        self.device = torch.device(options.device)
+        feature = self.recipe.feature
+        self.shape = (feature.n_mels, feature.n_frames)
+        generator = torch.Generator().manual_seed(0)
+        logmel = torch.randn(options.windows, *self.shape, generator=generator) * 15 - 40
+        labels = torch.randint(0, _CLASSES, (options.windows,), generator=generator)
+        self.logmel, self.labels = logmel.half().to(self.device), labels.to(self.device)
+
+    def model(self) -> AudioCNN:
+        """The recipe's model, the same each time."""
+        torch.manual_seed(0)
+        model = AudioCNN(self.recipe.model, self.shape[0], _CLASSES)
+        model.mean += -40
+        model.std *= 15
+        return model
+
+    def trainer(self, device: torch.device, **change: Any) -> Trainer:
+        """The recipe's training, with options changed."""
+        config: TrainConfig = replace(
+            self.recipe.training, epochs=self.options.rounds + 2, **change
+        )
+        batches = MemoryBatches(self.logmel.to(device), self.labels.to(device), config)
+        return Trainer(self.model(), config, batches, device=device)
+
+    def log_mel_difference(self) -> float:
+        """Largest difference, in dB, of a log-mel made on the device and on the CPU."""
+        config = self.recipe.feature
+        samples = torch.randn(8, config.window_samples, generator=torch.Generator().manual_seed(1))
+        here = LogMel(config).to(self.device)(samples.to(self.device)).cpu()
+        return float((here - LogMel(config)(samples)).abs().max())
+
+    def waits(self) -> int:
+        """Steps of an epoch in which the host waited for the device."""
+        trainer = self.trainer(self.device)
+        waited = [0]
+
+        def on_step(step: int, _total: torch.Tensor) -> None:
+            if self.device.type == "cuda" and step == 1:
+                torch.cuda.set_sync_debug_mode("error")
+            if self.device.type == "cuda" and step == trainer.batches.steps:
+                torch.cuda.set_sync_debug_mode("default")
+
+        try:
+            trainer.train_epoch(0, on_step)
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            waited[0] = 1
+            print(f"a step waits for the device: {error}")
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        return waited[0]
+
+    def rates(self, **change: Any) -> list[float]:
+        """Windows/s of whole epochs."""
+        trainer = self.trainer(self.device, **change)
+        trainer.train_epoch(0)
+        rates = []
+        for epoch in range(1, self.options.rounds + 1):
+            began = time.perf_counter()
+            trainer.train_epoch(epoch)  # its loss is read at the end, so the device is done
+            windows = trainer.batches.steps * trainer.config.batch_size
+            rates.append(windows / (time.perf_counter() - began))
+        return rates
+
+    def bare_rates(self, precision: str) -> list[float]:
+        """Windows/s of the model's step alone."""
+        size, model = self.recipe.training.batch_size, self.model().to(self.device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        logmel, labels = self.logmel[:size].float(), self.labels[:size]
+        rates = []
+        for _ in range(self.options.rounds + 1):
+            began = time.perf_counter()
+            for _ in range(self.options.windows // size):
+                with torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=precision == "bfloat16"
+                ):
+                    logits = model(logmel)
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(logits.float(), labels)
+                loss.backward()
+                optimizer.step()
+            loss.item()
+            rates.append(self.options.windows // size * size / (time.perf_counter() - began))
+        return rates[1:]
+
+
+def main(options: Options) -> None:
+    """Check, time, and write the results."""
+    bench, report = Bench(options), Report(name="gpu")
+    report.settings = {"device": options.device, "recipe": options.recipe}
+    report.settings |= {"batch_size": bench.recipe.training.batch_size}
+    report.add(
+        "log-mel, device against CPU", "dB, largest difference", [bench.log_mel_difference()]
+    )
+    report.add("steps that wait for the device", "0 or 1", [bench.waits()])
+    variants: dict[str, dict[str, Any]] = {
+        "float32": {"precision": "float32"},
+        "bfloat16": {"precision": "bfloat16"},
+    }
+    if options.compile:
+        variants["bfloat16, compiled"] = {"precision": "bfloat16", "compile": True}
+    rates = {name: bench.rates(**change) for name, change in variants.items()}
+    for name, values in rates.items():
+        report.add(f"training, {name}", "windows/s", values)
+        cost = [100 * _ESC50_CLIPS / value for value in values]
+        report.add(f"100 epochs of 1,600 clips, {name}", "s", cost)
+    for precision in ("float32", "bfloat16"):
+        bare = bench.bare_rates(precision)
+        report.add(f"model's step alone, {precision}", "windows/s", bare)
+        report.ratio(f"training_vs_model_alone_{precision}", rates[precision], bare)
+    report.ratio("bfloat16_vs_float32", rates["bfloat16"], rates["float32"])
+    if options.compile:
+        report.ratio("compiled_vs_not", rates["bfloat16, compiled"], rates["bfloat16"])
+    report.show()
+    print(report.write(options.out))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
