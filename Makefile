@@ -6,7 +6,10 @@ CORPUS ?= synthetic
 TO ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench-ingest bench-float16 lint format clean
+ESC10 ?= ../shared/data/esc10
+
+.PHONY: help setup demo test test-slow bench-ingest bench-train bench-gpu bench-float16 esc10 lint \
+  format clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +45,16 @@ $(VENV)/.bench: $(VENV)/.ready
 bench-ingest: $(VENV)/.bench  ## Speed and memory of ingest, and of its peers: ten minutes
 	$(BIN)/python -m benchmarks.ingest
 
+bench-train: setup  ## Speed and memory of training, and of plain loops: half an hour
+	$(BIN)/python -m benchmarks.train
+
+bench-gpu: setup  ## What must hold on a GPU, and how fast it trains there
+	$(BIN)/python -m benchmarks.gpu
+
+esc10: setup  ## The accuracy of docs/accuracy.md: ESC-10, five folds; ESC10=path
+	$(BIN)/audiocnn ingest "$(ESC10)" --to esc10/features
+	$(BIN)/audiocnn evaluate esc10/features --to esc10/report
+
 bench-float16: setup  ## What float16 features cost in accuracy: ten minutes
 	$(BIN)/python -m benchmarks.float16
 
@@ -56,4 +69,4 @@ format: setup  ## Write the code as ruff does
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the demo's output and caches
-	rm -rf demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo esc10 .mypy_cache .pytest_cache .ruff_cache

@@ -80,28 +80,26 @@ class Bench:
         here = LogMel(config).to(self.device)(samples.to(self.device)).cpu()
         return float((here - LogMel(config)(samples)).abs().max())
 
-    def waits(self) -> int:
-        """Steps of an epoch in which the host waited for the device."""
+    def waits(self) -> bool:
+        """Whether a step of an epoch makes the host wait for the device."""
         trainer = self.trainer(self.device)
-        waited = [0]
+        cuda = self.device.type == "cuda"
 
         def on_step(step: int, _total: torch.Tensor) -> None:
-            if self.device.type == "cuda" and step == 1:
-                torch.cuda.set_sync_debug_mode("error")
-            if self.device.type == "cuda" and step == trainer.batches.steps:
-                torch.cuda.set_sync_debug_mode("default")
+            if cuda and step in (1, trainer.batches.steps):  # the epoch's end may wait
+                torch.cuda.set_sync_debug_mode("error" if step == 1 else "default")
 
         try:
             trainer.train_epoch(0, on_step)
         except RuntimeError as error:
             if "synchroniz" not in str(error):
                 raise
-            waited[0] = 1
             print(f"a step waits for the device: {error}")
+            return True
         finally:
-            if self.device.type == "cuda":
+            if cuda:
                 torch.cuda.set_sync_debug_mode("default")
-        return waited[0]
+        return False
 
     def rates(self, **change: Any) -> list[float]:
         """Windows/s of whole epochs."""

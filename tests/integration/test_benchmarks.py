@@ -17,6 +17,12 @@ INGEST = {
 }  # fmt: skip
 
 
+TRAIN = {
+    "memory_vs_plain_loop", "streamed_vs_plain_loop", "two_workers_vs_one", "vs_tutorial_loop",
+    "plain_loop_vs_model_alone",
+}  # fmt: skip
+
+
 def figures(corpus: Path, to: Path, *arguments: str) -> dict[str, float]:
     """The ratios that a benchmark of the repository writes."""
     module, *options = arguments
@@ -41,6 +47,31 @@ def test_the_quick_run_of_ingest_gives_every_ratio(corpus: Path, tmp_path: Path)
     ratios = figures(corpus, tmp_path / "ingest.json", "ingest", "--quick")
     assert set(ratios) >= INGEST
     assert all(math.isfinite(value) and value > 0 for value in ratios.values())
+
+
+@pytest.mark.slow
+def test_the_quick_run_of_training_gives_every_ratio(corpus: Path, tmp_path: Path) -> None:
+    options = ("train", "--quick", "--recipe", "demo")
+    ratios = figures(corpus, tmp_path / "train.json", *options)
+    assert set(ratios) == TRAIN
+    assert all(math.isfinite(value) and value > 0 for value in ratios.values())
+    rows = {row["name"] for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
+    for figure in ("seconds_to_first_step", "seconds_between_epochs", "memory"):
+        assert f"{figure}: ours, 1 worker, streamed" in rows
+
+
+def test_the_gpu_script_runs_without_a_gpu(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--recipe", "demo", "--windows", "64", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.gpu", *options, "--no-compile"]
+    command += ["--out", str(tmp_path / "gpu.json")]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {r["name"]: r["median"] for r in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
+    assert rows["steps that wait for the device"] == 0
+    assert rows["log-mel, device against CPU"] == 0
+    assert rows["training, bfloat16"] > 0
 
 
 @pytest.mark.slow

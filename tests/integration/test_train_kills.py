@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import descendants
 
+from audiocnn import checkpoint, storage
 from audiocnn.bundle import read_summary
+from benchmarks.seaweed import SeaweedFS
 
 pytestmark = pytest.mark.slow
 
@@ -41,9 +46,13 @@ def whole(features: Path) -> str:
 
 
 def start(features: Path, to: Path, *more: str) -> subprocess.Popen[str]:
+    return popen([AUDIOCNN, "train", features, "--to", to, *OPTIONS, *more])
+
+
+def popen(command: list[object]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(AUDIOCNN), "train", str(features), "--to", str(to), *OPTIONS, *more],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        list(map(str, command)), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -133,6 +142,72 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(
     assert "stopped; the same command goes on from the last checkpoint" in told
     assert (tmp_path / "b" / "checkpoint.pt").exists()
     assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
+
+
+def test_a_loss_that_is_no_number_ends_the_job_at_once(features: Path, tmp_path: Path) -> None:
+    run = start(features, tmp_path / "b", "--max-lr", "1e30", "--warmup", "0.01")
+    told, _ = run.communicate(timeout=100)
+    assert run.returncode == 2
+    assert re.search(r"audiocnn: the (loss is nan in epoch \d+|weights are not finite)", told)
+    assert "--max-lr" in told
+    assert "going on" not in told  # a mistake is not tried again
+    assert "Traceback" not in told
+
+
+def test_a_bucket_that_goes_away_ends_the_job_in_one_line_and_it_goes_on(
+    features: Path, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SeaweedFS()) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        bucket = server.bucket()
+        command = [AUDIOCNN, "train", features, "--to", f"{bucket}/b", *OPTIONS]
+        run = popen(command)
+        wait_for_epoch(run, 10)
+        server.kill()
+        told, _ = run.communicate(timeout=120)
+        assert run.returncode == 2, told
+        assert re.search(r"audiocnn: .*(s3://|http)", told)
+        assert "Traceback" not in told
+        server.start()
+        told, _ = popen(command).communicate(timeout=200)
+        assert "going on after epoch" in told
+        storage.configure({})
+        assert read_summary(f"{bucket}/b")["weights_sha256"] == whole
+        assert not storage.exists(f"{bucket}/b/checkpoint.pt")
+    monkeypatch.undo()
+    storage.configure({})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system takes root's rights")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_job_in_one_line_and_it_goes_on(
+    features: Path, whole: str, small_disk: Path
+) -> None:
+    run = start(features, small_disk / "b")
+    wait_for_epoch(run, 10)
+    full = small_disk / "full"
+    with suppress(OSError), full.open("wb") as file:
+        while True:
+            file.write(b"x" * 4_096)
+            file.flush()
+    told, _ = run.communicate(timeout=100)
+    assert run.returncode == 2, told
+    assert re.search(r"audiocnn: .*No space left", told)
+    assert "Traceback" not in told
+    assert checkpoint.read(str(small_disk / "b" / "checkpoint.pt"), torch.device("cpu"))
+    full.unlink()
+    assert finish(start(features, small_disk / "b"), small_disk / "b") == whole
 
 
 NODES = """
