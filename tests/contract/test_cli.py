@@ -50,7 +50,7 @@ def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
         (["ingest", "corpus", "--to", "x", "--n-mels", "2"], "n_mels must be within"),
         (["train", "f", "--to", "b", "--recipe", "esc99"], "invalid choice 'esc99'"),
         (["train", "f", "--to", "b", "--workers", "0"], "workers must be at least 1"),
-        (["train", "f", "--to", "b", "--workers", "17"], "cannot be shared by 17 workers"),
+        (["train", "f", "--to", "b", "--workers", "33"], "cannot be shared by 33 workers"),
         (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
         (["label", "b", "--bundle", "x"], "--to"),
         (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),

@@ -1,6 +1,7 @@
 """Real recordings: all of ESC-10 and a part of ESC-50."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import librosa
@@ -13,10 +14,11 @@ from audiocnn.corpus import Clip
 from audiocnn.errors import AudioError
 from audiocnn.features import LogMel
 from audiocnn.layouts import read_corpus
+from audiocnn.predictor import Predictor
 from pipelines.ingest import ingest
 from pipelines.label import label, read_labels
 from pipelines.options import Ingest, Label, Train
-from pipelines.recipes import esc10
+from pipelines.recipes import esc10, esc50
 from pipelines.train import train
 
 
@@ -116,3 +118,34 @@ def test_the_line_on_esc10(recordings: Path, tmp_path: Path) -> None:
     assert (summary["labelled"], summary["failed"]) == (40, 0)
     labels = Counter(read_labels(str(tmp_path / "labels"))["label"].to_pylist())
     assert labels.most_common(1)[0][0] == "Rain"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_esc50_recipe_on_fifty_classes(recordings: Path, tmp_path: Path) -> None:
+    """The model of 21 M parameters for one epoch, in float32: not every CPU has bfloat16."""
+    recipe = esc50()
+    features = ingest(
+        Ingest(
+            corpus=str(recordings / "esc50-mini"),
+            to=str(tmp_path / "features"),
+            recipe="esc50",
+            feature=recipe.feature,
+        )
+    )
+    assert len(features.classes) == 50
+    bundle = train(
+        Train(
+            features=features.uri,
+            to=str(tmp_path / "bundle"),
+            recipe="esc50",
+            workers=1,
+            feature=recipe.feature,
+            model=recipe.model,
+            training=replace(recipe.training, epochs=1, precision="float32"),
+        )
+    )
+    clip = features.load(list(features.folds)).uris[0]
+    answer = Predictor.load(str(tmp_path / "bundle")).predict(clip, top_k=50)
+    assert {name for name, _ in answer.top_k} == set(features.classes)
+    assert answer.bundle == bundle.fingerprint
