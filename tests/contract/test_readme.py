@@ -34,8 +34,8 @@ def test_commands_parse(command: str) -> None:
 
 
 def test_make_targets_and_links_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", README, re.MULTILINE)) <= targets
     for link in re.findall(r"\]\(([^)#]+)", README):
         assert (ROOT / link).exists(), link
 
