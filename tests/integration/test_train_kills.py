@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 AUDIOCNN = Path(sys.executable).with_name("audiocnn")
 SMALL = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s", "1"]
-EPOCHS = 60
+EPOCHS = 80
 OPTIONS = [
     *SMALL, "--channels", "8", "--batch-size", "16", "--test-fold", "1", "--ema-decay", "0.9",
     "--epochs", str(EPOCHS), "--checkpoint-s", "0.2",
@@ -102,7 +102,7 @@ def test_a_job_killed_again_and_again_goes_on_each_time(
     features: Path, whole: str, tmp_path: Path
 ) -> None:
     chance = random.Random(3)
-    for epoch in (5, 20, 40):
+    for epoch in (5, 15, 25):
         run = start(features, tmp_path / "b")
         wait_for_epoch(run, epoch)
         time.sleep(chance.random() * 0.3)
