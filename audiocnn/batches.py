@@ -88,11 +88,12 @@ class StreamedBatches:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(list(self.parts)).tolist()
         plan = self._plan(order, rng)[first:]
-        last = {int(place): index for index, batch in enumerate(plan) for place in batch[:, 0]}
+        places = [np.unique(batch[:, 0]).tolist() for batch in plan]
+        last = {place: index for index, here in enumerate(places) for place in here}
         with _ReadAhead(self.features, self.folds, [(p, order[p]) for p in sorted(last)]) as parts:
             for index, batch in enumerate(plan):
                 yield self._batch(batch, parts)
-                parts.forget([place for place, end in last.items() if end == index])
+                parts.forget([place for place in places[index] if last[place] == index])
 
     def _plan(self, order: list[str], rng: np.random.Generator) -> list[np.ndarray]:
         """Which windows are in each batch: [batch, 2] of a part's place in `order`, and a row.

@@ -53,12 +53,12 @@ def find(features: FeatureSet) -> Leaks:
     same = [
         ((clip, fold), (other, another))
         for folds in by_content.values()
-        for (fold, clip), (another, other) in _neighbours(folds)
+        for (fold, clip), (another, other) in pairwise(sorted(folds.items()))
     ]
     return Leaks(
         sources=[(s, sorted(folds)) for s, folds in by_source.items() if len(folds) > 1],
         same=same,
-        near=[pair for pair in _near(coarse, clips) if pair not in same],
+        near=sorted(_near(coarse, clips).difference(same)),
     )
 
 
@@ -92,11 +92,6 @@ def _with_sound(rows: Rows) -> list[tuple[str, int, np.ndarray]]:
     ]
 
 
-def _neighbours(folds: dict[int, str]) -> list[tuple[tuple[int, str], tuple[int, str]]]:
-    found = sorted(folds.items())
-    return list(pairwise(found))
-
-
 def _coarse(logmel: np.ndarray) -> np.ndarray:
     """A window as a small picture of length 1, each band's mean taken away."""
     bands = np.array_split(logmel.astype(np.float32), min(_COARSE, logmel.shape[0]))
@@ -111,14 +106,14 @@ def _coarse(logmel: np.ndarray) -> np.ndarray:
 
 def _near(
     coarse: list[np.ndarray], clips: list[tuple[str, int]]
-) -> list[tuple[tuple[str, int], tuple[str, int]]]:
+) -> set[tuple[tuple[str, int], tuple[str, int]]]:
     if not coarse:
-        return []
+        return set()
     pictures, folds = np.stack(coarse), np.array([fold for _, fold in clips])
-    found = set()
+    found: set[tuple[tuple[str, int], tuple[str, int]]] = set()
     for start in range(0, len(pictures), 1_000):
         cosine = pictures[start : start + 1_000] @ pictures.T
         others = folds[start : start + 1_000, None] < folds[None]
         for row, column in np.argwhere((cosine > NEAR) & others):
             found.add((clips[start + int(row)], clips[int(column)]))
-    return sorted(found)
+    return found

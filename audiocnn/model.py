@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -73,6 +74,11 @@ class AudioCNN(nn.Module):
         self.fc = nn.Linear(8 * width, n_classes)
         # Convolutions are faster so, on CPUs as on GPUs; what goes in and out is the same.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def normalise_by(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Take each band's mean and deviation, [n_mels] decibels: `FeatureSet.mean_std`."""
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
 
     def forward(self, logmel: torch.Tensor) -> torch.Tensor:
         """[batch, n_mels, n_frames] decibels -> [batch, n_classes] logits."""

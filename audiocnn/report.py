@@ -71,11 +71,13 @@ def _calibration(
     results: list[Predictions], calibrations: list[Calibration], classes: tuple[str, ...]
 ) -> dict[str, Any]:
     """How far scores are to be believed, before and after; and what fits all folds together."""
-    truth = np.concatenate([result.clips().truth(classes) for result in results])
-    before = np.concatenate([result.clips().scores for result in results])
-    pairs = list(zip(results, calibrations, strict=True))
-    after = np.concatenate([r.clips(c.temperature).scores for r, c in pairs])
-    known = np.concatenate([c.known(r.clips(c.temperature).scores) for r, c in pairs])
+    clips = [result.clips() for result in results]
+    truth = np.concatenate([one.truth(classes) for one in clips])
+    before = np.concatenate([one.scores for one in clips])
+    pairs = zip(results, calibrations, strict=True)
+    scores = [result.clips(c.temperature).scores for result, c in pairs]
+    after = np.concatenate(scores)
+    known = np.concatenate([c.known(s) for s, c in zip(scores, calibrations, strict=True)])
     right = after.argmax(axis=1) == truth
     return {
         **calibrate(results, classes).to_json(),

@@ -18,7 +18,7 @@ from audiocnn.config import TrainConfig
 from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
 
-__all__ = ["Evaluation", "TrainConfig", "Trainer"]
+__all__ = ["Evaluation", "OnStep", "TrainConfig", "Trainer"]
 
 OnStep = Callable[[int, torch.Tensor], None]
 """Called with the steps done of an epoch and the sum of this rank's losses so far."""

@@ -111,9 +111,7 @@ def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> Au
     chosen = torch.from_numpy(data.folds != fold)
     torch.manual_seed(training.seed)
     model = AudioCNN(recipe.model, recipe.feature.n_mels, int(data.labels.max()) + 1)
-    mean, std = BandSums.of(data.logmel[chosen].numpy()).mean_std()
-    model.mean.copy_(torch.from_numpy(mean))
-    model.std.copy_(torch.from_numpy(std))
+    model.normalise_by(*BandSums.of(data.logmel[chosen].numpy()).mean_std())
     batches = MemoryBatches(data.logmel[chosen], data.labels[chosen], training)
     trainer = Trainer(model, training, batches)
     for epoch in range(training.epochs):

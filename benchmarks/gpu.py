@@ -65,13 +65,13 @@ class Bench:
         model.std *= 15
         return model
 
-    def trainer(self, device: torch.device, **change: Any) -> Trainer:
+    def trainer(self, **change: Any) -> Trainer:
         """The recipe's training, with options changed."""
         config: TrainConfig = replace(
             self.recipe.training, epochs=self.options.rounds + 2, **change
         )
-        batches = MemoryBatches(self.logmel.to(device), self.labels.to(device), config)
-        return Trainer(self.model(), config, batches, device=device)
+        batches = MemoryBatches(self.logmel, self.labels, config)
+        return Trainer(self.model(), config, batches, device=self.device)
 
     def log_mel_difference(self) -> float:
         """Largest difference, in dB, of a log-mel made on the device and on the CPU."""
@@ -82,7 +82,7 @@ class Bench:
 
     def waits(self) -> bool:
         """Whether a step of an epoch makes the host wait for the device."""
-        trainer = self.trainer(self.device)
+        trainer = self.trainer()
         cuda = self.device.type == "cuda"
 
         def on_step(step: int, _total: torch.Tensor) -> None:
@@ -103,7 +103,7 @@ class Bench:
 
     def rates(self, **change: Any) -> list[float]:
         """Windows/s of whole epochs."""
-        trainer = self.trainer(self.device, **change)
+        trainer = self.trainer(**change)
         trainer.train_epoch(0)
         rates = []
         for epoch in range(1, self.options.rounds + 1):

@@ -1,4 +1,4 @@
-"""Training loops to compare with, each a process of its own that prints when its epochs ended.
+"""Training loops to compare with, each a process of its own that writes down when its epochs ended.
 
 `plain` is the limit: what a careful engineer writes in PyTorch for one process, with the same
 tensors, batches, augmentation, model, optimizer and schedule as the job has, and nothing else.
@@ -10,8 +10,9 @@ training process, which decodes each recording and computes its log-mel in every
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,15 @@ class Options:
     recipe: str = "esc10"
     """Whose model and training."""
     epochs: int = 2
+    out: Path
+    """Where the figures go, as JSON."""
 
 
 def main(options: Options) -> None:
-    """Run a loop; prints JSON: windows/s after the first epoch, and times."""
+    """Run a loop; writes JSON: windows/s after the first epoch, and times."""
     torch.set_num_threads(1)
     recipe = RECIPES[options.recipe]()
-    training = TrainConfig(**{**vars(recipe.training), "epochs": options.epochs})
+    training = replace(recipe.training, epochs=options.epochs)
     epoch = {"plain": plain, "bare": bare, "tutorial": tutorial}[options.loop](
         options.data, recipe.model, training
     )
@@ -60,7 +63,7 @@ def main(options: Options) -> None:
         counts, times = zip(*((count, time.time()) for count in epoch()), strict=True)
         windows.append(sum(counts))
         steps.append(list(times))
-    print(json.dumps(figures(windows, steps)), flush=True)
+    options.out.write_text(json.dumps(figures(windows, steps)))
 
 
 def figures(windows: list[int], steps: list[list[float]]) -> dict[str, Any]:
@@ -85,9 +88,7 @@ def plain(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
     classes, steps = len(features.classes), len(labels) // config.batch_size
     torch.manual_seed(config.seed)
     model = AudioCNN(model_config, features.config.n_mels, classes).train()
-    mean, std = features.mean_std(list(features.folds))
-    model.mean.copy_(torch.from_numpy(mean))
-    model.std.copy_(torch.from_numpy(std))
+    model.normalise_by(*features.mean_std(list(features.folds)))
     average = AveragedModel(
         model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay or 0.99), use_buffers=True
     )

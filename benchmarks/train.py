@@ -79,13 +79,14 @@ class Bench:
     def loop(self, name: str) -> Result:
         """A loop of `benchmarks.loops`."""
         data = self.few if name == "tutorial" else self.features
+        out, memory = self.folder / "loop.json", Memory()
         command = [
             sys.executable, "-m", "benchmarks.loops", "--loop", name, "--data", str(data),
             "--recipe", self.options.recipe, "--epochs", str(self.options.epochs),
+            "--out", str(out),
         ]  # fmt: skip
-        out, memory = self.folder / "loop.json", Memory()
         began = time.time()
-        run(["sh", "-c", f'exec "$0" "$@" > {out}', *command], {}, CORES, memory)
+        run(command, {}, CORES, memory)
         found = json.loads(out.read_text())
         between = found["seconds_between_epochs"]
         return Result(

@@ -30,7 +30,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     features.require_folds(folds)
     if len(features.folds) < 2:
         raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
-    jobs = _jobs(options, folds, to)
+    jobs = _jobs(options, features, folds, to)
     todo = [job for job in jobs if options.overwrite or not _is_done(job)]
     refuse_leaks(features, options)
     cluster = session.connect()
@@ -48,7 +48,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     return summary
 
 
-def _jobs(options: Evaluate, folds: list[int], to: str) -> list[Job]:
+def _jobs(options: Evaluate, features: FeatureSet, folds: list[int], to: str) -> list[Job]:
     """A job for each seed and fold."""
     first = options.training.seed
     jobs = []
@@ -63,7 +63,7 @@ def _jobs(options: Evaluate, folds: list[int], to: str) -> list[Job]:
             shared["training"] = replace(options.training, seed=seed)
             where = storage.join(to, "folds", name)
             asked = Train(**{**shared, "to": where, "test_fold": fold})
-            jobs.append(replace(plan(asked), to=where))
+            jobs.append(replace(plan(asked, features), to=where))
     return jobs
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class Job:
             "versions": {"audiocnn": audiocnn.__version__, "torch": torch.__version__},
         }
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Names the content; a checkpoint carries it."""
         return content_fingerprint(self.content)
@@ -85,13 +86,15 @@ class Job:
         return ", ".join(name for name, value in mine.items() if before.get(name) != value)
 
 
-def plan(options: Train) -> Job:
+def plan(options: Train, features: FeatureSet | None = None) -> Job:
     """The job of some options, checked against the features before anything is started.
+
+    The features are read, unless the caller has them already.
 
     Raises AudioCNNError: features that cannot be used or were made by another front end, folds
     that are not there, or too few windows for a batch.
     """
-    features = FeatureSet.read(options.features)
+    features = features or FeatureSet.read(options.features)
     features.require_config(options.feature, f"recipe {options.recipe!r} with these options")
     held_out = [f for f in (options.test_fold, options.validation_fold) if f is not None]
     features.require_folds(held_out)

@@ -15,7 +15,7 @@ from audiocnn.batches import Batch, Batches, MemoryBatches, StreamedBatches
 from audiocnn.errors import MismatchError
 from audiocnn.featureset import FeatureSet, Rows
 from audiocnn.model import AudioCNN
-from audiocnn.training import Trainer, require_finite
+from audiocnn.training import OnStep, Trainer, require_finite
 from pipelines.job import Job
 from pipelines.progress import Channel
 
@@ -70,9 +70,7 @@ def _trainer(job: Job, rank: int, world: int) -> Trainer:
         )
     torch.manual_seed(settings.seed)
     model = AudioCNN(job.options.model, features.config.n_mels, len(features.classes))
-    mean, std = features.mean_std(job.train_folds)
-    model.mean.copy_(torch.from_numpy(mean))
-    model.std.copy_(torch.from_numpy(std))
+    model.normalise_by(*features.mean_std(job.train_folds))
     return Trainer(
         model, settings, batches, rank=rank, world=world, device=device,
         wrap=_parallel if world > 1 else lambda model: model,
@@ -145,7 +143,7 @@ class _Scribe:
         self.waited: float | None = None
         channel.started(at.epoch, world)
 
-    def begin(self, epoch: int) -> Any:
+    def begin(self, epoch: int) -> OnStep:
         """An epoch begins; returns what to call after each of its steps."""
         self.epoch_begun = time.monotonic()
         steps = self.trainer.batches.steps

@@ -106,6 +106,8 @@ def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
     Where one fails, those under way end, and its error is raised. Threads train, so that Ctrl-C
     reaches the main one and ends all of them at once.
     """
+    if not jobs:
+        return
     waiting, errors = list(jobs.items())[::-1], list[BaseException]()
 
     def work() -> None:

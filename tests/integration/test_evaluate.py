@@ -147,17 +147,18 @@ def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
     """The features with one window of fold 1 in the place of one of fold 4."""
     copy = replace(features, uri=str(to))
     rows = features.load([1])
+    copied = False
     for name in features.parts:
         table = pq.read_table(f"{features.uri}/{name}")
         place = next((i for i, fold in enumerate(table["fold"].to_pylist()) if fold == 4), None)
-        if place is not None and rows is not None:
+        if place is not None and not copied:
             column = table.schema.get_field_index("logmel")
             values = table["logmel"].combine_chunks().to_numpy_ndarray().copy()
             values[place] = rows.logmel[0]
             table = table.set_column(
                 column, table.schema.field(column), tensor_array(values, SMALL)
             )
-            rows = None  # type: ignore[assignment]
+            copied = True
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, to / name)
     copy.write()

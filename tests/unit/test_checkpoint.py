@@ -8,7 +8,7 @@ import torch
 from audiocnn import checkpoint, storage
 from audiocnn.errors import FormatError, StorageError, TrainingError
 
-STATE = {"step": 3, "weights": {"a": torch.arange(4.0)}, "names": ["x", "y"]}
+STATE: checkpoint.State = {"step": 3, "weights": {"a": torch.arange(4.0)}, "names": ["x", "y"]}
 CPU = torch.device("cpu")
 
 
@@ -18,7 +18,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     checkpoint.write(uri, STATE)
     state = checkpoint.read(uri, CPU)
     assert state is not None
-    assert torch.equal(state["weights"]["a"], STATE["weights"]["a"])  # type: ignore[index]
+    assert torch.equal(state["weights"]["a"], STATE["weights"]["a"])
     assert (state["step"], state["names"]) == (3, ["x", "y"])
 
 
