@@ -21,6 +21,7 @@ from audiocnn.errors import AudioError, InstallationError
 from audiocnn.parts import Item, Ledger
 
 _ATTEMPTS = 2
+_STARTS = 5
 _SILENCE_S = 120.0
 """Seconds without a beat after which a recording is taken to hang."""
 _START_S = 300.0
@@ -75,9 +76,9 @@ class Progress:
 class _Died(Exception):
     """The process is gone, or does not answer; `at` is the place of the clip it was at."""
 
-    def __init__(self, reason: str, at: int) -> None:
+    def __init__(self, reason: str, at: int, *, killed: bool = False) -> None:
         super().__init__(reason)
-        self.at = at
+        self.at, self.killed = at, killed
 
 
 class Extractor:
@@ -167,12 +168,20 @@ class Extractor:
         theirs.close()
 
     def _wait_until_ready(self) -> None:
-        try:
-            with suppress(OSError):
-                self._connection.send(self._configs)
-            kind, content = self._receive(_START_S)
-        except _Died as death:
-            raise InstallationError(f"the front end's process {death} as it started") from death
+        for start in range(1, _STARTS + 1):
+            try:
+                with suppress(OSError):
+                    self._connection.send(self._configs)
+                kind, content = self._receive(_START_S)
+                break
+            except _Died as death:
+                # Killed, by a machine short of memory perhaps: the next one may start.
+                if not death.killed or start == _STARTS:
+                    raise InstallationError(
+                        f"the front end's process {death} as it started"
+                    ) from death
+                self.close()
+                self._start()
         if kind == "fatal":
             raise content
         self._ready = True
@@ -191,4 +200,4 @@ class Extractor:
         except (EOFError, OSError) as error:
             code = self._process.wait()
             reason = f"died of signal {-code}" if code < 0 else f"ended with code {code}"
-            raise _Died(reason, self._progress.at) from error
+            raise _Died(reason, self._progress.at, killed=code < 0) from error

@@ -215,6 +215,23 @@ def test_a_process_that_cannot_start_is_one_error(
         read(sounds[:1], tmp_path)
 
 
+def test_a_process_that_is_killed_as_it_starts_is_started_again(
+    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Extractor(SMALL, LIMITS) as extractor:
+        extractor._process.kill()
+        ledger = extractor.part(items_of(sounds[:2]), str(tmp_path / "part.parquet"))
+    assert len(ledger.ingested) == 2
+    starts = tmp_path / "starts"
+    (tmp_path / "torch.py").write_text(
+        f"import os\nopen({str(starts)!r}, 'a').write('.')\nos.kill(os.getpid(), 9)"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InstallationError, match="died of signal 9 as it started"):
+        read(sounds[:1], tmp_path)
+    assert len(starts.read_text()) == 5
+
+
 def test_a_member_of_a_tar_is_its_bytes(sounds: list[Recording], tmp_path: Path) -> None:
     data = Path(sounds[3].uri).read_bytes()
     (tmp_path / "shard.tar").write_bytes(b"x" * 700 + data + b"y" * 900)
