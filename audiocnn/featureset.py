@@ -134,9 +134,15 @@ class FeatureSet:
         return features
 
     def load(self, folds: list[int]) -> "Rows":
-        """The windows of some folds, in memory. Raises FormatError where a part is damaged."""
+        """The windows of some folds, in memory, by clip and time. Raises FormatError.
+
+        Their order is the same wherever the corpus lay and however ingest shared it out to parts,
+        and so is what is trained on them.
+        """
         parts = [name for name, rows in self.part_rows(folds).items() if rows]
-        return Rows.concatenate([self.load_part(name, folds) for name in parts], self.config)
+        rows = Rows.concatenate([self.load_part(name, folds) for name in parts], self.config)
+        keys = list(zip(rows.clip_ids, rows.start_s.tolist(), strict=True))
+        return rows.take(np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64))
 
     def load_part(self, part: str, folds: list[int]) -> "Rows":
         """The windows of some folds in one part. Raises FormatError where it is damaged."""

@@ -64,7 +64,7 @@ def parts(to: Path) -> dict[str, int]:
 
 def wait_for_parts(to: Path, count: int, run: subprocess.Popen[str]) -> None:
     while len(parts(to)) < count:
-        assert run.poll() is None, "it ended before it could be killed"
+        assert run.poll() is None, f"it ended before it could be killed: {run.communicate()[0]}"
         time.sleep(0.02)
 
 
