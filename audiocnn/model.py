@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
 
 
 class AudioCNN(nn.Module):
-    """Log-mels to class logits: conv1, layer1 to layer4, average pooling, dropout, linear head.
+    """Log-mels to class logits: conv1, layer1 to layer4, pooling, dropout, linear head.
 
     forward: [batch, n_mels, n_frames] decibels -> [batch, n_classes] logits. `mean` and `std`
     ([n_mels], decibels) normalise each band; they are buffers, so they travel with the weights.
@@ -69,7 +69,6 @@ class AudioCNN(nn.Module):
         self.layer2 = _layer(width, 2 * width, config.stages[1], 2)
         self.layer3 = _layer(2 * width, 4 * width, config.stages[2], 2)
         self.layer4 = _layer(4 * width, 8 * width, config.stages[3], 2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(8 * width, n_classes)
         # Convolutions are faster so, on CPUs as on GPUs; what goes in and out is the same.
@@ -87,9 +86,12 @@ class AudioCNN(nn.Module):
 
     def embed(self, logmel: torch.Tensor) -> torch.Tensor:
         """[batch, n_mels, n_frames] decibels -> [batch, 8 * channels], the pooled features."""
-        x = ((logmel - self.mean[:, None]) / self.std[:, None]).unsqueeze(1)
+        x: torch.Tensor = ((logmel - self.mean[:, None]) / self.std[:, None]).unsqueeze(1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
-        return torch.flatten(self.avgpool(x), 1)
+        x = x.mean(2)
+        if self.config.pooling == "mean":
+            return x.mean(2)
+        return x.mean(2) + x.amax(2)
 
 
 def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:

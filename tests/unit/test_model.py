@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +65,15 @@ def test_normalisation_travels_with_the_weights() -> None:
     model.std *= 3
     assert torch.allclose(model(logmel * 3 + 10), before, atol=1e-4)
     assert {"mean", "std"} <= set(model.state_dict())
+
+
+def test_the_maximum_over_time_hears_what_is_short() -> None:
+    model = AudioCNN(replace(TINY, pooling="mean+max"), 32, 3).eval()
+    with torch.inference_mode(), Taps(model) as maps:
+        pooled = model.embed(torch.randn(2, 32, 64))
+    over_bands = maps["layer4"].mean(2)
+    expected = over_bands.mean(2) + over_bands.max(2).values
+    assert torch.allclose(pooled, expected, atol=1e-6)
 
 
 def test_any_number_of_bands_and_frames_goes_through() -> None:
