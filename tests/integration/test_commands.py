@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import storage
-from audiocnn.bundle import read_summary
-
 SMALL = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s", "1"]
 MODEL = ["--channels", "8", "--epochs", "6", "--batch-size", "16", "--test-fold", "1"]
 CHATTER = re.compile(r"ray|pid=|warning|INFO|WARN|Traceback|raylet|autoscaler", re.IGNORECASE)
@@ -36,44 +33,6 @@ def run(*arguments: object, cwd: Path) -> tuple[int, str, str]:
     process = start(*arguments, cwd=cwd)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
-
-
-def kill_at_epoch(epoch: int, *arguments: object, cwd: Path) -> None:
-    """Begin a training, SIGKILL its driver behind an epoch, and wait for its workers to be gone."""
-    victim = start(*arguments, "--checkpoint-s", 0, cwd=cwd)
-    assert victim.stdout is not None
-    for line in victim.stdout:
-        if re.search(rf"epoch +{epoch}/", line):
-            os.killpg(victim.pid, signal.SIGKILL)
-            break
-    victim.wait()
-    time.sleep(5)
-
-
-@pytest.mark.slow
-def test_a_killed_run_typed_again_goes_on_and_ends_as_if_never_killed(
-    corpus: Path, tmp_path: Path
-) -> None:
-    assert run("ingest", corpus, "--to", "features", *SMALL, cwd=tmp_path)[0] == 0
-    # Long enough that the workers, whom Ray stops a moment after their driver, do not finish.
-    command = ["train", "features", *SMALL, *MODEL, "--epochs", "40"]
-    code, out, _ = run(*command, "--to", "whole", cwd=tmp_path)
-    assert code == 0
-    assert len(re.findall(r"epoch +\d", out)) == 40
-
-    kill_at_epoch(5, *command, "--to", "killed", cwd=tmp_path)
-    assert not (tmp_path / "killed" / "bundle.json").exists()
-
-    code, _, err = run(*command, "--to", "killed", "--max-lr", "0.5", cwd=tmp_path)
-    assert code == 2
-    assert "unfinished run is there with another training" in err
-
-    code, out, _ = run(*command, "--to", "killed", cwd=tmp_path)
-    assert code == 0
-    assert 1 <= len(re.findall(r"epoch +\d", out)) <= 36
-    whole, killed = (read_summary(str(tmp_path / name)) for name in ("whole", "killed"))
-    assert killed["weights_sha256"] == whole["weights_sha256"]
-    assert killed["fingerprint"] == whole["fingerprint"]
 
 
 @pytest.mark.slow
@@ -181,20 +140,3 @@ def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:
     assert (code, err) == (0, "")
     assert "! 1 clips failed: see features/failures.parquet" in out
     assert not CHATTER.search(out)
-
-
-@pytest.mark.slow
-def test_a_run_on_s3_killed_and_typed_again_goes_on(corpus: Path, bucket: str) -> None:
-    """The checkpoints are in the bucket; AWS_* variables reach the command and its workers."""
-    cwd = corpus.parent
-    assert run("ingest", corpus, "--to", f"{bucket}/features", *SMALL, cwd=cwd)[0] == 0
-    command = ["train", f"{bucket}/features", *SMALL, *MODEL, "--epochs", "40"]
-    kill_at_epoch(5, *command, "--to", f"{bucket}/bundle", cwd=cwd)
-    assert not storage.exists(f"{bucket}/bundle/bundle.json")
-    assert storage.exists(f"{bucket}/bundle/checkpoint.pt")
-
-    code, out, err = run(*command, "--to", f"{bucket}/bundle", cwd=cwd)
-    assert (code, err) == (0, "")
-    assert 1 <= len(re.findall(r"epoch +\d", out)) <= 36
-    assert read_summary(f"{bucket}/bundle")["metrics"]["epochs"] == 40
-    assert not storage.exists(f"{bucket}/bundle/checkpoint.pt")

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,34 +86,43 @@ def test_killed_workers_are_replaced_and_change_nothing(
     assert finish(run, tmp_path / "b") == whole
 
 
-def test_a_killed_controller_ends_the_job_in_one_line_and_it_goes_on(
+def test_a_job_stopped_in_every_way_goes_on_each_time(
     features: Path, whole: str, tmp_path: Path
 ) -> None:
-    run = start(features, tmp_path / "b")
-    wait_for_epoch(run, 10)
+    chance = random.Random(3)
+    for epoch, stop in ((5, kill_all), (15, kill_controller), (25, kill_all), (35, press_ctrl_c)):
+        run = start(features, tmp_path / "b")
+        wait_for_epoch(run, epoch)
+        time.sleep(chance.random() * 0.3)
+        stop(run)
+        assert (tmp_path / "b" / "checkpoint.pt").exists()
+        assert not (tmp_path / "b" / "bundle.json").exists()
+    other = start(features, tmp_path / "b", "--max-lr", "0.5")
+    assert "unfinished run is there with another training" in other.communicate()[0]
+    assert other.returncode == 2
+    assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
+
+
+def kill_all(run: subprocess.Popen[str]) -> None:
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    time.sleep(5)  # its workers are stopped by Ray a moment later
+
+
+def kill_controller(run: subprocess.Popen[str]) -> None:
     descendants(run.pid, "TrainController")[0].kill()
     told, _ = run.communicate(timeout=60)
     assert run.returncode == 2
     assert "audiocnn: the process that led the training was lost; the same command" in told
     assert "Traceback" not in told
-    assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
 
 
-def test_a_job_killed_again_and_again_goes_on_each_time(
-    features: Path, whole: str, tmp_path: Path
-) -> None:
-    chance = random.Random(3)
-    for epoch in (5, 15, 25):
-        run = start(features, tmp_path / "b")
-        wait_for_epoch(run, epoch)
-        time.sleep(chance.random() * 0.3)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-        time.sleep(5)  # its workers are stopped by Ray a moment later
-        assert (tmp_path / "b" / "checkpoint.pt").exists()
-        assert not (tmp_path / "b" / "bundle.json").exists()
-    run = start(features, tmp_path / "b")
-    assert finish(run, tmp_path / "b") == whole
+def press_ctrl_c(run: subprocess.Popen[str]) -> None:
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    told, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in told
+    assert "stopped; the same command goes on from the last checkpoint" in told
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_job_in_one_line(
@@ -130,20 +140,6 @@ def test_a_worker_that_dies_again_and_again_ends_the_job_in_one_line(
     assert (tmp_path / "b" / "checkpoint.pt").exists()
 
 
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(
-    features: Path, whole: str, tmp_path: Path
-) -> None:
-    run = start(features, tmp_path / "b")
-    wait_for_epoch(run, 8)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    told, _ = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "Traceback" not in told
-    assert "stopped; the same command goes on from the last checkpoint" in told
-    assert (tmp_path / "b" / "checkpoint.pt").exists()
-    assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
-
-
 def test_a_loss_that_is_no_number_ends_the_job_at_once(features: Path, tmp_path: Path) -> None:
     run = start(features, tmp_path / "b", "--max-lr", "1e30", "--warmup", "0.01")
     told, _ = run.communicate(timeout=100)
@@ -154,16 +150,24 @@ def test_a_loss_that_is_no_number_ends_the_job_at_once(features: Path, tmp_path:
     assert "Traceback" not in told
 
 
-def test_a_bucket_that_goes_away_ends_the_job_in_one_line_and_it_goes_on(
+def test_a_run_in_a_bucket_is_killed_and_then_its_bucket_goes_away(
     features: Path, whole: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(SeaweedFS()) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         bucket = server.bucket()
-        command = [AUDIOCNN, "train", features, "--to", f"{bucket}/b", *OPTIONS]
+        for path in features.rglob("*.*"):
+            with storage.placed(f"{bucket}/features/{path.relative_to(features)}") as copy:
+                shutil.copy(path, copy)
+        command = [AUDIOCNN, "train", f"{bucket}/features", "--to", f"{bucket}/b", *OPTIONS]
         run = popen(command)
-        wait_for_epoch(run, 10)
+        wait_for_epoch(run, 5)
+        kill_all(run)
+        assert storage.exists(f"{bucket}/b/checkpoint.pt")
+        assert not storage.exists(f"{bucket}/b/bundle.json")
+        run = popen(command)
+        wait_for_epoch(run, 20)
         server.kill()
         told, _ = run.communicate(timeout=120)
         assert run.returncode == 2, told
