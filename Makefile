@@ -7,6 +7,8 @@ TO ?= demo
 
 .DEFAULT_GOAL := help
 ESC10 ?= ../shared/data/esc10
+# Files of tests side by side: what they wait for is mostly Ray's start.
+TWO_AT_ONCE := -n 2 --dist loadfile
 
 .PHONY: help setup demo test test-slow bench-ingest bench-train bench-gpu bench-float16 esc10 lint \
   format clean
@@ -31,10 +33,10 @@ demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
 	@$(BIN)/audiocnn demo "$(CORPUS)" --to "$(TO)"
 
 test: lint  ## Lint and the default tests; real recordings where ../shared/data is
-	$(BIN)/pytest --ignore tests/contract/test_house.py
+	$(BIN)/pytest $(TWO_AT_ONCE) --ignore tests/contract/test_house.py
 
 test-slow: $(VENV)/.bench  ## Kills and whole commands
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(TWO_AT_ONCE) -m slow
 
 $(VENV)/.bench: $(VENV)/.ready
 	@echo "installing the peers that benchmarks compare with (once)"

@@ -146,8 +146,8 @@ class ModelConfig:
     channels: int = 64
     """Channels of conv1 and layer1; doubled by each later layer."""
     pooling: Literal["mean", "mean+max"] = "mean"
-    """layer4's mean, or its mean over bands, and of that the mean and maximum over time, added
-    (Kong et al. 2020): the second hears what is short."""
+    """How layer4's maps become features: by their mean, or by their mean over bands and then its
+    mean plus its maximum over time (Kong et al. 2020), which hears what is short."""
     dropout: float = 0.5
     """Dropout before the linear head."""
 
