@@ -210,8 +210,8 @@ class TrainConfig:
     """Label smoothing (Szegedy et al. 2016)."""
     ema_decay: float = 0.0
     """Keep an exponential moving average of the weights; 0 keeps the last epoch's."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Numbers of the forward pass; bfloat16 is faster on GPUs, and on CPUs with AVX512-BF16."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Numbers of the forward pass; auto: bfloat16 where the GPU or CPU computes with it."""
     compile: bool = False
     """Let torch.compile build the training step: minutes at first, faster on long GPU runs."""
     seed: int = 0

@@ -60,6 +60,9 @@ class Trainer:
         self.model, self.config, self.batches = model, config, batches
         self.rank, self.world = rank, world
         self.device = device or torch.device("cpu")
+        self.bfloat16 = config.precision == "bfloat16" or (
+            config.precision == "auto" and computes_bfloat16(self.device)
+        )
         self.wrapped = wrap(model.to(self.device))
         self.ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(
@@ -105,8 +108,7 @@ class Trainer:
         logmel = augment(logmel, self.model.mean, self.config.augment)
         classes = self.model.fc.out_features
         logmel, targets = mixup(logmel, labels, classes, self.config.augment)
-        bfloat16 = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.forward(logmel)
         smoothing = self.config.label_smoothing
         loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
@@ -182,6 +184,14 @@ class MovingAverage:
         """Go on from what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.begun = state["begun"]
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes with bfloat16 itself, and is faster by it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def require_finite(loss: float, epoch: int) -> None:

@@ -23,7 +23,7 @@ def esc50() -> Recipe:
             epochs=100,
             batch_size=32,
             max_lr=2e-3,
-            precision="bfloat16",
+            precision="auto",
             augment=AugmentConfig(mixup_alpha=0.2, mixup_probability=0.3),
         ),
     )
@@ -40,6 +40,7 @@ def esc10() -> Recipe:
             max_lr=5e-3,
             weight_decay=0.05,
             ema_decay=0.995,
+            precision="auto",
             augment=AugmentConfig(
                 mixup_alpha=0.3,
                 time_shift=1.0,

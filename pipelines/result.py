@@ -26,7 +26,11 @@ def write_bundle(job: Job, trainer: Trainer, kept: dict[str, Any] | None, log: L
     model = trainer.best
     if kept is not None:
         model.load_state_dict(kept["weights"])
-    made = {"epochs": options.training.epochs, "kept_epoch": kept["epoch"] if kept else "last"}
+    made = {
+        "epochs": options.training.epochs,
+        "kept_epoch": kept["epoch"] if kept else "last",
+        "precision": "bfloat16" if trainer.bfloat16 else "float32",
+    }
     bundle = Bundle(
         model=model.eval(),
         feature=features.config,

@@ -123,7 +123,7 @@ def test_the_line_on_esc10(recordings: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_esc50_recipe_on_fifty_classes(recordings: Path, tmp_path: Path) -> None:
-    """The model of 21 M parameters for one epoch, in float32: not every CPU has bfloat16."""
+    """The model of 21 M parameters for one epoch."""
     recipe = esc50()
     features = ingest(
         Ingest(
@@ -142,7 +142,7 @@ def test_the_esc50_recipe_on_fifty_classes(recordings: Path, tmp_path: Path) -> 
             workers=1,
             feature=recipe.feature,
             model=recipe.model,
-            training=replace(recipe.training, epochs=1, precision="float32"),
+            training=replace(recipe.training, epochs=1),
         )
     )
     clip = features.load(list(features.folds)).uris[0]

@@ -134,6 +134,14 @@ def test_bfloat16_learns_too() -> None:
     assert made.model.fc.weight.dtype == torch.float32
 
 
+def test_auto_is_bfloat16_where_the_cpu_computes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for able in ({}, {"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert trainer(precision="auto").bfloat16 == any(able.values())
+        assert not trainer(precision="float32").bfloat16
+        assert trainer(precision="bfloat16").bfloat16
+
+
 def test_the_moving_average_is_what_is_kept() -> None:
     made = run(trainer(ema_decay=0.9))
     assert made.best is not made.model
