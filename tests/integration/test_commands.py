@@ -115,7 +115,7 @@ def test_every_verb_is_a_ray_job(corpus: Path, tmp_path: Path) -> None:
         assert refused.stderr.count("\n") == 1
     finally:
         os.killpg(head.pid, signal.SIGTERM)
-        head.wait(timeout=60)
+        head.wait(timeout=600)
 
 
 def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:

@@ -146,7 +146,7 @@ os._exit(0)  # Ray's own exit handlers ask for the node that is gone
 def test_a_lost_node(corpus: Path, whole: FeatureSet, tmp_path: Path) -> None:
     to = tmp_path / "features"
     command = [sys.executable, "-c", NODES, str(corpus), str(to), *OPTIONS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "removed after" in done.stdout
     assert "ended" in done.stdout
