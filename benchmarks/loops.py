@@ -1,7 +1,8 @@
 """Training loops to compare with, each a process of its own that writes down when its epochs ended.
 
 `plain` is the limit: what a careful engineer writes in PyTorch for one process, with the same
-tensors, batches, augmentation, model, optimizer and schedule as the job has, and nothing else.
+tensors, batches, augmentation, model, precision, optimizer and schedule as the job has, and nothing
+else.
 `bare` is the model's share of it: one batch over and over, no augmentation, no average.
 `tutorial` is the loop this project grew from, as its authors wrote it: a DataLoader in the
 training process, which decodes each recording and computes its log-mel in every epoch.
@@ -29,6 +30,7 @@ from audiocnn.features import load_torchaudio
 from audiocnn.featureset import FeatureSet
 from audiocnn.layouts import read_corpus
 from audiocnn.model import AudioCNN
+from audiocnn.training import computes_bfloat16
 from pipelines.recipes import RECIPES
 
 Epoch = Callable[[], Iterator[int]]
@@ -93,6 +95,7 @@ def plain(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
         model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay or 0.99), use_buffers=True
     )
     optimizer, schedule = _optimizer(model, config, steps)
+    forward = _in_precision(model, config)
 
     def epoch() -> Iterator[int]:
         for chosen in torch.randperm(len(labels))[: steps * config.batch_size].split(
@@ -101,7 +104,7 @@ def plain(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
             batch = augment(logmel[chosen].float(), model.mean, config.augment)
             batch, targets = mixup(batch, labels[chosen], classes, config.augment)
             loss = functional.cross_entropy(
-                model(batch), targets, label_smoothing=config.label_smoothing
+                forward(batch), targets, label_smoothing=config.label_smoothing
             )
             optimizer.zero_grad()
             loss.backward()
@@ -121,11 +124,12 @@ def bare(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
     logmel, labels = torch.randn(shape), torch.arange(config.batch_size) % len(features.classes)
     model = AudioCNN(model_config, features.config.n_mels, len(features.classes)).train()
     optimizer, _ = _optimizer(model, config, 1)
+    forward = _in_precision(model, config)
 
     def epoch() -> Iterator[int]:
         for _ in range(40):
             optimizer.zero_grad()
-            functional.cross_entropy(model(logmel), labels).backward()
+            functional.cross_entropy(forward(logmel), labels).backward()
             optimizer.step()
             yield len(labels)
 
@@ -179,6 +183,19 @@ class _Recordings(Dataset[tuple[torch.Tensor, int]]):
         wave = torch.from_numpy(samples).mean(1)[: 5 * rate]
         wave = functional.pad(wave, (0, 5 * rate - len(wave)))  # ESC-10's own are not all 5 s
         return self.transform(wave), self.classes.index(self.clips[index].label)
+
+
+def _in_precision(model: AudioCNN, config: TrainConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass with the numbers that the job has on this machine."""
+    auto = config.precision == "auto" and computes_bfloat16(torch.device("cpu"))
+    bfloat16 = config.precision == "bfloat16" or auto
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits: torch.Tensor = model(batch)
+        return logits.float()
+
+    return forward
 
 
 def _optimizer(model: AudioCNN, config: TrainConfig, steps: int) -> tuple[Any, Any]:

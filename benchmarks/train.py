@@ -15,10 +15,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from audiocnn.featureset import FeatureSet
+from audiocnn.training import computes_bfloat16
 from benchmarks import corpora
 from benchmarks.harness import RECORDINGS, Report
 from benchmarks.processes import Memory, run, script
@@ -128,8 +130,9 @@ def main(options: Options) -> None:
         bench = Bench(options, Path(name))
         report.settings = {
             "recipe": options.recipe, "windows": bench.windows, "epochs": options.epochs,
-            "features_mb": round(bench.megabytes), "streamed_allowance_mb":
-            round(bench.megabytes / 10), "threads_a_process": 1,
+            "bfloat16": computes_bfloat16(torch.device("cpu")),
+            "features_mb": round(bench.megabytes),
+            "streamed_allowance_mb": round(bench.megabytes / 10), "threads_a_process": 1,
         }  # fmt: skip
         results: dict[str, list[Result]] = defaultdict(list)
         for _ in range(1 if options.quick else options.rounds):
