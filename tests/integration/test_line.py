@@ -284,7 +284,7 @@ def test_training_that_cannot_be_says_so_at_once(
 
 
 def test_features_of_another_recipe_are_refused(features: FeatureSet, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match="n_mels 32 and not 64"):
+    with pytest.raises(MismatchError, match="n_mels 32 and not 128"):
         train(Train(features=features.uri, to=str(tmp_path / "b")))
 
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -74,6 +76,23 @@ def test_the_maximum_over_time_hears_what_is_short() -> None:
     over_bands = maps["layer4"].mean(2)
     expected = over_bands.mean(2) + over_bands.max(2).values
     assert torch.allclose(pooled, expected, atol=1e-6)
+
+
+STEP = """
+import torch
+from audiocnn.config import ModelConfig
+from audiocnn.model import AudioCNN
+for channels in (2, 4, 8):
+    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=channels), 128, 3)
+    for _ in range(3):
+        model(torch.randn(8, 128, 431)).sum().backward()
+"""
+
+
+def test_few_channels_on_a_large_map_do_not_crash() -> None:
+    """oneDNN of torch 2.13 does, in the gradient of a strided 1x1 convolution, with AVX-512."""
+    done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_any_number_of_bands_and_frames_goes_through() -> None:
