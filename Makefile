@@ -47,7 +47,7 @@ $(VENV)/.bench: $(VENV)/.ready
 bench-ingest: $(VENV)/.bench  ## Speed and memory of ingest, and of its peers: ten minutes
 	$(BIN)/python -m benchmarks.ingest
 
-bench-train: setup  ## Speed and memory of training, and of plain loops: half an hour
+bench-train: setup  ## Speed and memory of training, and of plain loops: a quarter of an hour
 	$(BIN)/python -m benchmarks.train
 
 bench-gpu: setup  ## What must hold on a GPU, and how fast it trains there

@@ -36,7 +36,7 @@ class Options:
     """Recordings to use over and over: a corpus on this machine."""
     recipe: str = "esc10"
     """Whose features, model and training."""
-    clips: int = 12_000
+    clips: int = 4_000
     """Clips of the corpus that is trained on."""
     epochs: int = 2
     """Epochs of each contender; the first one is not counted."""
