@@ -134,10 +134,10 @@ class FeatureSet:
         return features
 
     def load(self, folds: list[int]) -> "Rows":
-        """The windows of some folds, in memory, by clip and time. Raises FormatError.
+        """The windows of some folds, in memory, by clip and time.
 
         Their order is the same wherever the corpus lay and however ingest shared it out to parts,
-        and so is what is trained on them.
+        and so is what is trained on them. Raises FormatError where a part is damaged.
         """
         parts = [name for name, rows in self.part_rows(folds).items() if rows]
         rows = Rows.concatenate([self.load_part(name, folds) for name in parts], self.config)

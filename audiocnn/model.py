@@ -40,8 +40,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Relu of the convolved input plus the shortcut."""
-        # A 1x1 convolution with a stride sees these places alone. The gradient of one in float32,
-        # channels last, few channels, large map, writes past its buffer (oneDNN of torch 2.13).
+        # A 1x1 convolution with a stride sees these places alone. The gradient of one, channels
+        # last, few channels, large map, writes past its buffer (oneDNN of torch 2.13, AVX-512).
         seen = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
         out: torch.Tensor = self.relu(self.conv(x) + self.shortcut(seen))
         return out

@@ -60,9 +60,7 @@ class Trainer:
         self.model, self.config, self.batches = model, config, batches
         self.rank, self.world = rank, world
         self.device = device or torch.device("cpu")
-        self.bfloat16 = config.precision == "bfloat16" or (
-            config.precision == "auto" and computes_bfloat16(self.device)
-        )
+        self.bfloat16 = in_bfloat16(config, self.device)
         self.wrapped = wrap(model.to(self.device))
         self.ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(
@@ -186,8 +184,10 @@ class MovingAverage:
         self.begun = state["begun"]
 
 
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes with bfloat16 itself, and is faster by it."""
+def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the forward pass is in bfloat16; auto: where the device computes with it itself."""
+    if config.precision != "auto":
+        return config.precision == "bfloat16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()

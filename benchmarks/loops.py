@@ -30,7 +30,7 @@ from audiocnn.features import load_torchaudio
 from audiocnn.featureset import FeatureSet
 from audiocnn.layouts import read_corpus
 from audiocnn.model import AudioCNN
-from audiocnn.training import computes_bfloat16
+from audiocnn.training import in_bfloat16
 from pipelines.recipes import RECIPES
 
 Epoch = Callable[[], Iterator[int]]
@@ -187,8 +187,7 @@ class _Recordings(Dataset[tuple[torch.Tensor, int]]):
 
 def _in_precision(model: AudioCNN, config: TrainConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     """The forward pass with the numbers that the job has on this machine."""
-    auto = config.precision == "auto" and computes_bfloat16(torch.device("cpu"))
-    bfloat16 = config.precision == "bfloat16" or auto
+    bfloat16 = in_bfloat16(config, torch.device("cpu"))
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

@@ -20,10 +20,11 @@ import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from audiocnn.featureset import FeatureSet
-from audiocnn.training import computes_bfloat16
+from audiocnn.training import in_bfloat16
 from benchmarks import corpora
 from benchmarks.harness import RECORDINGS, Report
 from benchmarks.processes import Memory, run, script
+from pipelines.recipes import RECIPES
 
 CORES = set(os.sched_getaffinity(0))
 
@@ -130,7 +131,9 @@ def main(options: Options) -> None:
         bench = Bench(options, Path(name))
         report.settings = {
             "recipe": options.recipe, "windows": bench.windows, "epochs": options.epochs,
-            "bfloat16": computes_bfloat16(torch.device("cpu")),
+            "bfloat16": in_bfloat16(
+                RECIPES[options.recipe]().training, torch.device("cpu")
+            ),
             "features_mb": round(bench.megabytes),
             "streamed_allowance_mb": round(bench.megabytes / 10), "threads_a_process": 1,
         }  # fmt: skip
