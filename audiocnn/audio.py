@@ -6,7 +6,7 @@ flat whatever its length.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO
@@ -30,6 +30,7 @@ __all__ = [
     "WindowConfig",
     "batched",
     "count_windows",
+    "cut",
     "decode",
     "read_info",
     "windows",
@@ -173,7 +174,7 @@ class _Recording:
         total = 0
         for block in self._decoded_blocks():
             total += len(block)
-            _check_duration(total / self.info.sample_rate, self.limits)
+            _check_length(total, self.info, self.limits)
             # Not abs: it costs an array. NaN compares false.
             if not (block.min() >= -_LOUDEST and block.max() <= _LOUDEST):
                 raise AudioError("non_finite", f"NaN, Inf or above {_LOUDEST:g} near frame {total}")
@@ -216,12 +217,16 @@ def _check_limits(info: AudioInfo, limits: AudioLimits) -> None:
             "sample_rate",
             f"{info.sample_rate} Hz is not within {limits.min_rate_hz} to {limits.max_rate_hz} Hz",
         )
-    _check_duration(info.frames / info.sample_rate, limits)
+    _check_length(info.frames, info, limits)
 
 
-def _check_duration(duration_s: float, limits: AudioLimits) -> None:
+def _check_length(frames: int, info: AudioInfo, limits: AudioLimits) -> None:
+    duration_s = frames / info.sample_rate
     if duration_s > limits.max_duration_s:
         raise AudioError("too_long", f"{duration_s:.0f} s, the limit is {limits.max_duration_s:g}")
+    samples = frames * info.channels
+    if samples > limits.max_samples:
+        raise AudioError("too_long", f"{samples} samples, the limit is {limits.max_samples}")
 
 
 def decode(
@@ -280,14 +285,21 @@ def windows(
 ) -> Iterator[Window]:
     """The windows of a recording, in order; memory is a block and a window, whatever its length.
 
+    Raises AudioError as `decode` does.
+    """
+    return cut(decode(source, config.sample_rate, limits), config)
+
+
+def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
+    """Consecutive blocks of mono samples -> windows.
+
     A window starts every `hop_s`. The last one is padded as `config.pad` says; it is left out
-    where it would hold less than `min_tail_s` of sound and is not the only one. Raises
-    AudioError as `decode` does.
+    where it would hold less than `min_tail_s` of sound and is not the only one.
     """
     size, hop = config.window_samples, config.hop_samples
     pending = np.zeros(0, np.float32)
     start = 0
-    for block in decode(source, config.sample_rate, limits):
+    for block in blocks:
         pending = np.concatenate([pending, block]) if len(pending) else block
         while len(pending) >= size:
             yield _window(start, pending[:size], size, config)

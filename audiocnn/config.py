@@ -40,6 +40,8 @@ class AudioLimits:
     """Shortest recording."""
     max_duration_s: float = 86_400.0
     """Longest recording, decoded."""
+    max_samples: int = 2**38
+    """Most samples of a recording, decoded, over all its channels."""
 
     def __post_init__(self) -> None:
         require(self.max_bytes > 0, "max_bytes must be above 0")
@@ -52,6 +54,7 @@ class AudioLimits:
             0 < self.min_duration_s <= self.max_duration_s,
             "min_duration_s must be above 0 and not above max_duration_s",
         )
+        require(self.max_samples > 0, "max_samples must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

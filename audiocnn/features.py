@@ -29,13 +29,7 @@ class LogMel(torch.nn.Module):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
         self.config = config
-        filters = load_torchaudio().functional.melscale_fbanks(
-            n_freqs=config.n_fft // 2 + 1,
-            f_min=config.f_min,
-            f_max=config.f_max_hz,
-            n_mels=config.n_mels,
-            sample_rate=config.sample_rate,
-        )
+        filters = mel_filters(config)
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)
 
@@ -61,6 +55,18 @@ class LogMel(torch.nn.Module):
         samples = torch.from_numpy(np.stack(windows)).to(self.window.device)
         logmel: np.ndarray = self(samples).cpu().numpy()
         return logmel
+
+
+def mel_filters(config: FeatureConfig) -> torch.Tensor:
+    """The share of each STFT bin in each mel band, [n_fft // 2 + 1, n_mels]."""
+    filters: torch.Tensor = load_torchaudio().functional.melscale_fbanks(
+        n_freqs=config.n_fft // 2 + 1,
+        f_min=config.f_min,
+        f_max=config.f_max_hz,
+        n_mels=config.n_mels,
+        sample_rate=config.sample_rate,
+    )
+    return filters
 
 
 def load_torchaudio() -> Any:

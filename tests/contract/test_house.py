@@ -15,7 +15,7 @@ LIBRARY = [
     "containers", "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download",
     "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
     "featureset", "leaks", "predictions", "batches", "augment", "model", "training", "checkpoint",
-    "bundle", "predictor", "figures", "report",
+    "bundle", "predictor", "explain", "figures", "report",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 

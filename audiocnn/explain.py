@@ -1,0 +1,79 @@
+"""What drove a decision: Grad-CAM over the log-mel, and the part of a sound that it marks."""
+
+import numpy as np
+import torch
+
+from audiocnn.audio import Samples
+from audiocnn.config import FeatureConfig
+from audiocnn.features import mel_filters
+from audiocnn.model import AudioCNN
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+"""Layers that Grad-CAM can look at: the later, the coarser, and the closer to the decision."""
+
+
+def grad_cam(model: AudioCNN, logmel: np.ndarray, index: int, layer: str = "layer4") -> np.ndarray:
+    """Where a window speaks for a class: Grad-CAM (Selvaraju et al. 2017).
+
+    `logmel` is [n_mels, n_frames] decibels, `index` the class's place in the bundle's order.
+    Returns [n_mels, n_frames] float32 within 0 and 1, where 1 is the place that says most for
+    the class; 0 everywhere where nothing does.
+    """
+    device = next(model.parameters()).device
+    kept: list[torch.Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: kept.append(out))
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = model(torch.from_numpy(logmel).to(device).float()[None])
+            (gradient,) = torch.autograd.grad(logits[0, index], kept[0])
+    finally:
+        hook.remove()
+    weights = gradient.mean((2, 3), keepdim=True)
+    cam = torch.relu((weights * kept[0].detach()).sum(1, keepdim=True))
+    cam = torch.nn.functional.interpolate(
+        cam, size=logmel.shape, mode="bilinear", align_corners=False
+    )[0, 0]
+    scaled: np.ndarray = (cam / cam.max().clamp(min=1e-12)).cpu().numpy()
+    return scaled
+
+
+@torch.inference_mode()
+def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Samples:
+    """The part of a window's sound that a Grad-CAM marks, to be listened to.
+
+    `samples` is [window_samples], `cam` [n_mels, n_frames] within 0 and 1: how much of each band
+    is kept at each time. Returns [window_samples] float32.
+    """
+    window = torch.hann_window(config.n_fft)
+    spectrum = torch.stft(
+        torch.from_numpy(np.ascontiguousarray(samples)),
+        config.n_fft,
+        config.hop_length,
+        window=window,
+        return_complex=True,
+    )
+    filters = mel_filters(config)  # [n_freqs, n_mels]
+    # A bin takes the mark of the bands that it lies in, by their share in it.
+    share = filters / filters.sum(1, keepdim=True).clamp(min=1e-12)
+    kept = torch.istft(
+        spectrum * (share @ torch.from_numpy(cam)),
+        config.n_fft,
+        config.hop_length,
+        window=window,
+        length=len(samples),
+    )
+    sound: Samples = kept.numpy()
+    return sound
+
+
+def band_centres(config: FeatureConfig) -> np.ndarray:
+    """The middle of each mel band, [n_mels] Hz."""
+    low, high = (_mel(hz) for hz in (config.f_min, config.f_max_hz))
+    mels = np.linspace(low, high, config.n_mels + 2)[1:-1]
+    centres: np.ndarray = 700 * (10 ** (mels / 2595) - 1)
+    return centres
+
+
+def _mel(hz: float) -> float:
+    """HTK's mel scale."""
+    return float(2595 * np.log10(1 + hz / 700))
