@@ -32,6 +32,8 @@ __all__ = [
     "count_windows",
     "cut",
     "decode",
+    "needs_libsndfile",
+    "read",
     "read_info",
     "windows",
 ]
@@ -110,7 +112,7 @@ class _Recording:
             raise AudioError("too_large", f"{size} bytes, the limit is {limits.max_bytes}")
         container = sniff(file)
         wav = read_wav(file) if container == "wav" else None
-        if isinstance(source, bytes) and wav is not None and wav.is_pcm16 and wav.channels:
+        if isinstance(source, bytes) and wav is not None and _is_plain(wav):
             self.info = self._open_pcm16(source, wav)
         else:
             self.info = self._open_sound(file, container)
@@ -240,9 +242,38 @@ def decode(
     truncated where decoding shows them: blocks before such a place were already given.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
-        rate = recording.info.sample_rate
-        mono = map(_mono, recording.blocks())
-        yield from mono if rate == sample_rate else _resampled(mono, rate, sample_rate)
+        yield from _converted(recording, sample_rate)
+
+
+def read(
+    source: Source, sample_rate: int, limits: AudioLimits | None = None
+) -> tuple[AudioInfo, Samples]:
+    """What the header says, and all that `decode` gives in one array. Raises AudioError."""
+    with _Recording(source, limits or AudioLimits()) as recording:
+        blocks = list(_converted(recording, sample_rate))
+        return recording.info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def needs_libsndfile(data: bytes) -> bool:
+    """Whether native code that a hostile file may break sees a recording's bytes.
+
+    Not where they are refused before, and not for 16-bit WAV, which is read by numpy alone.
+    """
+    file = io.BytesIO(data)
+    try:
+        return sniff(file) != "wav" or not _is_plain(read_wav(file))
+    except AudioError:
+        return False
+
+
+def _is_plain(wav: WavHeader) -> bool:
+    return wav.is_pcm16 and wav.channels > 0
+
+
+def _converted(recording: _Recording, sample_rate: int) -> Iterator[Samples]:
+    rate = recording.info.sample_rate
+    mono = map(_mono, recording.blocks())
+    return mono if rate == sample_rate else _resampled(mono, rate, sample_rate)
 
 
 def _mono(block: Samples) -> Samples:

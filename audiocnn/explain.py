@@ -46,7 +46,7 @@ def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Sa
     """
     window = torch.hann_window(config.n_fft)
     spectrum = torch.stft(
-        torch.from_numpy(np.ascontiguousarray(samples)),
+        torch.from_numpy(samples.copy()),  # one that may be written to
         config.n_fft,
         config.hop_length,
         window=window,

@@ -1,7 +1,7 @@
 """Recordings that kill the process that decodes them, as a hole in a decoder would.
 
 The mark lies in a WAV's samples. `sitecustomize`, which Python runs as it starts, puts the hole
-into the front end's process and into no other; the product knows nothing of it.
+into the processes that decode and into no other; the product knows nothing of it.
 """
 
 from pathlib import Path
@@ -13,36 +13,43 @@ MARKS = {"segfault": b"MARK-SEGFAULT", "hang": b"MARK-HANG", "memory": b"MARK-ME
 _HOLE = f"""
 import sys
 
-if "audiocnn.extracting" in sys.orig_argv:
+if {{"audiocnn.extracting", "serve.decoding"}} & set(sys.orig_argv):
     import os, signal, time
     import audiocnn.audio
 
-    plain = audiocnn.audio.windows
+    plain, plain_read = audiocnn.audio.windows, audiocnn.audio.read
 
-    def windows(source, config, limits=None):
+    def suffer(source):
         if {MARKS["segfault"]!r} in source:
             os.kill(os.getpid(), signal.SIGSEGV)
         if {MARKS["hang"]!r} in source:
             time.sleep(3600)
         if {MARKS["memory"]!r} in source:
             bytearray(64 << 30)
+
+    def windows(source, config, limits=None):
+        suffer(source)
         yield from plain(source, config, limits)
 
-    audiocnn.audio.windows = windows
+    def read(source, rate, limits=None):
+        suffer(source)
+        return plain_read(source, rate, limits)
+
+    audiocnn.audio.windows, audiocnn.audio.read = windows, read
 """
 
 
 def hole(folder: Path) -> str:
-    """A folder for PYTHONPATH that makes the front end's process vulnerable."""
+    """A folder for PYTHONPATH that makes the processes that decode vulnerable."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(_HOLE)
     return str(folder)
 
 
-def wav(kind: str) -> bytes:
+def wav(kind: str, codec: str = "PCM_16") -> bytes:
     """A recording of a second that is deadly where there is a hole."""
     import numpy as np
 
-    data = bytearray(encode(np.zeros(16_000), 16_000))
+    data = bytearray(encode(np.zeros(16_000), 16_000, codec=codec))
     data[100 : 100 + len(MARKS[kind])] = MARKS[kind]
     return bytes(data)

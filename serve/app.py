@@ -1,0 +1,277 @@
+"""The Serve application: one deployment on CPUs; on GPUs a model behind an ingress on CPUs."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.util.metrics import Counter, Histogram
+
+from audiocnn import __version__, storage
+from audiocnn.audio import Samples
+from audiocnn.bundle import Bundle
+from audiocnn.config import AudioLimits
+from audiocnn.errors import ConfigError, MismatchError
+from serve.decoder import Decoder
+from serve.gate import App
+from serve.http import make_app
+from serve.keys import VARIABLE, read_keys
+from serve.meters import Meters
+from serve.model import Inferred, LocalModel, Model, Wanted
+from serve.options import Serve
+from serve.problems import Problem
+from serve.service import Service
+
+NAME = "audiocnn"
+_LOG = logging.getLogger("ray.serve")
+_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+_COUNTS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+
+Opened = tuple[Bundle, Model]
+
+
+class Current:
+    """The bundle that answers now. Another one takes its place once it has answered itself."""
+
+    def __init__(self, open_bundle: Callable[[str], Opened], decoder: Decoder) -> None:
+        self._open, self._decoder = open_bundle, decoder
+        self._service: Service | None = None
+
+    def service(self) -> Service:
+        """What answers. Raises Problem before there is anything."""
+        if self._service is None:
+            raise Problem("not-ready", "no bundle is loaded yet")
+        return self._service
+
+    async def roll(self, uri: str, fingerprint: str | None) -> None:
+        """Load the bundle at a URI. One that does not load leaves the old one where it is.
+
+        Raises AudioCNNError where there is no old one.
+        """
+        old = self._service
+        if old is not None and old.bundle.fingerprint == fingerprint:
+            return
+        try:
+            bundle, model = await asyncio.to_thread(self._open, uri)
+            if fingerprint not in (None, bundle.fingerprint):
+                raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}")
+            new = Service(bundle, model, self._decoder)
+            await new.warm_up()
+        except Exception as error:
+            if old is None:
+                raise
+            _LOG.error(f"{uri} does not load, {old.bundle.fingerprint} stays: {error}")
+            return
+        self._service = new
+        if old is not None:
+            old.model.close()  # once it has answered what it was asked
+
+
+@serve.deployment(name="Model", version=__version__)
+class ModelReplica:
+    """A copy of the model on a share of a GPU: windows in, what the model says of them out."""
+
+    def __init__(self, options: Serve) -> None:
+        storage.configure(options.storage_options)
+        self.options = options
+        self._models: dict[str, LocalModel] = {}
+        self._loading = asyncio.Lock()
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load a bundle before anybody asks for it."""
+        if not self._models:
+            await self._model(user_config["bundle"], user_config.get("fingerprint"))
+
+    async def infer(self, uri: str, fingerprint: str, samples: Samples, wanted: Wanted) -> Inferred:
+        """What a bundle says of a window. While one rolls in, there are two."""
+        model = self._models.get(fingerprint) or await self._model(uri, fingerprint)
+        return await model.infer(samples, wanted)
+
+    async def check_health(self) -> None:
+        """Ray's question. Raises RuntimeError."""
+        for model in self._models.values():
+            await model.check()
+
+    async def _model(self, uri: str, fingerprint: str | None) -> LocalModel:
+        async with self._loading:
+            if fingerprint in self._models:
+                return self._models[fingerprint]
+            bundle = await asyncio.to_thread(Bundle.read, uri)
+            if fingerprint not in (None, bundle.fingerprint):
+                raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}")
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = LocalModel(bundle, device, batch_size=self.options.batch_size)
+            for old in list(self._models)[:-1]:
+                self._models.pop(old).close()
+            self._models[bundle.fingerprint] = model
+            return model
+
+
+class RemoteModel:
+    """A bundle on the replicas of another deployment."""
+
+    def __init__(self, replicas: DeploymentHandle[Any], uri: str, fingerprint: str) -> None:
+        self._replicas, self._uri, self._fingerprint = replicas, uri, fingerprint
+
+    async def infer(self, samples: Samples, wanted: Wanted) -> Inferred:
+        """As `Model.infer`."""
+        inferred: Inferred = await self._replicas.infer.remote(
+            self._uri, self._fingerprint, samples, wanted
+        )
+        return inferred
+
+    async def check(self) -> None:
+        """As `Model.check`: Ray asks its replicas itself."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@serve.deployment(name="Endpoint", version=__version__)
+@serve.ingress()
+class Endpoint:
+    """The routes; with the model in the same process, or with handles to it."""
+
+    def __init__(
+        self,
+        options: Serve,
+        keys: tuple[str, ...],
+        replicas: DeploymentHandle[Any] | None = None,
+    ) -> None:
+        torch.set_num_threads(1)
+        storage.configure(options.storage_options)
+        self.options, self.keys, self.replicas = options, keys, replicas
+        self.meters = RayMeters()
+        self.decoder = Decoder(options.limits, timeout_s=options.timeout_s / 2)
+        self.current = Current(self._open, self.decoder)
+
+    def __serve_build_asgi_app__(self) -> App:
+        """Ray's question, once in each replica."""
+        return make_app(self.current.service, self.options, self.keys, self.meters)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Roll in the bundle that a deployment's `user_config` names."""
+        uri = user_config.get("bundle") or self.options.bundle
+        await self.current.roll(uri, user_config.get("fingerprint"))
+
+    async def check_health(self) -> None:
+        """Ray's question. Raises RuntimeError."""
+        await self.current.service().model.check()
+
+    def __del__(self) -> None:
+        self.decoder.close()
+
+    def _open(self, uri: str) -> Opened:
+        bundle = Bundle.read(uri)
+        if self.replicas is not None:
+            return bundle, RemoteModel(self.replicas, uri, bundle.fingerprint)
+        model = LocalModel(bundle, batch_size=self.options.batch_size, meters=self.meters)
+        return bundle, model
+
+
+class RayMeters(Meters):
+    """Counts that Ray exports to Prometheus beside its own, each with `ray_` before its name."""
+
+    def __init__(self) -> None:
+        self._requests = Counter(
+            "audiocnn_requests", "Requests by route and status", tag_keys=("route", "status")
+        )
+        self._seconds = Histogram(
+            "audiocnn_request_seconds", "From the first byte to the answer", _SECONDS, ("route",)
+        )
+        self._failures = Counter(
+            "audiocnn_failures", "Requests answered with a problem", tag_keys=("reason",)
+        )
+        self._windows = Counter("audiocnn_windows", "Windows predicted")
+        self._batches = Histogram("audiocnn_batch_windows", "Windows in a forward", _COUNTS)
+        self._queued = Histogram("audiocnn_queue_seconds", "Waiting for the model", _SECONDS)
+        self._computed = Histogram("audiocnn_model_seconds", "A batch's forward", _SECONDS)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """As `Meters.request`."""
+        self._requests.inc(1, {"route": route, "status": str(status)})
+        self._seconds.observe(seconds, {"route": route})
+
+    def failure(self, reason: str) -> None:
+        """As `Meters.failure`."""
+        self._failures.inc(1, {"reason": reason})
+
+    def windows(self, count: int) -> None:
+        """As `Meters.windows`."""
+        self._windows.inc(count)
+
+    def batch(self, size: int, queued_s: float, computed_s: float) -> None:
+        """As `Meters.batch`."""
+        self._batches.observe(size)
+        self._queued.observe(queued_s)
+        self._computed.observe(computed_s)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a config file's `args`: the fields of `Serve`, and `bundle` at least.
+
+    Keys are read here, on the cluster, from the file of `keys` or AUDIOCNN_API_KEYS; without any
+    it is built only with `open: true`. Raises AudioCNNError.
+    """
+    values = dict(args)
+    is_open = values.pop("open", False)
+    names = {field.name for field in dataclasses.fields(Serve)}
+    if odd := sorted(set(values) - names):
+        raise ConfigError(f"args: no option {', '.join(odd)}; there are {', '.join(sorted(names))}")
+    if "limits" in values:
+        values["limits"] = AudioLimits(**values["limits"])
+    if isinstance(values.get("replicas"), list):
+        values["replicas"] = tuple(values["replicas"])
+    values["cors"] = tuple(values.get("cors", ()))
+    options = Serve(**values)
+    keys = read_keys(options.keys)
+    if not keys and not is_open:
+        raise ConfigError(
+            f"args: no keys; set {VARIABLE} on the cluster, name a file by `keys`, or let anybody "
+            "ask with `open: true`"
+        )
+    return application(options, keys)
+
+
+def application(options: Serve, keys: tuple[str, ...], fingerprint: str | None = None) -> Any:
+    """The application: `keys` are digests."""
+    user_config = {"bundle": options.bundle, "fingerprint": fingerprint}
+    common: dict[str, Any] = {
+        # The gate refuses what is too much, and says so; Serve would hold it, or cut its batch.
+        "max_ongoing_requests": 100_000,
+        "user_config": user_config,
+        "graceful_shutdown_timeout_s": options.timeout_s + 5,
+        "health_check_period_s": 5,
+        "logging_config": {"enable_access_log": False},
+    }
+    if not options.gpu:
+        return Endpoint.options(
+            **common, **_scaling(options), ray_actor_options={"num_cpus": 1}
+        ).bind(options, keys)
+    model = ModelReplica.options(
+        **common, **_scaling(options), ray_actor_options={"num_cpus": 0, "num_gpus": options.gpu}
+    ).bind(options)
+    return Endpoint.options(**common, num_replicas=1, ray_actor_options={"num_cpus": 1}).bind(
+        options, keys, model
+    )
+
+
+def _scaling(options: Serve) -> dict[str, Any]:
+    fewest, most = options.replicas_range or (1, 1)
+    if fewest == most:
+        return {"num_replicas": most}
+    return {
+        "autoscaling_config": {
+            "min_replicas": fewest,
+            "initial_replicas": fewest,
+            "max_replicas": most,
+            # Half of what a copy takes at once: another one is there before the first refuses.
+            "target_ongoing_requests": max(1, options.queue // 2),
+            "upscale_delay_s": 5,
+            "downscale_delay_s": 120,
+        }
+    }

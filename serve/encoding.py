@@ -1,0 +1,48 @@
+"""Answers as bytes: JSON, in zstd or gzip where the client takes it."""
+
+import zlib
+from typing import Any
+
+import orjson
+import zstandard
+from starlette.responses import Response
+
+_SMALL = 1_000
+"""Bytes below which packing does not pay."""
+
+
+class Answer(Response):
+    """JSON, packed as a request's Accept-Encoding allows."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, accepted: str = "", status_code: int = 200) -> None:
+        super().__init__(None, status_code)
+        body = orjson.dumps(content)
+        encoding = choose(accepted) if len(body) >= _SMALL else None
+        if encoding == "zstd":
+            body = zstandard.ZstdCompressor(level=1).compress(body)
+        elif encoding == "gzip":
+            # Level 1: a third of level 6's time for a twentieth more bytes.
+            packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+            body = packer.compress(body) + packer.flush()
+        if encoding is not None:
+            self.headers["content-encoding"] = encoding
+        self.headers["vary"] = "accept-encoding"
+        self.headers["cache-control"] = "no-store"
+        self.body = body
+        self.headers["content-length"] = str(len(body))
+
+
+def choose(accepted: str) -> str | None:
+    """Zstd or gzip, if a client's Accept-Encoding has it; None for neither."""
+    weights: dict[str, float] = {}
+    for part in accepted.lower().split(","):
+        name, _, parameter = part.strip().partition(";")
+        weight = parameter.strip().removeprefix("q=")
+        try:
+            weights[name.strip()] = float(weight) if parameter else 1.0
+        except ValueError:
+            weights[name.strip()] = 0.0
+    best = max(("zstd", "gzip"), key=lambda name: weights.get(name, weights.get("*", 0.0)))
+    return best if weights.get(best, weights.get("*", 0.0)) > 0 else None

@@ -1,0 +1,232 @@
+"""The routes: HTTP in, what the service says out, and every mistake as problem+json."""
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import orjson
+from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from audiocnn import __version__
+from serve import docs, schemas
+from serve.encoding import Answer
+from serve.gate import NAME_IN_SCOPE, App, Gate
+from serve.meters import Meters
+from serve.options import Serve
+from serve.problems import KINDS, Problem
+from serve.service import Service
+from serve.stream import stream
+
+_KINDS_BY_STATUS = {404: "not-found", 405: "method"}
+_AUDIO = {"schema": {"type": "string", "format": "binary"}}
+_BODY = {
+    "required": True,
+    "content": {
+        "application/octet-stream": _AUDIO,
+        "audio/*": _AUDIO,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": {"type": "string", "format": "binary"}},
+                "required": ["file"],
+            }
+        },
+    },
+}
+_DESCRIPTION = (
+    "Predictions for a sound, the input as the model saw it, and the feature maps of every "
+    "layer. Mistakes are problem+json; each `type` is a page of this server."
+)
+
+
+def make_app(
+    service: Callable[[], Service],
+    options: Serve,
+    keys: tuple[str, ...],
+    meters: Meters | None = None,
+) -> App:
+    """The whole application; `service` gives the current one, or raises Problem."""
+    meters = meters or Meters()
+    api = FastAPI(
+        title="audiocnn",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        responses={
+            kind.status: {
+                "description": kind.title,
+                "content": {
+                    "application/problem+json": {
+                        "schema": {"$ref": "#/components/schemas/ProblemBody"}
+                    }
+                },
+            }
+            for kind in KINDS.values()
+            if kind.status not in (404, 405)
+        },
+    )
+    _add_predict(api, service, meters)
+    _add_tutorial(api, service)
+    _add_card(api, service)
+    _add_documents(api)
+
+    @api.websocket("/v1/stream")
+    async def _stream(socket: WebSocket) -> None:
+        await stream(socket, service())
+
+    _answer_mistakes(api)
+    _document(api)
+    app: App = Gate(api, options, keys, meters)
+    if options.cors:
+        app = CORSMiddleware(
+            app,
+            allow_origins=options.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key"],
+            expose_headers=["retry-after", "x-request-id"],
+        )
+    return app
+
+
+def _add_predict(api: FastAPI, service: Callable[[], Service], meters: Meters) -> None:
+    @api.post(
+        "/v1/predict",
+        response_model=schemas.Answer,
+        response_model_exclude_unset=True,
+        openapi_extra={"requestBody": _BODY},
+        summary="Predictions for a recording, and the inside that led to them",
+    )
+    async def _predict(
+        request: Request, options: Annotated[schemas.PredictOptions, Query()]
+    ) -> Answer:
+        answer = await service().predict(await _recording(request), options.asked())
+        meters.windows(len(answer["windows"]))
+        return Answer(answer, request.headers.get("accept-encoding", ""))
+
+
+def _add_tutorial(api: FastAPI, service: Callable[[], Service]) -> None:
+    @api.post(
+        "/inference",
+        response_model=schemas.TutorialAnswer,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/TutorialRequest"}}
+                },
+            }
+        },
+        summary="The same for clients of the tutorial that this project grew from",
+    )
+    async def _inference(request: Request) -> Answer:
+        answer = await service().tutorial(_from_base64(await request.body()))
+        return Answer(answer, request.headers.get("accept-encoding", ""))
+
+
+def _add_card(api: FastAPI, service: Callable[[], Service]) -> None:
+    @api.get("/v1/model", response_model=schemas.Card, summary="The model that answers")
+    async def _card(request: Request) -> Answer:
+        return Answer(service().card(), request.headers.get("accept-encoding", ""))
+
+    @api.get("/healthz", response_model=schemas.Health, summary="Whether this process lives")
+    async def _healthz() -> dict[str, str]:
+        return {"status": "ok", "bundle": service().bundle.fingerprint}
+
+    @api.get("/readyz", response_model=schemas.Health, summary="Whether the model answers")
+    async def _readyz() -> dict[str, str]:
+        await service().check()
+        return {"status": "ok", "bundle": service().bundle.fingerprint}
+
+
+def _add_documents(api: FastAPI) -> None:
+    @api.get("/docs", include_in_schema=False)
+    async def _docs() -> HTMLResponse:
+        return HTMLResponse(
+            docs.page(api.openapi()), headers={"content-security-policy": docs.POLICY}
+        )
+
+    @api.get(
+        "/problems/{name}",
+        response_class=PlainTextResponse,
+        summary="What a problem's type means",
+    )
+    async def _problem(name: str) -> str:
+        if name not in KINDS:
+            raise Problem("not-found", f"no problem of this name: {', '.join(KINDS)}")
+        kind = KINDS[name]
+        return f"{kind.status} {kind.title}\n\nWhat to do: {kind.mend}.\n"
+
+
+async def _recording(request: Request) -> bytes:
+    """The bytes of the recording that was sent. Raises Problem."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        return await request.body()
+    try:
+        async with request.form(max_files=1, max_fields=0) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile) or not file.filename:
+                raise Problem("malformed", "a form needs one file: the field `file`, with a name")
+            return await file.read()
+    except HTTPException as error:
+        raise Problem("malformed", f"multipart form: {error.detail}") from error
+
+
+def _from_base64(body: bytes) -> bytes:
+    try:
+        text = orjson.loads(body)["audio_data"]
+        data = text.partition(",")[2] if text.startswith("data:") else text
+        return base64.b64decode(data, validate=True)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        message = 'the body must be {"audio_data": "a recording in base64"}'
+        raise Problem("malformed", message) from error
+    except (binascii.Error, ValueError) as error:
+        raise Problem("malformed", f"audio_data is no base64: {error}") from error
+
+
+def _answer_mistakes(api: FastAPI) -> None:
+    @api.exception_handler(Problem)
+    async def _problem(request: Request, problem: Problem) -> Response:
+        request.scope[NAME_IN_SCOPE] = problem.name
+        return problem.response()
+
+    @api.exception_handler(RequestValidationError)
+    async def _option(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:]) or "request"
+        return await _problem(
+            request, Problem("option", f"{name}: {first['msg']}", more={"field": name})
+        )
+
+    @api.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        name = _KINDS_BY_STATUS.get(error.status_code, "malformed")
+        headers = dict(error.headers or {})
+        return await _problem(request, Problem(name, str(error.detail), headers=headers))
+
+    @api.exception_handler(Exception)
+    async def _bug(request: Request, _: Exception) -> Response:
+        return await _problem(request, Problem("internal", "see the server's log"))
+
+
+def _document(api: FastAPI) -> None:
+    """Let the OpenAPI document say what the routes really take and give."""
+    plain = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        known = document["components"]["schemas"]
+        for kind in (schemas.ProblemBody, schemas.TutorialRequest):
+            known[kind.__name__] = kind.model_json_schema()
+        known.pop("HTTPValidationError", None)
+        known.pop("ValidationError", None)
+        return document
+
+    api.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,56 @@
+"""API keys: read once, kept as digests, compared in constant time, never logged."""
+
+import hashlib
+import hmac
+import os
+import re
+from pathlib import Path
+
+from audiocnn.errors import ConfigError
+
+VARIABLE = "AUDIOCNN_API_KEYS"
+_SHORTEST = 16
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """Digests of the keys in a file, one a line, or else of AUDIOCNN_API_KEYS.
+
+    Raises ConfigError for a file that is not there or holds none, and for a key that is short or
+    cannot stand in a header.
+    """
+    if path is None:
+        found = [key.strip() for key in os.environ.get(VARIABLE, "").split(",")]
+        where = VARIABLE
+    else:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise ConfigError(f"--keys {path}: {reason}") from error
+        found = [line.strip() for line in lines if not line.startswith("#")]
+        where = f"--keys {path}"
+    keys = [key for key in found if key]
+    if path is not None and not keys:
+        raise ConfigError(f"{where}: no key in it")
+    for number, key in enumerate(keys, 1):
+        if len(key) < _SHORTEST or not _KEY.fullmatch(key):
+            raise ConfigError(
+                f"{where}: key {number} needs at least {_SHORTEST} printable characters without "
+                "spaces; `openssl rand -hex 32` makes a good one"
+            )
+    return tuple(dict.fromkeys(map(digest, keys)))
+
+
+def digest(key: str) -> str:
+    """SHA-256 of a key, in hex."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def known(key: str, digests: tuple[str, ...]) -> str | None:
+    """The digest of a key that is one of these; as long for a wrong one as for any other."""
+    mine, found = digest(key), None
+    for one in digests:
+        if hmac.compare_digest(one, mine):
+            found = one
+    return found

@@ -1,0 +1,125 @@
+"""What can be wrong with a request, as problem+json (RFC 9457)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from audiocnn.errors import REASONS, AudioError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of problem; its `type` is /problems/ and its name."""
+
+    status: int
+    title: str
+    mend: str
+    """What the client can do."""
+
+
+KINDS = {
+    "malformed": Kind(
+        status=400,
+        title="The request cannot be read",
+        mend="send the recording as the body, or as the one file of a multipart form",
+    ),
+    "empty": Kind(status=400, title="There is no sound in it", mend="send a recording"),
+    "key": Kind(
+        status=401,
+        title="No key, or one that is not known",
+        mend="send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+    ),
+    "origin": Kind(
+        status=403,
+        title="Not from this page or name",
+        mend="ask by the address that was listened on, or name the origin in --cors",
+    ),
+    "not-found": Kind(status=404, title="There is nothing here", mend="see /docs"),
+    "method": Kind(status=405, title="Not with this method", mend="see /docs"),
+    "slow-upload": Kind(
+        status=408, title="The request took too long to arrive", mend="send it faster, or less"
+    ),
+    "too-large": Kind(
+        status=413, title="Too many bytes", mend="send a shorter or compressed recording"
+    ),
+    "too-long": Kind(
+        status=413,
+        title="Too much sound",
+        mend="send it in pieces, or label it with `audiocnn label`",
+    ),
+    "not-audio": Kind(
+        status=415,
+        title="Not audio that is read here",
+        mend="send WAV (PCM, float, A-law, mu-law), FLAC, OGG (Vorbis, Opus) or MP3, uncompressed",
+    ),
+    "option": Kind(status=422, title="An option that cannot be", mend="see /docs"),
+    "audio": Kind(
+        status=422,
+        title="Audio that cannot be used",
+        mend="`reason` says why: it is damaged, cut short, or outside the limits",
+    ),
+    "rate": Kind(
+        status=429, title="Too many requests with this key", mend="wait for Retry-After seconds"
+    ),
+    "internal": Kind(status=500, title="Our own mistake", mend="tell us, with the request's id"),
+    "busy": Kind(status=503, title="All replicas are busy", mend="wait for Retry-After seconds"),
+    "not-ready": Kind(status=503, title="The model is not ready", mend="wait"),
+    "slow-answer": Kind(
+        status=504, title="The answer took too long", mend="ask for less, or try again"
+    ),
+}
+"""Every problem, by the name in its type."""
+
+_OF_AUDIO = {
+    "unrecognised": "not-audio",
+    "too_large": "too-large",
+    "too_long": "too-long",
+}
+"""Problems of recordings that are not simply `audio`, by the reason of `audiocnn.errors`."""
+
+
+@dataclass
+class Problem(Exception):
+    """A request that is answered with a problem; `name` is a key of KINDS."""
+
+    name: str
+    detail: str
+    headers: dict[str, str] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further members of the answer."""
+
+    @property
+    def status(self) -> int:
+        """HTTP's."""
+        return KINDS[self.name].status
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer's body."""
+        return {
+            "type": f"/problems/{self.name}",
+            "title": KINDS[self.name].title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.more,
+        }
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(
+            orjson.dumps(self.to_json()),
+            self.status,
+            {"cache-control": "no-store", **self.headers},
+            "application/problem+json",
+        )
+
+    @staticmethod
+    def of_audio(error: AudioError) -> "Problem":
+        """What is wrong with a recording."""
+        name = _OF_AUDIO.get(error.reason, "audio")
+        detail = f"{REASONS[error.reason]}: {error.detail}"
+        return Problem(name, detail, more={"reason": error.reason})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Problem, (self.name, self.detail, self.headers, self.more)

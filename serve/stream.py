@@ -1,0 +1,124 @@
+"""Live sound: PCM in over a WebSocket, a prediction out for every hop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import orjson
+import soxr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from audiocnn.audio import Samples, Window
+from audiocnn.config import FeatureConfig
+from audiocnn.errors import ConfigError
+from serve.model import Wanted
+from serve.problems import Problem
+from serve.service import Service
+
+_IDLE_S = 30.0
+_MOST_MESSAGE = 1 << 20
+_REFUSED = 1008
+_BAD_DATA = 1007
+
+
+class StreamOptions(BaseModel):
+    """The query of `WS /v1/stream`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sample_rate: int = Field(ge=4_000, le=192_000)
+    format: str = Field("s16le", pattern="^(s16le|f32le)$")
+    hop_s: float | None = Field(None, gt=0, le=600, allow_inf_nan=False)
+    top_k: int = Field(3, ge=1, le=1_000)
+
+
+@dataclass
+class _Refused(Exception):
+    code: int
+    reason: str
+
+
+async def stream(socket: WebSocket, service: Service) -> None:
+    """Answer with a text message for each window; mono PCM comes in binary messages of any size.
+
+    Windows lie as `audiocnn label` cuts them: the first is answered when it is full, each next
+    one a hop later. Closes with 1008 for bad options or 30 silent seconds, 1007 for bad samples.
+    """
+    await socket.accept()
+    try:
+        try:
+            options = StreamOptions.model_validate(dict(socket.query_params))
+            config = _windowing(service, options)
+        except (ValidationError, ConfigError) as error:
+            raise _Refused(_REFUSED, _first_line(error)) from error
+        async for window in _windows(_blocks(socket, options), options.sample_rate, config):
+            inferred = await service.model.infer(window.samples, Wanted())
+            answer = service.answer(window, inferred, options.top_k)
+            await socket.send_text(orjson.dumps(answer).decode())
+    except _Refused as refused:
+        await socket.close(refused.code, refused.reason[:100])
+    except WebSocketDisconnect:
+        return
+    except Problem as problem:
+        await socket.close(_REFUSED, problem.detail[:100])
+
+
+def _windowing(service: Service, options: StreamOptions) -> FeatureConfig:
+    feature = service.bundle.feature
+    return replace(feature, hop_s=options.hop_s or feature.hop_s)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
+
+
+async def _blocks(socket: WebSocket, options: StreamOptions) -> AsyncIterator[Samples]:
+    """Samples in full scale ±1, as they come. Raises _Refused, WebSocketDisconnect."""
+    dtype = np.dtype("<i2" if options.format == "s16le" else "<f4")
+    left = b""
+    while True:
+        try:
+            async with asyncio.timeout(_IDLE_S):
+                message = await socket.receive()
+        except TimeoutError as error:
+            raise _Refused(_REFUSED, f"nothing came in {_IDLE_S:g} s") from error
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        data = message.get("bytes")
+        if data is None or len(data) > _MOST_MESSAGE:
+            raise _Refused(_BAD_DATA, f"binary messages of at most {_MOST_MESSAGE} bytes, please")
+        data = left + data
+        whole = len(data) - len(data) % dtype.itemsize
+        left = data[whole:]
+        samples = np.frombuffer(data[:whole], dtype)
+        block = samples.astype(np.float32)
+        if dtype.kind == "i":
+            block *= np.float32(1 / 32_768)
+        elif not np.isfinite(block).all() or np.abs(block).max(initial=0) > 1e6:
+            raise _Refused(_BAD_DATA, "NaN, infinite or absurdly large samples")
+        yield block
+
+
+async def _windows(
+    blocks: AsyncIterator[Samples], rate: int, config: FeatureConfig
+) -> AsyncIterator[Window]:
+    """Whole windows, as soon as they are there."""
+    resampler = soxr.ResampleStream(rate, config.sample_rate, 1, dtype="float32")
+    pending, start = np.zeros(0, np.float32), 0
+    size, hop = config.window_samples, config.hop_samples
+    async for block in blocks:
+        if rate != config.sample_rate:
+            block = resampler.resample_chunk(block)
+        pending = np.concatenate([pending, block])
+        while len(pending) >= size:
+            yield Window(
+                start_s=start / config.sample_rate,
+                duration_s=config.window_s,
+                samples=pending[:size],
+            )
+            start, pending = start + hop, pending[hop:]
