@@ -1,8 +1,9 @@
 """The `audiocnn` command: one verb a job, and each job imported only when its verb is called."""
 
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import tyro
 from audiocnn.errors import AudioCNNError
 from pipelines.options import Demo, Doctor, Evaluate, Ingest, Label, Train
 from pipelines.recipes import RECIPES
+from serve.options import Serve
 
 
 def _ingest(options: Ingest) -> None:
@@ -38,6 +40,30 @@ def _label(options: Label) -> None:
     label(options)
 
 
+def _serve(options: Serve) -> None:
+    from pipelines import display, session
+    from serve import proxy, run
+
+    keys = run.check(options)
+    if options.config is not None:
+        display.say(f"{run.write_config(options)}: Ray's `serve deploy` takes it")
+        return
+    display.step(f"serve {display.short(options.bundle)}")
+    folder = proxy.prepare()
+    try:
+        cluster = session.connect()
+        if options.replicas is None:
+            copies = int(cluster.gpus / options.gpu) if options.gpu else cluster.cpus
+            options = replace(options, replicas=max(1, copies))
+        address = run.start(options, keys)
+        display.say(f"{address}/v1/predict answers; {address}/docs says how to ask; Ctrl-C ends it")
+        for event in run.rolls(options, keys):
+            display.say(event)
+    finally:
+        run.stop()
+        proxy.remove(folder)
+
+
 def _demo(options: Demo) -> None:
     from pipelines.demo import demo
 
@@ -56,6 +82,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Train, _train),
     "evaluate": (Evaluate, _evaluate),
     "label": (Label, _label),
+    "serve": (Serve, _serve),
     "demo": (Demo, _demo),
     "doctor": (Doctor, _doctor),
 }
@@ -77,6 +104,32 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
+_TYPES = tyro.constructors.ConstructorRegistry()
+
+
+@_TYPES.primitive_rule
+def _json_object(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[dict[str, Any]] | None:
+    """Options that are an object of anything are given as JSON."""
+    if info.type_origin is not dict:
+        return None
+
+    def read(texts: list[str]) -> dict[str, Any]:
+        value = json.loads(texts[0])
+        if not isinstance(value, dict):
+            raise ValueError('an object is needed, like {"s3": {"anon": true}}')
+        return value
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
+
+
 def parse(arguments: list[str]) -> Any:
     """The options of a command line; usage errors and `--help` leave by SystemExit."""
     recipe = RECIPES[_recipe(arguments)]()
@@ -93,6 +146,7 @@ def parse(arguments: list[str]) -> Any:
         prog="audiocnn",
         description="Labelled audio -> a classifier to look inside -> a labelled bucket, on Ray.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        registry=_TYPES,
     )
 
 

@@ -1,6 +1,5 @@
 """The options of each verb: what the command line is generated from. Imports no torch, no ray."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,26 +11,12 @@ from pipelines import recipes
 Recipe = Literal["demo", "esc10", "esc50"]
 
 
-def _json_object(texts: list[str]) -> dict[str, Any]:
-    value = json.loads(texts[0])
-    if not isinstance(value, dict):
-        raise ValueError('an object is needed, like {"s3": {"anon": true}}')
-    return value
-
-
 StorageOptions = Annotated[
     dict[str, Any],
     tyro.conf.arg(
         help="How storage is reached: fsspec's options by protocol, as JSON, for example "
         '{"s3": {"endpoint_url": "http://127.0.0.1:8333"}}. Keys are better kept in AWS_* '
         "variables or a profile: they are used where none are given.",
-    ),
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=_json_object,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
     ),
 ]
 

@@ -97,7 +97,7 @@ def _quiet() -> None:
     from ray._private.log import PlainRayHandler
     from ray.util.annotations import RayDeprecationWarning
 
-    for name in ("ray", "ray.data"):
+    for name in ("ray", "ray.data", "ray.serve"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, PlainRayHandler)]
         logger.addHandler(logging.NullHandler())

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
-from audiocnn import __version__, storage
+from audiocnn import storage
 from audiocnn.audio import Samples
 from audiocnn.bundle import Bundle
 from audiocnn.config import AudioLimits
@@ -29,7 +29,7 @@ from serve.service import Service
 NAME = "audiocnn"
 _LOG = logging.getLogger("ray.serve")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
-_COUNTS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+_COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 Opened = tuple[Bundle, Model]
 
@@ -71,7 +71,6 @@ class Current:
             old.model.close()  # once it has answered what it was asked
 
 
-@serve.deployment(name="Model", version=__version__)
 class ModelReplica:
     """A copy of the model on a share of a GPU: windows in, what the model says of them out."""
 
@@ -131,8 +130,6 @@ class RemoteModel:
         """Nothing is held."""
 
 
-@serve.deployment(name="Endpoint", version=__version__)
-@serve.ingress()
 class Endpoint:
     """The routes; with the model in the same process, or with handles to it."""
 
@@ -237,27 +234,33 @@ def build(args: dict[str, Any]) -> serve.Application:
     return application(options, keys)
 
 
-def application(options: Serve, keys: tuple[str, ...], fingerprint: str | None = None) -> Any:
+def application(
+    options: Serve, keys: tuple[str, ...], fingerprint: str | None = None
+) -> serve.Application:
     """The application: `keys` are digests."""
-    user_config = {"bundle": options.bundle, "fingerprint": fingerprint}
     common: dict[str, Any] = {
+        "user_config": {"bundle": options.bundle, "fingerprint": fingerprint},
         # The gate refuses what is too much, and says so; Serve would hold it, or cut its batch.
         "max_ongoing_requests": 100_000,
-        "user_config": user_config,
         "graceful_shutdown_timeout_s": options.timeout_s + 5,
         "health_check_period_s": 5,
         "logging_config": {"enable_access_log": False},
     }
+    endpoint = serve.ingress()(Endpoint)
+    one_cpu = {"num_cpus": 1}
     if not options.gpu:
-        return Endpoint.options(
-            **common, **_scaling(options), ray_actor_options={"num_cpus": 1}
-        ).bind(options, keys)
-    model = ModelReplica.options(
-        **common, **_scaling(options), ray_actor_options={"num_cpus": 0, "num_gpus": options.gpu}
-    ).bind(options)
-    return Endpoint.options(**common, num_replicas=1, ray_actor_options={"num_cpus": 1}).bind(
-        options, keys, model
-    )
+        both: Any = serve.deployment(
+            name="Endpoint", ray_actor_options=one_cpu, **_scaling(options), **common
+        )(endpoint)
+        return both.bind(options, keys)  # type: ignore[no-any-return]
+    share = {"num_cpus": 0, "num_gpus": options.gpu}
+    model: Any = serve.deployment(
+        name="Model", ray_actor_options=share, **_scaling(options), **common
+    )(ModelReplica)
+    ingress: Any = serve.deployment(
+        name="Endpoint", ray_actor_options=one_cpu, num_replicas=1, **common
+    )(endpoint)
+    return ingress.bind(options, keys, model.bind(options))  # type: ignore[no-any-return]
 
 
 def _scaling(options: Serve) -> dict[str, Any]:

@@ -111,8 +111,8 @@ class Gate:
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
             # Either refused here, or answered so by the application.
-            if problem := exchange.problem or scope.get(NAME_IN_SCOPE):
-                self.meters.failure(problem)
+            if name := exchange.problem or scope.get(NAME_IN_SCOPE):
+                self.meters.failure(name)
             route = getattr(scope.get("route"), "path", "other")
             self.meters.request(route, exchange.status, monotonic() - began)
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from threading import Thread
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -182,8 +182,9 @@ class LocalModel:
 
     def _keep(
         self, job: _Job, logmel: np.ndarray, maps: dict[str, torch.Tensor], row: int
-    ) -> dict[str, np.ndarray | dict[str, np.ndarray]]:
-        wanted, kept = job.wanted, {}
+    ) -> dict[str, Any]:
+        wanted = job.wanted
+        kept: dict[str, Any] = {}
         if wanted.logmel:
             kept["logmel"] = logmel
         if wanted.maps == "channels" and wanted.layer is not None:

@@ -1,0 +1,138 @@
+"""`audiocnn serve`: check first, then start Serve, and stop with it."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from audiocnn import storage
+from audiocnn.bundle import Bundle
+from audiocnn.config import to_json
+from audiocnn.errors import AudioCNNError, ConfigError
+from serve.keys import VARIABLE, read_keys
+from serve.options import LIMITS, Serve
+
+_DEFAULTS = Serve(bundle="")
+
+
+def check(options: Serve) -> tuple[str, ...]:
+    """The digests of the API keys, once everything that can be wrong before Ray starts is not.
+
+    Raises AudioCNNError: no keys for an address that others can reach, a port that is taken, a
+    bundle that is not there or damaged.
+    """
+    storage.configure(options.storage_options)
+    keys = read_keys(options.keys)
+    if not keys and not options.is_local:
+        raise ConfigError(
+            f"--host {options.host} can be reached by others, so it needs API keys: set {VARIABLE} "
+            "or name a file by --keys; `openssl rand -hex 32` makes a good one"
+        )
+    Bundle.read(options.bundle)
+    if options.config is None and not os.environ.get("RAY_ADDRESS"):
+        _check_port(options)
+    return keys
+
+
+def write_config(options: Serve) -> str:
+    """Write what `serve deploy` takes; returns its path. Raises ConfigError."""
+    path = str(options.config)
+    args = {
+        name: value
+        for name, value in to_json(options).items()
+        if name not in ("config", "host", "port") and value != getattr(_DEFAULTS, name)
+    }
+    if args.get("limits"):
+        args["limits"] = {k: v for k, v in args["limits"].items() if v != getattr(LIMITS, k)}
+    args["bundle"] = storage.absolute(options.bundle)
+    deployments = [{"name": "Endpoint", "user_config": {"bundle": args["bundle"]}}]
+    if options.gpu:
+        deployments.append({"name": "Model", "user_config": {"bundle": args["bundle"]}})
+    config = {
+        "http_options": {"host": options.host, "port": options.port},
+        "applications": [
+            {
+                "name": "audiocnn",
+                "route_prefix": "/",
+                "import_path": "serve.app:build",
+                "args": args,
+                "deployments": deployments,
+            }
+        ],
+    }
+    try:
+        Path(path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    return path
+
+
+def start(options: Serve, keys: tuple[str, ...]) -> str:
+    """Start the application on the cluster that was joined; returns its address once it answers.
+
+    Raises ConfigError where it does not start.
+    """
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+    roll(options, keys)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"http://{host}:{options.port}"
+
+
+def roll(options: Serve, keys: tuple[str, ...]) -> str:
+    """Let the bundle as it is now answer, replica by replica; returns its fingerprint.
+
+    Raises AudioCNNError where it does not load or start: what answered before goes on.
+    """
+    from ray import serve
+
+    from serve.app import NAME, application
+
+    fingerprint = Bundle.read(options.bundle).fingerprint
+    try:
+        serve.run(application(options, keys, fingerprint), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise ConfigError(f"the replicas do not start: {str(error).splitlines()[0]}") from error
+    return fingerprint
+
+
+def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
+    """Serve until SIGINT or SIGTERM; on SIGUSR1 roll, and yield what became of it in words."""
+    again = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: again.set())
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    while True:
+        time.sleep(0.2)
+        if again.is_set():
+            again.clear()
+            try:
+                yield f"bundle {roll(options, keys)} answers now"
+            except AudioCNNError as error:
+                yield f"what answered before goes on: {error}"
+
+
+def stop() -> None:
+    """Let what is being answered be answered, and end."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def _check_port(options: Serve) -> None:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise ConfigError(
+                f"--host {options.host} --port {options.port}: {error.strerror}"
+            ) from error
