@@ -51,7 +51,7 @@ def _serve(options: Serve) -> None:
     display.step(f"serve {display.short(options.bundle)}")
     folder = proxy.prepare()
     try:
-        cluster = session.connect()
+        cluster = session.connect(options.metrics_port)
         if options.replicas is None:
             copies = int(cluster.gpus / options.gpu) if options.gpu else cluster.cpus
             options = replace(options, replicas=max(1, copies))

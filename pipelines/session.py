@@ -42,8 +42,11 @@ class Cluster:
         return max(1, (self.gpus if gpu else self.cpus) // workers)
 
 
-def connect() -> Cluster:
-    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine."""
+def connect(metrics_port: int | None = None) -> Cluster:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine.
+
+    One that is started has its metrics at that port, or at any.
+    """
     if not ray.is_initialized():
         # How often Ray Train looks whether its workers are done: its 2 s are every job's tail.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
@@ -60,6 +63,7 @@ def connect() -> Cluster:
                 include_dashboard=False,
                 log_to_driver=False,
                 _node_ip_address="127.0.0.1",
+                _metrics_export_port=metrics_port,
             )
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False

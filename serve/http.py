@@ -19,7 +19,7 @@ from serve.encoding import Answer
 from serve.gate import NAME_IN_SCOPE, App, Gate
 from serve.meters import Meters
 from serve.options import Serve
-from serve.problems import KINDS, Problem
+from serve.problems import KINDS, Kind, Problem
 from serve.service import Service
 from serve.stream import stream
 
@@ -60,16 +60,9 @@ def make_app(
         docs_url=None,
         redoc_url=None,
         responses={
-            kind.status: {
-                "description": kind.title,
-                "content": {
-                    "application/problem+json": {
-                        "schema": {"$ref": "#/components/schemas/ProblemBody"}
-                    }
-                },
-            }
+            kind.status: _described(kind)
             for kind in KINDS.values()
-            if kind.status not in (404, 405)
+            if kind.status not in _KINDS_BY_STATUS
         },
     )
     _add_predict(api, service, meters)
@@ -93,6 +86,12 @@ def make_app(
             expose_headers=["retry-after", "x-request-id"],
         )
     return app
+
+
+def _described(kind: Kind) -> dict[str, Any]:
+    """A problem in the OpenAPI document."""
+    schema = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}
+    return {"description": kind.title, "content": {"application/problem+json": schema}}
 
 
 def _add_predict(api: FastAPI, service: Callable[[], Service], meters: Meters) -> None:
@@ -155,6 +154,7 @@ def _add_documents(api: FastAPI) -> None:
     @api.get(
         "/problems/{name}",
         response_class=PlainTextResponse,
+        responses={404: _described(KINDS["not-found"])},
         summary="What a problem's type means",
     )
     async def _problem(name: str) -> str:

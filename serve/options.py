@@ -47,6 +47,8 @@ class Serve:
     """Longest that a request may take to arrive."""
     timeout_s: float = 30.0
     """Longest that an answer may take once its request is there."""
+    metrics_port: int | None = None
+    """Port of Ray's metrics, ours among them, for Prometheus; any when not given."""
     config: str | None = None
     """Write a config file for Ray's `serve deploy` here, and serve nothing."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -57,7 +59,9 @@ class Serve:
         fewest, most = self.replicas_range or (1, 1)
         require(0 <= fewest <= most and most >= 1, "replicas must be at least 1, MIN not above MAX")
         require(self.gpu >= 0 and (self.gpu <= 1 or self.gpu.is_integer()), "gpu is a share or 1")
-        require(0 < self.port < 65_536, "port must be within 1 and 65535")
+        for name in ("port", "metrics_port"):
+            port = getattr(self, name)
+            require(port is None or 0 < port < 65_536, f"{name} must be within 1 and 65535")
         require(1 <= self.batch_size <= 64, "batch_size must be within 1 and 64")
         require(self.queue >= 1, "queue must be at least 1")
         require(self.rate >= 0, "rate must not be negative")

@@ -46,6 +46,8 @@ def prepare() -> str:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # Who neither sends nor reads, an answer that it was given too, is gone after so long.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
         # No second event loop between a replica's socket and its routes.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

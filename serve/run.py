@@ -45,7 +45,8 @@ def write_config(options: Serve) -> str:
     args = {
         name: value
         for name, value in to_json(options).items()
-        if name not in ("config", "host", "port") and value != getattr(_DEFAULTS, name)
+        if name not in ("config", "host", "port", "metrics_port")
+        and value != getattr(_DEFAULTS, name)
     }
     if args.get("limits"):
         args["limits"] = {k: v for k, v in args["limits"].items() if v != getattr(LIMITS, k)}
