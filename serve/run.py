@@ -18,6 +18,7 @@ from serve.keys import VARIABLE, read_keys
 from serve.options import LIMITS, Serve
 
 _DEFAULTS = Serve(bundle="")
+_OF_THE_COMMAND = ("config", "host", "port", "metrics_port")
 
 
 def check(options: Serve) -> tuple[str, ...]:
