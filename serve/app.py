@@ -37,7 +37,7 @@ Opened = tuple[Bundle, Model]
 class Current:
     """The bundle that answers now. Another one takes its place once it has answered itself."""
 
-    def __init__(self, open_bundle: Callable[[str], Opened], decoder: Decoder) -> None:
+    def __init__(self, open_bundle: Callable[[str, str | None], Opened], decoder: Decoder) -> None:
         self._open, self._decoder = open_bundle, decoder
         self._service: Service | None = None
 
@@ -56,9 +56,7 @@ class Current:
         if old is not None and old.bundle.fingerprint == fingerprint:
             return
         try:
-            bundle, model = await asyncio.to_thread(self._open, uri)
-            if fingerprint not in (None, bundle.fingerprint):
-                raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}")
+            bundle, model = await asyncio.to_thread(self._open, uri, fingerprint)
             new = Service(bundle, model, self._decoder)
             await new.warm_up()
         except Exception as error:
@@ -81,9 +79,13 @@ class ModelReplica:
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load a bundle before anybody asks for it."""
-        if not self._models:
+        """Load a bundle before anybody asks for it; one that does not load changes nothing."""
+        try:
             await self._model(user_config["bundle"], user_config.get("fingerprint"))
+        except Exception as error:
+            if not self._models:
+                raise
+            _LOG.error(f"{user_config['bundle']} does not load: {error}")
 
     async def infer(self, uri: str, fingerprint: str, samples: Samples, wanted: Wanted) -> Inferred:
         """What a bundle says of a window. While one rolls in, there are two."""
@@ -99,15 +101,22 @@ class ModelReplica:
         async with self._loading:
             if fingerprint in self._models:
                 return self._models[fingerprint]
-            bundle = await asyncio.to_thread(Bundle.read, uri)
-            if fingerprint not in (None, bundle.fingerprint):
-                raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}")
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = LocalModel(bundle, device, batch_size=self.options.batch_size)
-            for old in list(self._models)[:-1]:
-                self._models.pop(old).close()
-            self._models[bundle.fingerprint] = model
-            return model
+            bundle = await asyncio.to_thread(read_bundle, uri, fingerprint)
+            if bundle.fingerprint not in self._models:
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                model = LocalModel(bundle, device, batch_size=self.options.batch_size)
+                for old in list(self._models)[:-1]:
+                    self._models.pop(old).close()
+                self._models[bundle.fingerprint] = model
+            return self._models[bundle.fingerprint]
+
+
+def read_bundle(uri: str, fingerprint: str | None) -> Bundle:
+    """The bundle at a URI. Raises AudioCNNError, also where it is not the one that was meant."""
+    bundle = Bundle.read(uri)
+    if fingerprint not in (None, bundle.fingerprint):
+        raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}, not {fingerprint}")
+    return bundle
 
 
 class RemoteModel:
@@ -162,8 +171,8 @@ class Endpoint:
     def __del__(self) -> None:
         self.decoder.close()
 
-    def _open(self, uri: str) -> Opened:
-        bundle = Bundle.read(uri)
+    def _open(self, uri: str, fingerprint: str | None) -> Opened:
+        bundle = read_bundle(uri, fingerprint)
         if self.replicas is not None:
             return bundle, RemoteModel(self.replicas, uri, bundle.fingerprint)
         model = LocalModel(bundle, batch_size=self.options.batch_size, meters=self.meters)
@@ -257,20 +266,24 @@ def application(
     model: Any = serve.deployment(
         name="Model", ray_actor_options=share, **_scaling(options), **common
     )(ModelReplica)
+    most = options.replicas_range[1] if options.replicas_range else 1
+    # One that decodes and packs on a CPU keeps no GPU busy.
+    several = _autoscaling(options, 1, 4 * most)
     ingress: Any = serve.deployment(
-        name="Endpoint", ray_actor_options=one_cpu, num_replicas=1, **common
+        name="Endpoint", ray_actor_options=one_cpu, **several, **common
     )(endpoint)
     return ingress.bind(options, keys, model.bind(options))  # type: ignore[no-any-return]
 
 
 def _scaling(options: Serve) -> dict[str, Any]:
     fewest, most = options.replicas_range or (1, 1)
-    if fewest == most:
-        return {"num_replicas": most}
+    return {"num_replicas": most} if fewest == most else _autoscaling(options, fewest, most)
+
+
+def _autoscaling(options: Serve, fewest: int, most: int) -> dict[str, Any]:
     return {
         "autoscaling_config": {
             "min_replicas": fewest,
-            "initial_replicas": fewest,
             "max_replicas": most,
             # Half of what a copy takes at once: another one is there before the first refuses.
             "target_ongoing_requests": max(1, options.queue // 2),

@@ -38,7 +38,7 @@ class Serve:
     batch_size: int = 16
     """Most windows, of whatever requests, in one forward."""
     queue: int = 32
-    """Requests at once for each copy of the model; the next one is told to come again."""
+    """Requests at once for each copy of the endpoint; the next one is told to come again."""
     rate: float = 0.0
     """Requests a second and replica for each key, twice as many in a burst; 0: no limit."""
     cors: tuple[str, ...] = ()

@@ -313,7 +313,7 @@ def test_two_hundred_clients_for_a_minute_lose_nothing(endpoint: Endpoint) -> No
 def test_a_replica_killed_under_load_costs_at_most_what_it_was_at(endpoint: Endpoint) -> None:
     request = post(endpoint.port, "/v1/predict", sound("wav"))
     result: list[Outcome] = []
-    load = threading.Thread(target=lambda: result.append(endpoint.load(request, 16, 40)))
+    load = threading.Thread(target=lambda: result.append(endpoint.load(request, 16, 30)))
     load.start()
     time.sleep(8)
     before = {process.pid for process in endpoint.replicas()}
@@ -336,9 +336,9 @@ def test_a_bundle_rolls_in_under_load_and_a_broken_one_does_not(
 ) -> None:
     request = post(endpoint.port, "/v1/predict?spectrogram=false", sound("wav"))
 
-    def under_load(change: Callable[[], None], text: str) -> Outcome:
+    def under_load(change: Callable[[], object], text: str, seconds: float) -> Outcome:
         result: list[Outcome] = []
-        load = threading.Thread(target=lambda: result.append(endpoint.load(request, 8, 45)))
+        load = threading.Thread(target=lambda: result.append(endpoint.load(request, 8, seconds)))
         load.start()
         time.sleep(3)
         change()
@@ -353,14 +353,16 @@ def test_a_bundle_rolls_in_under_load_and_a_broken_one_does_not(
     old = endpoint.ask("/healthz")[1]["bundle"]
     new: list[str] = []
     outcome = under_load(
-        lambda: new.append(recalibrate(str(bundle), Calibration(temperature=0.5))), "answers now"
+        lambda: new.append(recalibrate(str(bundle), Calibration(temperature=0.5))),
+        "answers now",
+        30,
     )
     assert set(outcome.counts) == {200}
     assert endpoint.ask("/healthz")[1]["bundle"] == new[0] != old
     assert json.loads(outcome.bodies[200])["bundle"] == new[0]
     weights = bundle / "model.safetensors"
     kept = weights.read_bytes()
-    outcome = under_load(lambda: weights.write_bytes(kept[:-1]) and None, "goes on")
+    outcome = under_load(lambda: weights.write_bytes(kept[:-1]), "goes on", 8)
     weights.write_bytes(kept)
     assert set(outcome.counts) == {200}
     assert endpoint.ask("/healthz")[1]["bundle"] == new[0]

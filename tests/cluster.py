@@ -1,0 +1,81 @@
+"""A Ray cluster of one node with a token, as `ray start --head` makes it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [s.getsockname()[1] for s in sockets]
+
+
+class Head:
+    """The cluster, for as long as the block lasts."""
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        port, dashboard, client = free_ports(3)
+        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        self.environment = {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs run with the cluster's
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
+            **environment,
+        }
+        self.process = subprocess.Popen(
+            [
+                BIN / "ray", "start", "--head", "--block", "--disable-usage-stats",
+                "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
+                f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", *options,
+            ],
+            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> "Head":
+        for _ in range(120):
+            if self._answers():
+                return self
+            time.sleep(0.5)
+        self.__exit__()
+        raise AssertionError("the dashboard does not answer")
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(timeout=600)
+
+    def _answers(self) -> bool:
+        token = self.environment["RAY_AUTH_TOKEN"]
+        request = urllib.request.Request(
+            f"{self.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def run(
+        self, *command: object, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of this installation with the cluster's token."""
+        first, *rest = map(str, command)
+        return subprocess.run(
+            [BIN / first, *rest],
+            cwd=cwd, env={**self.environment, **environment},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
