@@ -37,8 +37,13 @@ Opened = tuple[Bundle, Model]
 class Current:
     """The bundle that answers now. Another one takes its place once it has answered itself."""
 
-    def __init__(self, open_bundle: Callable[[str, str | None], Opened], decoder: Decoder) -> None:
-        self._open, self._decoder = open_bundle, decoder
+    def __init__(
+        self,
+        open_bundle: Callable[[str, str | None], Opened],
+        decoder: Decoder,
+        longest_s: float,
+    ) -> None:
+        self._open, self._decoder, self._longest_s = open_bundle, decoder, longest_s
         self._service: Service | None = None
 
     def service(self) -> Service:
@@ -66,7 +71,8 @@ class Current:
             return
         self._service = new
         if old is not None:
-            old.model.close()  # once it has answered what it was asked
+            # Requests that began with it may ask it until their time is up.
+            asyncio.get_running_loop().call_later(2 * self._longest_s, old.model.close)
 
 
 class ModelReplica:
@@ -106,7 +112,8 @@ class ModelReplica:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 model = LocalModel(bundle, device, batch_size=self.options.batch_size)
                 for old in list(self._models)[:-1]:
-                    self._models.pop(old).close()
+                    close = self._models.pop(old).close
+                    asyncio.get_running_loop().call_later(2 * self.options.timeout_s, close)
                 self._models[bundle.fingerprint] = model
             return self._models[bundle.fingerprint]
 
@@ -148,12 +155,11 @@ class Endpoint:
         keys: tuple[str, ...],
         replicas: DeploymentHandle[Any] | None = None,
     ) -> None:
-        torch.set_num_threads(1)
         storage.configure(options.storage_options)
         self.options, self.keys, self.replicas = options, keys, replicas
         self.meters = RayMeters()
         self.decoder = Decoder(options.limits, timeout_s=options.timeout_s / 2)
-        self.current = Current(self._open, self.decoder)
+        self.current = Current(self._open, self.decoder, options.timeout_s)
 
     def __serve_build_asgi_app__(self) -> App:
         """Ray's question, once in each replica."""
@@ -233,6 +239,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     if isinstance(values.get("replicas"), list):
         values["replicas"] = tuple(values["replicas"])
     values["cors"] = tuple(values.get("cors", ()))
+    values["host"] = "0.0.0.0"  # noqa: S104  (a cluster's proxies listen where its config says)
     options = Serve(**values)
     keys = read_keys(options.keys)
     if not keys and not is_open:

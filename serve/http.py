@@ -72,7 +72,7 @@ def make_app(
 
     @api.websocket("/v1/stream")
     async def _stream(socket: WebSocket) -> None:
-        await stream(socket, service())
+        await stream(socket, service)
 
     _answer_mistakes(api)
     _document(api)

@@ -76,7 +76,7 @@ class Model(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what it holds, once what waits is answered."""
+        """Release what it holds, once what waits is answered; nothing may be asked any more."""
         ...
 
 
@@ -130,6 +130,7 @@ class LocalModel:
         self._jobs.put(None)
 
     def _work(self) -> None:
+        torch.set_num_threads(1)  # a copy a core; OpenMP counts for each thread by itself
         waiting: list[_Job] = []
         while True:
             job = None if waiting else self._jobs.get()

@@ -37,8 +37,9 @@ class Serve:
     """Share of a GPU for each copy of the model, 0.25 for four on one; 0: on CPUs."""
     batch_size: int = 16
     """Most windows, of whatever requests, in one forward."""
-    queue: int = 32
-    """Requests at once for each copy of the endpoint; the next one is told to come again."""
+    queue: int = 20
+    """Requests at once for each copy of the endpoint; the next one is told to come again. It bounds
+    how long an accepted one waits."""
     rate: float = 0.0
     """Requests a second and replica for each key, twice as many in a burst; 0: no limit."""
     cors: tuple[str, ...] = ()

@@ -122,10 +122,18 @@ def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
 
 
 def stop() -> None:
-    """Let what is being answered be answered, and end."""
+    """Let what is being answered be answered, and end; on a joined cluster, ours alone."""
+    import ray
     from ray import serve
 
-    serve.shutdown()
+    from serve.app import NAME
+
+    if not ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        serve.delete(NAME)
+    else:
+        serve.shutdown()
 
 
 def _check_port(options: Serve) -> None:

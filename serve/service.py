@@ -109,10 +109,12 @@ class Service:
         }
 
     async def warm_up(self) -> None:
-        """One forward of silence with all that can be asked for, so that the first is no slower."""
-        silence = np.zeros(self.bundle.feature.window_samples, np.float32)
-        for wanted in (Wanted(), Wanted(maps="blocks", logmel=True, evidence=0)):
-            await self.model.infer(silence, wanted)
+        """Answer what can be asked about a second of silence, so that the first is no slower."""
+        silence = encode(np.zeros(44_100), 44_100)
+        for container in (silence, encode(np.zeros(44_100), 44_100, "flac")):
+            await self.predict(container, Asked())
+        everything = Asked(maps="blocks", explain=self.bundle.classes[0], sound=True)
+        await self.predict(silence, everything)
 
     async def check(self) -> None:
         """Raise Problem where the model answers no more."""

@@ -1,7 +1,7 @@
 """Live sound: PCM in over a WebSocket, a prediction out for every hop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ _IDLE_S = 30.0
 _MOST_MESSAGE = 1 << 20
 _REFUSED = 1008
 _BAD_DATA = 1007
+_ANOTHER_BUNDLE = 1012
 
 
 class StreamOptions(BaseModel):
@@ -40,12 +41,14 @@ class _Refused(Exception):
     reason: str
 
 
-async def stream(socket: WebSocket, service: Service) -> None:
+async def stream(socket: WebSocket, current: Callable[[], Service]) -> None:
     """Answer with a text message for each window; mono PCM comes in binary messages of any size.
 
     Windows lie as `audiocnn label` cuts them: the first is answered when it is full, each next
-    one a hop later. Closes with 1008 for bad options or 30 silent seconds, 1007 for bad samples.
+    one a hop later. Closes with 1008 for bad options or 30 silent seconds, 1007 for bad samples,
+    1012 when another bundle has rolled in.
     """
+    service = current()
     await socket.accept()
     try:
         try:
@@ -54,6 +57,8 @@ async def stream(socket: WebSocket, service: Service) -> None:
         except (ValidationError, ConfigError) as error:
             raise _Refused(_REFUSED, _first_line(error)) from error
         async for window in _windows(_blocks(socket, options), options.sample_rate, config):
+            if current() is not service:
+                raise _Refused(_ANOTHER_BUNDLE, "another bundle answers now: connect again")
             inferred = await service.model.infer(window.samples, Wanted())
             answer = service.answer(window, inferred, options.top_k)
             await socket.send_text(orjson.dumps(answer).decode())

@@ -23,11 +23,16 @@ TRAIN = {
 }  # fmt: skip
 
 
-def figures(corpus: Path, to: Path, *arguments: str) -> dict[str, float]:
+SERVE = {
+    "throughput_vs_bare", "throughput_with_maps_vs_bare", "throughput_vs_best_peer",
+    "body_vs_nested_json", "p50_alone_vs_bare",
+}  # fmt: skip
+
+
+def figures(to: Path, *arguments: str) -> dict[str, float]:
     """The ratios that a benchmark of the repository writes."""
     module, *options = arguments
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--corpus", str(corpus), *options]
-    command += ["--out", str(to)]
+    command = [sys.executable, "-m", f"benchmarks.{module}", *options, "--out", str(to)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
     )
@@ -44,15 +49,15 @@ def figures(corpus: Path, to: Path, *arguments: str) -> dict[str, float]:
 @pytest.mark.slow
 def test_the_quick_run_of_ingest_gives_every_ratio(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("datasets", reason="a peer is missing: `make bench-ingest` installs it")
-    ratios = figures(corpus, tmp_path / "ingest.json", "ingest", "--quick")
+    ratios = figures(tmp_path / "ingest.json", "ingest", "--corpus", str(corpus), "--quick")
     assert set(ratios) >= INGEST
     assert all(math.isfinite(value) and value > 0 for value in ratios.values())
 
 
 @pytest.mark.slow
 def test_the_quick_run_of_training_gives_every_ratio(corpus: Path, tmp_path: Path) -> None:
-    options = ("train", "--quick", "--recipe", "demo")
-    ratios = figures(corpus, tmp_path / "train.json", *options)
+    options = ("train", "--corpus", str(corpus), "--quick", "--recipe", "demo")
+    ratios = figures(tmp_path / "train.json", *options)
     assert set(ratios) == TRAIN
     assert all(math.isfinite(value) and value > 0 for value in ratios.values())
     rows = {row["name"] for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
@@ -76,7 +81,16 @@ def test_the_gpu_script_runs_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_float16_gives_its_ratio(corpus: Path, tmp_path: Path) -> None:
-    options = ("--folds", "1", "--epochs", "1")
-    assert set(figures(corpus, tmp_path / "float16.json", "float16", *options)) == {
+    options = ("--corpus", str(corpus), "--folds", "1", "--epochs", "1")
+    assert set(figures(tmp_path / "float16.json", "float16", *options)) == {
         "float16_vs_float32_accuracy"
     }
+
+
+@pytest.mark.slow
+def test_the_quick_run_of_serve_gives_every_ratio(tmp_path: Path) -> None:
+    pytest.importorskip("litserve", reason="a peer is missing: `make bench-serve` installs it")
+    ratios = figures(tmp_path / "serve.json", "serve", "--quick")
+    assert set(ratios) == SERVE
+    assert all(math.isfinite(value) and value > 0 for value in ratios.values())
+    assert ratios["body_vs_nested_json"] < 0.1

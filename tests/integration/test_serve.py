@@ -172,6 +172,20 @@ def test_scores_are_those_of_label(endpoint: Endpoint, bundle: Path, tmp_path: P
             assert mine == pytest.approx(theirs, abs=1e-6)
 
 
+def test_the_readmes_client_runs(
+    endpoint: Endpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (client,) = re.findall(r"```python\n(import requests.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("dog.wav").write_bytes(sound("wav"))
+    exec(client.replace("127.0.0.1:8000", f"127.0.0.1:{endpoint.port}"), {})
+    assert "'layer4': [" in capsys.readouterr().out
+
+
 def test_a_stream_is_answered_over_a_real_socket(endpoint: Endpoint) -> None:
     samples = soundfile.read(io.BytesIO(sound("wav")), dtype="int16")[0]
     uri = f"ws://127.0.0.1:{endpoint.port}/v1/stream?sample_rate=16000&hop_s=0.5"

@@ -713,6 +713,20 @@ def test_a_bad_stream_is_closed_with_its_reason(
     assert closed.value.reason
 
 
+def test_a_stream_ends_when_another_bundle_rolls_in(service: Service, bundle: Bundle) -> None:
+    answering = [service]
+    app = make_app(lambda: answering[0], Serve(bundle="b"), ())
+    second = np.zeros(16_000, "<i2").tobytes()
+    with TestClient(app).websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
+        socket.send_bytes(second)
+        assert socket.receive_json()["start_s"] == 0
+        answering[0] = Service(bundle, service.model, service.decoder)
+        socket.send_bytes(second)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+    assert closed.value.code == 1012
+
+
 def test_a_stream_needs_a_key_and_a_page_of_ours(client: Client) -> None:
     path = f"{STREAM}?sample_rate=16000"
     with (
