@@ -39,6 +39,10 @@ _BODY = {
         },
     },
 }
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _DESCRIPTION = (
     "Predictions for a sound, the input as the model saw it, and the feature maps of every "
     "layer. Mistakes are problem+json; each `type` is a page of this server."
@@ -75,7 +79,7 @@ def make_app(
         await stream(socket, service)
 
     _answer_mistakes(api)
-    _document(api)
+    _document(api, with_keys=bool(keys))
     app: App = Gate(api, options, keys, meters)
     if options.cors:
         app = CORSMiddleware(
@@ -216,7 +220,7 @@ def _answer_mistakes(api: FastAPI) -> None:
         return await _problem(request, Problem("internal", "see the server's log"))
 
 
-def _document(api: FastAPI) -> None:
+def _document(api: FastAPI, *, with_keys: bool) -> None:
     """Let the OpenAPI document say what the routes really take and give."""
     plain = api.openapi
 
@@ -227,6 +231,9 @@ def _document(api: FastAPI) -> None:
             known[kind.__name__] = kind.model_json_schema()
         known.pop("HTTPValidationError", None)
         known.pop("ValidationError", None)
+        if with_keys:
+            document["components"]["securitySchemes"] = _KEYS
+            document["security"] = [{name: []} for name in _KEYS]
         return document
 
     api.openapi = openapi  # type: ignore[method-assign]

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,8 +45,7 @@ def write_config(options: Serve) -> str:
     args = {
         name: value
         for name, value in to_json(options).items()
-        if name not in ("config", "host", "port", "metrics_port")
-        and value != getattr(_DEFAULTS, name)
+        if name not in _OF_THE_COMMAND and value != getattr(_DEFAULTS, name)
     }
     if args.get("limits"):
         args["limits"] = {k: v for k, v in args["limits"].items() if v != getattr(LIMITS, k)}
@@ -112,8 +110,7 @@ def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
     signal.signal(signal.SIGUSR1, lambda *_: again.set())
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     while True:
-        time.sleep(0.2)
-        if again.is_set():
+        if again.wait(1.0):
             again.clear()
             try:
                 yield f"bundle {roll(options, keys)} answers now"

@@ -371,6 +371,8 @@ def test_memory_stays_flat_under_hostile_requests(client: Client) -> None:
 def test_bodies_that_are_no_recording(client: Client) -> None:
     ask = client(upload_timeout_s=0.5)
     problem(ask.post("/v1/predict"), 400, "empty")
+    large = wav(b"\0\0" * (10 << 20), rate=44_100)
+    assert ask.post("/v1/predict?spectrogram=false", content=large).status_code == 200
     problem(ask.post("/v1/predict", content=b"x" * (33 << 20)), 413, "too-large")
 
     packed = {"content-encoding": "gzip"}
@@ -424,6 +426,7 @@ def test_health_card_and_documents(client: Client, bundle: Bundle) -> None:
     assert ask.get("/readyz").status_code == 200
     document = ask.get("/openapi.json").json()
     assert {"/v1/predict", "/inference", "/v1/model", "/healthz"} <= set(document["paths"])
+    assert document["security"] == [{"bearer": []}, {"key": []}]
     page = ask.get("/docs")
     assert "/v1/predict" in page.text
     assert "src=" not in page.text
