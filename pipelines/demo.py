@@ -136,5 +136,6 @@ def _say_end(recipe: str, corpus: str, to: str, seconds: float) -> None:
     display.step("type next")
     display.say(f"{audiocnn} evaluate {to}/features --recipe {recipe} --to {to}/evaluation")
     display.say(f"{audiocnn} label YOUR_BUCKET --bundle {to}/bundle --to YOUR_LABELS")
+    display.say(f"{audiocnn} serve {to}/bundle")
     tensorboard = audiocnn.removesuffix("audiocnn") + "tensorboard"
     display.say(f"{tensorboard} --logdir {to}/bundle/tensorboard")

@@ -1,5 +1,6 @@
 """The page at /docs: the OpenAPI document for people, without a script or another host."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -36,7 +37,7 @@ def page(document: dict[str, Any]) -> str:
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width'><title>audiocnn: the endpoint</title>"
-        f"<style>{_STYLE}</style><h1>audiocnn</h1><p>{escape(document['info']['description'])}</p>"
+        f"<style>{_STYLE}</style><h1>audiocnn</h1><p>{_text(document['info']['description'])}</p>"
         "<pre>curl --data-binary @dog.wav 'http://HOST:PORT/v1/predict?maps=layers'</pre>"
         "<p>Machines read <a href='openapi.json'>openapi.json</a>.</p>"
         f"{routes}<h2><code>WS /v1/stream</code></h2><p>{_STREAM}</p>"
@@ -46,7 +47,7 @@ def page(document: dict[str, Any]) -> str:
 
 def _route(method: str, path: str, operation: dict[str, Any]) -> str:
     rows = "".join(map(_parameter, operation.get("parameters", ())))
-    head = "<tr><th>option</th><th>values</th><th></th></tr>"
+    head = "<tr><th>option</th><th>values (default)</th><th></th></tr>"
     return (
         f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
         f"<p>{escape(operation.get('summary', ''))}.</p>"
@@ -61,9 +62,13 @@ def _parameter(parameter: dict[str, Any]) -> str:
     kind = ", ".join(values) if values else next((k["type"] for k in kinds if "type" in k), "")
     default = schema.get("default")
     if default is not None:
-        kind += f"; {str(default).lower() if isinstance(default, bool) else default}"
+        kind += f" ({str(default).lower() if isinstance(default, bool) else default})"
     text = parameter.get("description") or schema.get("description", "")
     return (
         f"<tr><td><code>{escape(parameter['name'])}</code></td><td>{escape(kind)}</td>"
-        f"<td>{escape(text)}</td></tr>"
+        f"<td>{_text(text)}</td></tr>"
     )
+
+
+def _text(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
