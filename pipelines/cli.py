@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -49,19 +49,16 @@ def _serve(options: Serve) -> None:
         display.say(f"{run.write_config(options)}: Ray's `serve deploy` takes it")
         return
     display.step(f"serve {display.short(options.bundle)}")
-    folder = proxy.prepare()
+    proxy.prepare()
     try:
         cluster = session.connect(options.metrics_port)
-        if options.replicas is None:
-            copies = int(cluster.gpus / options.gpu) if options.gpu else cluster.cpus
-            options = replace(options, replicas=max(1, copies))
+        options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
         address = run.start(options, keys)
         display.say(f"{address}/v1/predict answers; {address}/docs says how to ask; Ctrl-C ends it")
         for event in run.rolls(options, keys):
             display.say(event)
     finally:
         run.stop()
-        proxy.remove(folder)
 
 
 def _demo(options: Demo) -> None:

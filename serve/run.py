@@ -7,6 +7,8 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from audiocnn import storage
@@ -72,6 +74,22 @@ def write_config(options: Serve) -> str:
     return path
 
 
+def fit(options: Serve, cpus: int, gpus: int) -> Serve:
+    """The same with as many copies as a cluster has room for, where none are asked for.
+
+    Raises ConfigError where those asked for would be waited for in vain.
+    """
+    room = int(gpus / options.gpu) if options.gpu else cpus
+    fewest, most = options.replicas_range or (max(1, room),) * 2
+    if fewest > room:
+        share = f"{options.gpu:g} of a GPU" if options.gpu else "a CPU"
+        raise ConfigError(
+            f"--replicas {fewest}: the cluster has {cpus} CPUs and {gpus} GPUs at most, each copy "
+            f"takes {share}"
+        )
+    return replace(options, replicas=(fewest, most))
+
+
 def start(options: Serve, keys: tuple[str, ...]) -> str:
     """Start the application on the cluster that was joined; returns its address once it answers.
 
@@ -122,14 +140,16 @@ def stop() -> None:
     """Let what is being answered be answered, and end; on a joined cluster, ours alone."""
     import ray
     from ray import serve
+    from ray.serve.exceptions import RayServeException
 
     from serve.app import NAME
 
     if not ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        serve.delete(NAME)
-    else:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with suppress(RayServeException):  # it was never started
+        serve.delete(NAME)  # lets the replicas finish; shutdown takes their proxy away at once
+    if not os.environ.get("RAY_ADDRESS"):
         serve.shutdown()
 
 

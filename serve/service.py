@@ -47,9 +47,9 @@ class Service:
     async def predict(self, body: bytes, asked: Asked) -> dict[str, Any]:
         """The answer of `POST /v1/predict`. Raises Problem."""
         began = perf_counter()
+        wanted = self._wanted(asked)
         heard = await self.hear(body, asked)
         decoded = perf_counter()
-        wanted = self._wanted(asked)
         inferred, looked_at = await self._infer(heard, wanted, asked.window)
         computed = perf_counter()
         prediction = self._prediction(heard, inferred, asked.top_k)

@@ -47,7 +47,7 @@ class Head:
         )  # fmt: skip
 
     def __enter__(self) -> "Head":
-        for _ in range(120):
+        for _ in range(240):
             if self._answers():
                 return self
             time.sleep(0.5)

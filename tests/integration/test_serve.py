@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from hostile import HOSTILE, sound
 from hypothesis import given, settings
 from websockets.sync.client import connect
 
+from audiocnn import synthetic
 from audiocnn.bundle import Bundle, recalibrate
 from audiocnn.calibration import Calibration
 from audiocnn.config import ModelConfig
@@ -338,6 +340,9 @@ def test_a_replica_killed_under_load_costs_at_most_what_it_was_at(endpoint: Endp
     failed = sum(counts.values()) - counts[200]
     print(f"{failed} of {sum(counts.values())} requests failed: {dict(counts)}")
     assert failed <= 16
+    deadline = time.monotonic() + 60
+    while len(endpoint.replicas()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
     after = {process.pid for process in endpoint.replicas()}
     assert len(after) == 2
     assert killed.pid not in after
@@ -382,9 +387,16 @@ def test_a_bundle_rolls_in_under_load_and_a_broken_one_does_not(
     assert endpoint.ask("/healthz")[1]["bundle"] == new[0]
 
 
-def test_it_ends_at_ctrl_c_and_leaves_nothing(endpoint: Endpoint) -> None:
+def test_it_answers_what_was_asked_ends_at_ctrl_c_and_leaves_nothing(endpoint: Endpoint) -> None:
     family = psutil.Process(endpoint.process.pid).children(recursive=True)
-    assert endpoint.close() < 30
+    long = synthetic.encode(np.zeros(300 * 16_000), 16_000)
+    asked = [lambda: endpoint.ask("/v1/predict?hop_s=0.25", long)] * 6
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(one) for one in asked]
+        time.sleep(0.5)
+        assert not any(answer.done() for answer in answers)
+        assert endpoint.close() < 40
+        assert [answer.result()[0] for answer in answers] == [200] * 6
     assert endpoint.process.returncode == 130
     assert endpoint.said[-1].startswith("audiocnn: stopped")
     _, alive = psutil.wait_procs(family, timeout=20)

@@ -42,6 +42,7 @@ from serve.meters import Meters
 from serve.model import LocalModel
 from serve.options import LIMITS, Serve
 from serve.problems import KINDS, Problem
+from serve.run import fit
 from serve.service import Service
 
 KEY = "a key that nobody would guess".replace(" ", "-")
@@ -501,6 +502,15 @@ def test_rate_is_by_key(client: Client) -> None:
     problem(limited, 429, "rate")
     assert 1 <= int(limited.headers["retry-after"]) <= 2
     assert ask.get("/v1/model", headers=theirs).status_code == 200
+
+
+def test_copies_are_as_many_as_there_is_room_for() -> None:
+    assert fit(Serve(bundle="b"), 4, 0).replicas == (4, 4)
+    assert fit(Serve(bundle="b", gpu=0.25), 4, 2).replicas == (8, 8)
+    assert fit(Serve(bundle="b", replicas=(0, 9)), 4, 0).replicas == (0, 9)
+    for options in (Serve(bundle="b", replicas=5), Serve(bundle="b", gpu=1.0)):
+        with pytest.raises(ConfigError, match="at most, each copy takes"):
+            fit(options, 4, 0)
 
 
 def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
