@@ -42,11 +42,11 @@ def _label(options: Label) -> None:
 
 def _serve(options: Serve) -> None:
     from pipelines import display, session
-    from serve import proxy, run
+    from serve import configfile, proxy, run
 
     keys = run.check(options)
     if options.config is not None:
-        display.say(f"{run.write_config(options)}: Ray's `serve deploy` takes it")
+        display.say(f"{configfile.write_config(options)}: Ray's `serve deploy` takes it")
         return
     display.step(f"serve {display.short(options.bundle)}")
     proxy.prepare()

@@ -1,7 +1,6 @@
 """The Serve application: one deployment on CPUs; on GPUs a model behind an ingress on CPUs."""
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +13,11 @@ from ray.util.metrics import Counter, Histogram
 from audiocnn import storage
 from audiocnn.audio import Samples
 from audiocnn.bundle import Bundle
-from audiocnn.config import AudioLimits
-from audiocnn.errors import ConfigError, MismatchError
+from audiocnn.errors import MismatchError
+from serve.configfile import read_args
 from serve.decoder import Decoder
 from serve.gate import App
 from serve.http import make_app
-from serve.keys import VARIABLE, read_keys
 from serve.meters import Meters
 from serve.model import Inferred, LocalModel, Model, Wanted
 from serve.options import Serve
@@ -224,30 +222,8 @@ class RayMeters(Meters):
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application of a config file's `args`: the fields of `Serve`, and `bundle` at least.
-
-    Keys are read here, on the cluster, from the file of `keys` or AUDIOCNN_API_KEYS; without any
-    it is built only with `open: true`. Raises AudioCNNError.
-    """
-    values = dict(args)
-    is_open = values.pop("open", False)
-    names = {field.name for field in dataclasses.fields(Serve)}
-    if odd := sorted(set(values) - names):
-        raise ConfigError(f"args: no option {', '.join(odd)}; there are {', '.join(sorted(names))}")
-    if "limits" in values:
-        values["limits"] = AudioLimits(**values["limits"])
-    if isinstance(values.get("replicas"), list):
-        values["replicas"] = tuple(values["replicas"])
-    values["cors"] = tuple(values.get("cors", ()))
-    values["host"] = "0.0.0.0"  # noqa: S104  (a cluster's proxies listen where its config says)
-    options = Serve(**values)
-    keys = read_keys(options.keys)
-    if not keys and not is_open:
-        raise ConfigError(
-            f"args: no keys; set {VARIABLE} on the cluster, name a file by `keys`, or let anybody "
-            "ask with `open: true`"
-        )
-    return application(options, keys)
+    """The application of a config file's `args`: see `read_args`. Raises AudioCNNError."""
+    return application(*read_args(args))
 
 
 def application(

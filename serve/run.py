@@ -1,6 +1,5 @@
 """`audiocnn serve`: check first, then start Serve, and stop with it."""
 
-import json
 import logging
 import os
 import signal
@@ -9,17 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from audiocnn import storage
 from audiocnn.bundle import Bundle
-from audiocnn.config import to_json
 from audiocnn.errors import AudioCNNError, ConfigError
 from serve.keys import VARIABLE, read_keys
-from serve.options import LIMITS, Serve
-
-_DEFAULTS = Serve(bundle="")
-_OF_THE_COMMAND = ("config", "host", "port", "metrics_port")
+from serve.options import Serve
 
 
 def check(options: Serve) -> tuple[str, ...]:
@@ -29,6 +23,9 @@ def check(options: Serve) -> tuple[str, ...]:
     bundle that is not there or damaged.
     """
     storage.configure(options.storage_options)
+    if options.config is not None:  # keys and ports are the cluster's
+        Bundle.read(options.bundle)
+        return ()
     keys = read_keys(options.keys)
     if not keys and not options.is_local:
         raise ConfigError(
@@ -36,42 +33,9 @@ def check(options: Serve) -> tuple[str, ...]:
             "or name a file by --keys; `openssl rand -hex 32` makes a good one"
         )
     Bundle.read(options.bundle)
-    if options.config is None and not os.environ.get("RAY_ADDRESS"):
+    if not os.environ.get("RAY_ADDRESS"):
         _check_port(options)
     return keys
-
-
-def write_config(options: Serve) -> str:
-    """Write what `serve deploy` takes; returns its path. Raises ConfigError."""
-    path = str(options.config)
-    args = {
-        name: value
-        for name, value in to_json(options).items()
-        if name not in _OF_THE_COMMAND and value != getattr(_DEFAULTS, name)
-    }
-    if args.get("limits"):
-        args["limits"] = {k: v for k, v in args["limits"].items() if v != getattr(LIMITS, k)}
-    args["bundle"] = storage.absolute(options.bundle)
-    deployments = [{"name": "Endpoint", "user_config": {"bundle": args["bundle"]}}]
-    if options.gpu:
-        deployments.append({"name": "Model", "user_config": {"bundle": args["bundle"]}})
-    config = {
-        "http_options": {"host": options.host, "port": options.port},
-        "applications": [
-            {
-                "name": "audiocnn",
-                "route_prefix": "/",
-                "import_path": "serve.app:build",
-                "args": args,
-                "deployments": deployments,
-            }
-        ],
-    }
-    try:
-        Path(path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
-    return path
 
 
 def fit(options: Serve, cpus: int, gpus: int) -> Serve:

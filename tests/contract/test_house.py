@@ -27,7 +27,7 @@ PIPELINES = [
 
 SERVE = [
     "options", "problems", "keys", "arrays", "encoding", "meters", "decoding", "decoder", "model",
-    "service", "schemas", "stream", "gate", "docs", "http", "app", "proxy", "run",
+    "service", "schemas", "stream", "gate", "docs", "http", "configfile", "app", "proxy", "run",
 ]  # fmt: skip
 """The endpoint's modules, likewise; Ray is known to `app` and `run` alone."""
 

@@ -271,7 +271,7 @@ def test_slow_endless_and_vanishing_clients_cost_nobody_else(endpoint: Endpoint)
     assert endpoint.ask("/readyz")[0] == 200
 
 
-def test_every_route_keeps_its_contract(endpoint: Endpoint) -> None:
+def test_every_route_keeps_its_contract(endpoint: Endpoint, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             Path(sys.executable).with_name("schemathesis"), "run", endpoint.url("/openapi.json"),
@@ -279,7 +279,7 @@ def test_every_route_keeps_its_contract(endpoint: Endpoint) -> None:
             # That bytes are a recording is beyond what a schema can say; see the next test.
             "--exclude-checks", "positive_data_acceptance",
         ],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6_000:] + done.stderr
 

@@ -8,6 +8,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from audiocnn.explain import grad_cam
 from audiocnn.model import AudioCNN, Taps
 from audiocnn.predictor import Predictor
 from serve.arrays import compact, expand
+from serve.configfile import read_args, write_config
 from serve.decoder import Decoder
 from serve.encoding import choose
 from serve.gate import Gate, Rate
@@ -42,7 +44,7 @@ from serve.meters import Meters
 from serve.model import LocalModel
 from serve.options import LIMITS, Serve
 from serve.problems import KINDS, Problem
-from serve.run import fit
+from serve.run import check, fit
 from serve.service import Service
 
 KEY = "a key that nobody would guess".replace(" ", "-")
@@ -502,6 +504,40 @@ def test_rate_is_by_key(client: Client) -> None:
     problem(limited, 429, "rate")
     assert 1 <= int(limited.headers["retry-after"]) <= 2
     assert ask.get("/v1/model", headers=theirs).status_code == 200
+
+
+def test_a_config_file_needs_no_key_here_and_says_what_differs(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle.write(str(tmp_path / "b"))
+    limits = replace(LIMITS, max_bytes=1 << 20)
+    options = Serve(
+        bundle=str(tmp_path / "b"), host="0.0.0.0", port=9_000, queue=8, replicas=(1, 4),
+        keys="on/the/cluster", limits=limits, config=str(tmp_path / "app.json"),
+    )  # fmt: skip
+    assert check(options) == ()
+    config = json.loads(Path(write_config(options)).read_text())
+    assert config["http_options"] == {"host": "0.0.0.0", "port": 9_000}
+    (application,) = config["applications"]
+    assert application["args"] == {
+        "bundle": str(tmp_path / "b"), "keys": "on/the/cluster", "replicas": [1, 4], "queue": 8,
+        "limits": {"max_bytes": 1 << 20},
+    }  # fmt: skip
+    (endpoint,) = application["deployments"]
+    assert endpoint == {"name": "Endpoint", "user_config": {"bundle": str(tmp_path / "b")}}
+    with pytest.raises(ConfigError, match="--config /no/where: No such file"):
+        write_config(replace(options, config="/no/where"))
+    args = {**application["args"], "open": True, "keys": None}
+    read, keys = read_args(args)
+    assert read == replace(options, port=8_000, keys=None, config=None)
+    assert keys == ()
+    for bad, message in [
+        ({**args, "open": False}, "no keys; set AUDIOCNN_API_KEYS"),
+        ({**args, "nothing": 1}, "no option nothing"),
+        ({"open": True}, "no bundle"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            read_args(bad)
 
 
 def test_copies_are_as_many_as_there_is_room_for() -> None:
