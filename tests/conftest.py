@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from audiocnn import storage, synthetic
-from audiocnn.config import FeatureConfig
+from audiocnn.bundle import Bundle
+from audiocnn.config import FeatureConfig, ModelConfig
+from audiocnn.model import AudioCNN
 from benchmarks.seaweed import SeaweedFS
 
 torch.set_num_threads(1)
@@ -39,6 +41,13 @@ def descendants(pid: int, text: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def make_bundle(folder: Path, seed: int = 0) -> Bundle:
+    """An untrained bundle of three classes in a folder."""
+    torch.manual_seed(seed)
+    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=8), SMALL.n_mels, 3).eval()
+    return Bundle(model=model, feature=SMALL, classes=("bell", "dog", "rain")).write(str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -26,41 +26,27 @@ import pyarrow.parquet as pq
 import pytest
 import schemathesis
 import soundfile
-import torch
-from conftest import SMALL, descendants
+from cluster import free_ports
+from conftest import descendants, make_bundle
 from hostile import HOSTILE, sound
 from hypothesis import given, settings
 from websockets.sync.client import connect
 
 from audiocnn import synthetic
-from audiocnn.bundle import Bundle, recalibrate
+from audiocnn.bundle import recalibrate
 from audiocnn.calibration import Calibration
-from audiocnn.config import ModelConfig
 from audiocnn.errors import REASONS
-from audiocnn.model import AudioCNN
 from benchmarks.load import Outcome, closed_loop, post
 
 AUDIOCNN = Path(sys.executable).with_name("audiocnn")
 slow = pytest.mark.slow
 
 
-def make_bundle(folder: Path, seed: int = 0) -> Bundle:
-    torch.manual_seed(seed)
-    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=8), SMALL.n_mels, 3).eval()
-    return Bundle(model=model, feature=SMALL, classes=("bell", "dog", "rain")).write(str(folder))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Endpoint:
     """A running `audiocnn serve`."""
 
     def __init__(self, bundle: Path, *options: str, **environment: str) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
+        self.port, self.metrics_port = free_ports(2)
         ports = ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]
         self.process = subprocess.Popen(
             [AUDIOCNN, "serve", str(bundle), *ports, *options],

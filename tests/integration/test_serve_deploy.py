@@ -10,26 +10,16 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 from cluster import Head, free_ports
-from conftest import SMALL
+from conftest import make_bundle
 from hostile import sound
 
-from audiocnn.bundle import Bundle
-from audiocnn.config import ModelConfig
-from audiocnn.model import AudioCNN
 from audiocnn.predictor import Predictor
 from benchmarks.load import Connection, Outcome, closed_loop, post
 
 pytestmark = pytest.mark.slow
 
 KEY = "a-key-that-nobody-would-guess"
-
-
-def make_bundle(folder: Path, seed: int) -> Bundle:
-    torch.manual_seed(seed)
-    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=8), SMALL.n_mels, 3).eval()
-    return Bundle(model=model, feature=SMALL, classes=("bell", "dog", "rain")).write(str(folder))
 
 
 class Deployed:
