@@ -27,8 +27,9 @@ class Head:
     """The cluster, for as long as the block lasts."""
 
     def __init__(self, *options: str, **environment: str) -> None:
-        port, dashboard, client = free_ports(3)
+        port, dashboard, client, agent = free_ports(4)
         self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        self._agent = f"http://127.0.0.1:{agent}"
         self.environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs run with the cluster's
@@ -40,7 +41,9 @@ class Head:
             [
                 BIN / "ray", "start", "--head", "--block", "--disable-usage-stats",
                 "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
-                f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", *options,
+                f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+                # The default is one for all clusters of a machine, and no job starts without it.
+                f"--dashboard-agent-listen-port={agent}", *options,
             ],
             env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -48,21 +51,21 @@ class Head:
 
     def __enter__(self) -> "Head":
         for _ in range(240):
-            if self._answers():
+            if self._answers(f"{self.dashboard}/api/jobs/") and self._answers(
+                f"{self._agent}/api/local_raylet_healthz"
+            ):
                 return self
             time.sleep(0.5)
         self.__exit__()
-        raise AssertionError("the dashboard does not answer")
+        raise AssertionError("the dashboard or the agent that starts jobs does not answer")
 
     def __exit__(self, *_: object) -> None:
         os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(timeout=600)
 
-    def _answers(self) -> bool:
+    def _answers(self, url: str) -> bool:
         token = self.environment["RAY_AUTH_TOKEN"]
-        request = urllib.request.Request(
-            f"{self.dashboard}/api/jobs/", headers={"Authorization": f"Bearer {token}"}
-        )
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         try:
             with urllib.request.urlopen(request, timeout=5):
                 return True
