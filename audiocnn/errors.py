@@ -4,6 +4,8 @@ AudioCNNError                 a mistake of the user or the world: one line, exit
 ├── ConfigError               an option that cannot be, or options that do not fit each other
 ├── StorageError              a URI that cannot be listed, read or written: ends the job
 │   └── UnreadableError       one object that cannot be read: costs its row, and others go on
+│       ├── GoneError         it is not there, or not any more
+│       └── ChangedError      it is no longer what was listed
 ├── CorpusError               labels, folds or sources that do not add up
 ├── AudioError                one recording that cannot be used; `reason` is a key of REASONS
 ├── FormatError               an artefact of another format or version, or a damaged one
@@ -28,6 +30,8 @@ REASONS = {
     "decode": "the decoder gave up on it",
     "crashed": "the process that decoded it died, hung, or ran out of memory",
     "unreadable": "the object could not be read from storage",
+    "gone": "the object is not there, or not any more",
+    "changed": "the object was written anew after it was listed",
     "label": "no label, a label without a sound, or one that is not UTF-8",
     "duplicate": "listed twice; the first is used",
     "fold": "a fold that is no whole number from 0 to 2147483647",
@@ -53,6 +57,21 @@ class StorageError(AudioCNNError):
 
 class UnreadableError(StorageError):
     """One object that is not there, may not be read, or is no file with a readable name."""
+
+    reason = "unreadable"
+    """A key of `REASONS`."""
+
+
+class GoneError(UnreadableError):
+    """One object that is not there, or not any more."""
+
+    reason = "gone"
+
+
+class ChangedError(UnreadableError):
+    """One object that is no longer what was listed."""
+
+    reason = "changed"
 
 
 class CorpusError(AudioCNNError):

@@ -4,18 +4,18 @@ import pyarrow as pa
 
 from audiocnn import storage
 from audiocnn.corpus import Rejected
-from audiocnn.errors import AudioCNNError, AudioError
+from audiocnn.errors import AudioError, UnreadableError
 
 FAILURES = pa.schema([("uri", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 """Its columns."""
 
 
-def failure_row(uri: str, error: AudioCNNError) -> dict[str, str]:
+def failure_row(uri: str, error: AudioError | UnreadableError) -> dict[str, str]:
     """The row of an object that could not be read or decoded."""
     uri = storage.printable(uri)
     if isinstance(error, AudioError):
         return {"uri": uri, "stage": "decode", "reason": str(error)}
-    return {"uri": uri, "stage": "read", "reason": f"unreadable: {error}"}
+    return {"uri": uri, "stage": "read", "reason": f"{error.reason}: {error}"}
 
 
 def rejection_row(rejected: Rejected) -> dict[str, str]:

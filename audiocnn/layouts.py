@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from audiocnn import storage
+from audiocnn import listing, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.corpus import Clip, Corpus, Rejected, assemble, entry
 from audiocnn.errors import CorpusError
-from audiocnn.storage import StoredFile
+from audiocnn.listing import StoredFile
 from audiocnn.webdataset import WebDataset
 
 _MANIFESTS = (".csv", ".parquet")
@@ -224,7 +224,7 @@ def read_corpus(uri: str) -> Corpus:
 def _listed(uri: str) -> list[StoredFile]:
     if uri.endswith(_MANIFESTS):
         return []
-    return [storage.stored_file(uri)] if uri.endswith(".tar") else storage.list_files(uri)
+    return [listing.stored_file(uri)] if uri.endswith(".tar") else listing.list_files(uri)
 
 
 def _ignored(corpus: Corpus, files: list[StoredFile]) -> int:

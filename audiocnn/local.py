@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from audiocnn.errors import StorageError, UnreadableError
+from audiocnn.errors import ChangedError, GoneError, StorageError, UnreadableError
+
+CHANGED = "it changed meanwhile"
 
 _ONE_FILE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP,
@@ -17,8 +19,14 @@ _ONE_FILE = {
 """What opening or reading a local file may say about that file alone."""
 
 
+def require_folder(uri: str, path: str) -> None:
+    """Raise StorageError where there is no folder."""
+    if not os.path.isdir(path):
+        raise StorageError(f"{uri}: {'not a folder' if os.path.exists(path) else 'not found'}")
+
+
 def walk(root: str) -> Iterator[tuple[str, int, str]]:
-    """Names, sizes and versions of all that lies below a local folder, through links.
+    """Names, sizes and versions of all that lies below a local folder, through links, in order.
 
     A folder that cannot be read raises.
     """
@@ -33,7 +41,8 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        for name in names:
+        folders.sort()
+        for name in sorted(names):
             path = os.path.join(folder, name)
             yield path, *size_version(path)
 
@@ -45,14 +54,19 @@ def size_version(path: str) -> tuple[int, str]:
     return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def open_file(path: str) -> BinaryIO:
-    """A local file, opened where it is one: a pipe or a device could block or act on it."""
+def open_file(path: str, version: str | None = None) -> BinaryIO:
+    """A local file, opened where it is one: a pipe or a device could block or act on it.
+
+    Raises ChangedError where it is no longer of that version.
+    """
     if "\0" in path:
         raise UnreadableError(f"{path!r}: its name is none that a file can have")
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise UnreadableError(f"{path}: {what}")
+    if version and size_version(path)[1] != version:
+        raise ChangedError(f"{path}: {CHANGED}")
     return open(path, "rb")
 
 
@@ -82,10 +96,11 @@ def placed(path: str) -> Iterator[str]:
 def explain(uri: str, error: Exception, *, read: bool) -> StorageError:
     """One line on an error of files; UnreadableError where it is about the one that is read."""
     one = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
-    kind = StorageError
+    kind: type[StorageError] = StorageError
     if read and (one or getattr(error, "errno", None) in _ONE_FILE):
         kind = UnreadableError
     if isinstance(error, FileNotFoundError):
+        kind = GoneError if read else StorageError
         return kind(f"{uri}: not found")
     if isinstance(error, PermissionError):
         return kind(f"{uri}: access denied")

@@ -3,7 +3,8 @@
 from fnmatch import fnmatchcase
 
 from audiocnn.errors import ConfigError
-from audiocnn.storage import absolute, exists, join, list_files, remove
+from audiocnn.listing import list_files
+from audiocnn.storage import absolute, exists, join, remove
 
 
 def resolve(uri: str) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from audiocnn import storage
 from audiocnn.config import FeatureConfig
 from audiocnn.corpus import Clip
-from audiocnn.errors import AudioCNNError
+from audiocnn.errors import AudioError, UnreadableError
 from audiocnn.failures import failure_row
 from audiocnn.recordings import Archive, Recording
 
@@ -266,7 +266,7 @@ class PartWriter:
             if len(self._rows) == _ROW_GROUP:
                 self._flush()
 
-    def fail(self, item: Item, error: AudioCNNError) -> None:
+    def fail(self, item: Item, error: AudioError | UnreadableError) -> None:
         """The row of a clip that failed."""
         self._items.append(item)
         self._failed[item["clip_id"]] = (item["key"], failure_row(item["uri"], error))

@@ -17,7 +17,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -30,7 +30,13 @@ from fsspec.asyn import sync
 from obstore.store import S3Store
 from s3fs import S3FileSystem
 
-from audiocnn.errors import ConfigError, StorageError, UnreadableError
+from audiocnn.errors import (
+    ChangedError,
+    ConfigError,
+    GoneError,
+    StorageError,
+    UnreadableError,
+)
 
 PATIENCE_S = 20.0
 """Seconds after which a request that failed is not tried again."""
@@ -68,7 +74,8 @@ _MEANS = {
     "404": "not found",
     "InvalidObjectState": "archived: restore it first",
     "KeyTooLongError": "its name is too long",
-    "PreconditionFailed": "it changed while it was being read",
+    "PreconditionFailed": "it changed meanwhile",
+    "412": "it changed meanwhile",
     "InvalidRange": "it is shorter than expected",
     "301": _REGION,
     "PermanentRedirect": _REGION,
@@ -76,9 +83,13 @@ _MEANS = {
 }
 _ONE_OBJECT = {
     "AccessDenied", "403", "NoSuchKey", "404", "InvalidObjectState", "KeyTooLongError",
-    "InvalidRequest", "InvalidURI", "InvalidRange", "PreconditionFailed",
+    "InvalidRequest", "InvalidURI", "InvalidRange", "PreconditionFailed", "412",
 }  # fmt: skip
 """Answers to a read that are about that object alone."""
+_KINDS: dict[str, type[UnreadableError]] = {
+    "NoSuchKey": GoneError, "404": GoneError,
+    "PreconditionFailed": ChangedError, "412": ChangedError,
+}  # fmt: skip
 
 _NOT_FOR_OBSTORE = re.compile(r"[\x00-\x1f\x7f]|//|/$|^/|(^|/)\.{1,2}(/|$)")
 """Keys that obstore's paths cannot name: control characters, empty and dot segments. s3fs reads
@@ -165,15 +176,41 @@ def endpoint() -> str:
     return url
 
 
-def read(path: str, most: int = -1) -> bytes:
+def pages(path: str) -> Iterator[list[tuple[str, int, str]]]:
+    """Names (`bucket/key`), sizes and ETags below a path, as many at a time as a request gives.
+
+    The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
+    nothing is below it; a bucket may be empty.
+    """
+    bucket, _, key = path.partition("/")
+    fs, empty = filesystem(), bool(key)
+    asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    while True:
+        page = fs.call("list_objects_v2", **asked)
+        entries = [
+            (f"{bucket}/{entry['Key']}", int(entry["Size"]), entry["ETag"].strip('"'))
+            for entry in page.get("Contents", [])
+            if entry["Size"] or not entry["Key"].endswith("/")
+        ]
+        empty = empty and not entries
+        yield entries
+        if not page.get("IsTruncated"):
+            break
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+    if empty:
+        raise StorageError(f"s3://{path}: {'not a folder' if exists(path) else 'not found'}")
+
+
+def read(path: str, most: int = -1, version: str | None = None) -> bytes:
     """An object (`bucket/key`) by one GET; with `most`, at most that many bytes and one more.
 
-    A longer object's other bytes are not fetched.
+    A longer object's other bytes are not fetched. With a `version`, only where that is its ETag.
     """
     bucket, _, key = path.partition("/")
     if _NOT_FOR_OBSTORE.search(key):
-        return filesystem().fetch(bucket, key, most + 1 if most >= 0 else None)
-    answer = obstore.get(_store(bucket), key)
+        match = {"IfMatch": version} if version else {}
+        return filesystem().fetch(bucket, key, most + 1 if most >= 0 else None, **match)
+    answer = obstore.get(_store(bucket), key, options={"if_match": version} if version else None)
     if most < 0 or answer.meta["size"] <= most:
         return answer.bytes().to_bytes()
     start = bytearray()
@@ -307,7 +344,9 @@ def _credentials(fs: FileSystem) -> Callable[[], Any]:
 def explain(uri: str, error: Exception, seconds: float, *, read: bool) -> StorageError:
     """One line on what either client raised; UnreadableError where it is about one object read."""
     code, status = _answer(error)
-    kind = UnreadableError if read and code in _ONE_OBJECT else StorageError
+    kind: type[StorageError] = StorageError
+    if read and code in _ONE_OBJECT:
+        kind = _KINDS.get(code, UnreadableError)
     if isinstance(error, _NO_KEYS):
         return StorageError(
             f"{uri}: no usable keys ({error}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +27,14 @@ import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
 from audiocnn import local
-from audiocnn.errors import AudioCNNError, ConfigError, FormatError, StorageError, UnreadableError
+from audiocnn.errors import (
+    AudioCNNError,
+    ChangedError,
+    ConfigError,
+    FormatError,
+    StorageError,
+    UnreadableError,
+)
 from audiocnn.rangefile import RangeFile
 
 P = ParamSpec("P")
@@ -38,17 +44,6 @@ _CLIENTS = {"aiohttp", "aiobotocore", "botocore", "s3fs", "obstore"}
 _CLIENTS |= {"gcsfs", "google", "adlfs", "azure"}
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _options: dict[str, dict[str, Any]] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A listed file: its URI, its path below the listed root, its size in bytes."""
-
-    uri: str
-    path: str
-    size: int
-    version: str = ""
-    """Another one where the content was written anew: an ETag, or size and time of change."""
 
 
 def configure(options: dict[str, dict[str, Any]]) -> None:
@@ -74,7 +69,7 @@ def configure(options: dict[str, dict[str, Any]]) -> None:
     _options.clear()
     _options.update(options)
     if "audiocnn.s3" in sys.modules:
-        _s3().forget()
+        s3().forget()
 
 
 def configured() -> dict[str, dict[str, Any]]:
@@ -103,8 +98,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of a URI, and the path in it. Raises StorageError."""
     if is_local(uri):
         return LocalFileSystem(), absolute(uri)
-    if _on_s3(uri):
-        return _s3().filesystem(), _s3_path(uri)
+    if on_s3(uri):
+        return s3().filesystem(), s3_path(uri)
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -112,16 +107,17 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, path
 
 
-def _on_s3(uri: str) -> bool:
+def on_s3(uri: str) -> bool:
+    """Whether a URI is read by `s3.py`."""
     return uri.startswith(("s3://", "s3a://"))
 
 
-def _s3_path(uri: str) -> str:
+def s3_path(uri: str) -> str:
     """`bucket/key`; fsspec would take `?versionId=` or `::` in a key for its own."""
     return uri.split("://", 1)[1]
 
 
-def _s3() -> ModuleType:
+def s3() -> ModuleType:
     """`s3.py`, which imports clients that only `s3://` needs."""
     from audiocnn import s3
 
@@ -132,7 +128,7 @@ def endpoint(uri: str) -> str:
     """Where requests for a URI go, for people."""
     if is_local(uri):
         return "this machine"
-    return str(_s3().endpoint()) if _on_s3(uri) else uri.split("://", maxsplit=1)[0]
+    return str(s3().endpoint()) if on_s3(uri) else uri.split("://", maxsplit=1)[0]
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
@@ -141,8 +137,11 @@ def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
 
 
-def _reported(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
-    """Turn what filesystems raise into one line that names the URI, the first argument."""
+def reported(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
+    """Turn what filesystems raise into one line that names the URI, the first argument.
+
+    With `read`, into UnreadableError where the object at the URI is to blame.
+    """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -159,101 +158,33 @@ def _reported(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]
             known = isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
             if not known:
                 raise
-            if _on_s3(uri):
-                raise _s3().explain(uri, error, time.monotonic() - begun, read=read) from error
+            if on_s3(uri):
+                raise s3().explain(uri, error, time.monotonic() - begun, read=read) from error
             raise local.explain(uri, error, read=read) from error
 
     return call
 
 
-def _reads_one(function: Callable[P, R]) -> Callable[P, R]:
-    """`_reported`, with UnreadableError where the object at the URI is to blame."""
-    return _reported(function, read=True)
-
-
-@_reported
+@reported
 def exists(uri: str) -> bool:
     """Whether there is a file or folder. Raises StorageError where the bucket is missing."""
-    if _on_s3(uri):
-        return bool(_s3().exists(_s3_path(uri)))
+    if on_s3(uri):
+        return bool(s3().exists(s3_path(uri)))
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
-@_reported
-def list_files(uri: str) -> list[StoredFile]:
-    """Every file below a folder, sorted by path, as it is now.
-
-    The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
-    it is no folder.
-    """
-    fs, root = filesystem(absolute(uri))
-    if isinstance(fs, LocalFileSystem):
-        if not os.path.isdir(root):
-            raise StorageError(f"{uri}: {'not a folder' if os.path.exists(root) else 'not found'}")
-        found = local.walk(root)
-    else:
-        found = _find(fs, root, uri)
-    prefix = root.rstrip("/") + "/"
-    base = absolute(uri)
-    return sorted(
-        (
-            StoredFile(uri=join(base, path), path=path, size=size, version=version)
-            for name, size, version in found
-            if (path := name.removeprefix(prefix))
-        ),
-        key=lambda file: file.path,
-    )
-
-
-def _find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[str, int, str]]:
-    """Names, sizes and versions of an object store's files below a root."""
-    fs.invalidate_cache()  # a listing is kept for ever otherwise
-    found = [info for info in fs.find(root, detail=True).values() if info["type"] == "file"]
-    found = [info for info in found if info["size"] or not info["name"].endswith("/")]
-    if any(info["name"] == root for info in found):
-        raise StorageError(f"{uri}: not a folder")
-    # On S3 a folder is the files below it; a bucket may be empty.
-    if not found and not ("/" not in root if _on_s3(uri) else fs.isdir(root)):
-        raise StorageError(f"{uri}: not found")
-    yield from _infos(found)
-
-
-def _infos(infos: list[dict[str, Any]]) -> Iterator[tuple[str, int, str]]:
-    for info in infos:
-        name, size = info["name"], int(info["size"])
-        tag = info.get("ETag") or info.get("etag")
-        changed = info.get("mtime") or info.get("LastModified") or info.get("created")
-        yield name, size, str(tag).strip('"') if tag else f"{size}-{changed}"
-
-
-@_reported
-def stored_file(uri: str) -> StoredFile:
-    """One file, as its folder's listing has it. Raises StorageError where it is none."""
-    fs, path = filesystem(absolute(uri))
-    if isinstance(fs, LocalFileSystem):
-        with local.open_file(path):
-            size, version = local.size_version(path)
-    elif _on_s3(uri):
-        size, version = _s3().head(_s3_path(uri))
-    else:
-        fs.invalidate_cache()
-        ((_, size, version),) = _infos([fs.info(path)])
-    name = path.rsplit("/", 1)[-1]
-    return StoredFile(uri=absolute(uri), path=name, size=size, version=(version or "").strip('"'))
-
-
-@_reads_one
-def read_bytes(uri: str, most: int = -1) -> bytes:
+@partial(reported, read=True)
+def read_bytes(uri: str, most: int = -1, *, version: str | None = None) -> bytes:
     """The content of a file; with `most`, its first bytes, and one more where there are more.
 
-    Raises UnreadableError where the fault is this file's, StorageError where others would fail
-    like it.
+    Raises UnreadableError where the fault is this file's, also where it is no longer of a
+    `version` (of `listing.StoredFile`), and StorageError where others would fail like it.
     """
-    if _on_s3(uri):
-        return bytes(_s3().read(_s3_path(uri), most))
+    if on_s3(uri):
+        return bytes(s3().read(s3_path(uri), most, version))
     if is_local(uri):
-        with local.open_file(absolute(uri)) as file:
+        with local.open_file(absolute(uri), version) as file:
             size = os.fstat(file.fileno()).st_size
             return file.read() if most < 0 else file.read(min(size, most) + 1)
     fs, path = filesystem(uri)
@@ -262,7 +193,7 @@ def read_bytes(uri: str, most: int = -1) -> bytes:
     return data
 
 
-@_reads_one
+@partial(reported, read=True)
 def read_range(uri: str, offset: int, size: int, *, version: str | None = None) -> bytes:
     """`size` bytes of a file from `offset` on.
 
@@ -271,8 +202,8 @@ def read_range(uri: str, offset: int, size: int, *, version: str | None = None) 
     """
     if not size:
         return b""
-    if _on_s3(uri):
-        data = bytes(_s3().read_range(_s3_path(uri), offset, size, version))
+    if on_s3(uri):
+        data = bytes(s3().read_range(s3_path(uri), offset, size, version))
     elif is_local(uri):
         with local.open_file(absolute(uri)) as file:
             file.seek(offset)
@@ -285,19 +216,22 @@ def read_range(uri: str, offset: int, size: int, *, version: str | None = None) 
     return data
 
 
-@_reads_one
-def open_binary(uri: str, *, block_bytes: int = 8 << 20) -> BinaryIO:
+@partial(reported, read=True)
+def open_binary(uri: str, *, block_bytes: int = 8 << 20, version: str | None = None) -> BinaryIO:
     """A file to read and to seek in; where it is not local, by blocks, one of them in memory.
 
     Raises as `read_bytes` does, here and while it is read.
     """
     if is_local(uri):
-        return local.open_file(absolute(uri))
-    if _on_s3(uri):
-        size, version = _s3().head(_s3_path(uri))
+        return local.open_file(absolute(uri), version)
+    if on_s3(uri):
+        size, now = s3().head(s3_path(uri))
+        if version and now and now.strip('"') != version:
+            raise ChangedError(f"{uri}: {local.CHANGED}")
+        version = now
     else:
         fs, path = filesystem(uri)
-        size, version = fs.size(path), None
+        size, version = fs.size(path), None  # what else there is has no versions
     read = partial(read_range, uri, version=version)
     return io.BufferedReader(RangeFile(read, size), block_bytes)
 
@@ -330,7 +264,7 @@ def read_format(uri: str, expected: str, what: str) -> dict[str, Any]:
     return plain
 
 
-@_reported
+@reported
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file: complete, or not there at all. Folders are made as needed."""
     fs, path = filesystem(uri)
@@ -357,10 +291,10 @@ def placed(uri: str) -> Iterator[str]:
         _upload(uri, path)
 
 
-@_reported
+@reported
 def _upload(uri: str, path: str) -> None:
     fs, target = filesystem(uri)
-    limits = {"max_concurrency": 2} if _on_s3(uri) else {}  # parts of 50 MB are in memory
+    limits = {"max_concurrency": 2} if on_s3(uri) else {}  # parts of 50 MB are in memory
     fs.put_file(path, target, **limits)
 
 
@@ -386,7 +320,7 @@ def read_parquet(uri: str) -> pa.Table:
         raise FormatError(f"{uri}: not a Parquet file, or a damaged one ({error})") from error
 
 
-@_reported
+@reported
 def remove(uri: str) -> None:
     """Remove a file or folder where there is one."""
     fs, path = filesystem(uri)

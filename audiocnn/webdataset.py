@@ -11,8 +11,8 @@ from audiocnn import storage, tars
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.corpus import Clip, Rejected, entry
 from audiocnn.errors import UnreadableError
+from audiocnn.listing import StoredFile
 from audiocnn.recordings import Archive
-from audiocnn.storage import StoredFile
 
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 _LABELS = ("cls", "json")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from audiocnn import storage
+from audiocnn import listing, storage
 from pipelines import display
 from pipelines.options import Doctor
 
@@ -108,7 +108,7 @@ def _ray() -> Finding:
 
 def _storage(uri: str) -> Finding:
     def check() -> str:
-        files = storage.list_files(uri)
+        files = listing.list_files(uri)
         if not files:
             return f"{uri} can be listed ({storage.endpoint(uri)}), and is empty"
         storage.read_bytes(files[0].uri, 0)

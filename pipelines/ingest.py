@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from audiocnn import outputs, storage
+from audiocnn import listing, outputs, storage
 from audiocnn.audio import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.corpus import Corpus, with_folds
@@ -126,9 +126,9 @@ def _ledgers(to: str) -> list[Ledger]:
         return [ledger for ledger in readers.map(read_ledger, parts) if ledger is not None]
 
 
-def _parts(to: str) -> list[storage.StoredFile]:
+def _parts(to: str) -> list[listing.StoredFile]:
     folder = storage.join(to, "parts")
-    return storage.list_files(folder) if storage.exists(folder) else []
+    return listing.list_files(folder) if storage.exists(folder) else []
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:

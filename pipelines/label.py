@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from audiocnn import outputs, storage
+from audiocnn import listing, outputs, storage
 from audiocnn.audio import AUDIO_SUFFIXES, Window, batched
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioError, LedgerError, StorageError, UnreadableError
@@ -136,7 +136,7 @@ def read_labels(uri: str) -> pa.Table:
 
 def _list(bucket: str) -> tuple[list[dict[str, Any]], int]:
     """The recordings of a bucket, and how many other files it has. Raises StorageError."""
-    files = storage.list_files(bucket)
+    files = listing.list_files(bucket)
     found = [{"uri": f.uri} for f in files if f.path.lower().endswith(AUDIO_SUFFIXES)]
     if not found:
         kinds = ", ".join(AUDIO_SUFFIXES)

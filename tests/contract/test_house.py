@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 LIBRARY = [
-    "errors", "config", "local", "rangefile", "s3", "storage", "outputs", "tars", "mp3",
+    "errors", "config", "local", "rangefile", "s3", "storage", "listing", "outputs", "tars", "mp3",
     "containers", "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download",
     "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
     "featureset", "leaks", "predictions", "batches", "augment", "model", "training", "checkpoint",

@@ -123,5 +123,5 @@ def test_bad_rows_of_a_manifest(folder: Path, tmp_path: Path) -> None:
     assert features.counts["ingested"] == 4
     assert features.counts["failed"] == 8
     reasons = sorted(reason.split(":")[0] for reason in failures.values())
-    assert set(reasons) == {"duplicate", "label", "path", "unreadable"}
+    assert set(reasons) == {"duplicate", "gone", "label", "path", "unreadable"}
     assert "no regular file" in failures["/dev/zero"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL
 
-from audiocnn import storage
+from audiocnn import listing, storage
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.errors import StorageError
@@ -29,7 +29,7 @@ SHORT = TrainConfig(epochs=2, batch_size=16)
 def lake(s3: SeaweedFS, corpus: Path) -> str:
     """A bucket with the synthetic corpus and a clip that is none."""
     uri = s3.bucket()
-    for file in storage.list_files(str(corpus)):
+    for file in listing.list_files(str(corpus)):
         storage.write_bytes(f"{uri}/corpus/{file.path}", storage.read_bytes(file.uri))
     storage.write_bytes(f"{uri}/corpus/buzz/1-99999-A.wav", b"RIFF")
     return uri
@@ -68,7 +68,7 @@ def test_the_same_features_as_from_disk(
 
 def test_training_leaves_a_bundle_with_its_log_and_no_checkpoints(bundle: str) -> None:
     assert Bundle.read(bundle).metrics["test"]["fold"] == 1
-    paths = [file.path for file in storage.list_files(bundle)]
+    paths = [file.path for file in listing.list_files(bundle)]
     logs = [path for path in paths if path.startswith("tensorboard/events.out.tfevents.")]
     assert set(paths) - set(logs) == {
         "bundle.json", "job.json", "model.safetensors", "predictions.parquet",
@@ -115,7 +115,7 @@ def test_the_doctor_says_what_can_be_done_and_where(
 def test_an_object_that_is_gone_costs_a_row_and_a_missing_bucket_the_job(
     lake: str, corpus: Path, tmp_path: Path
 ) -> None:
-    names = [f.path for f in storage.list_files(str(corpus))]
+    names = [f.path for f in listing.list_files(str(corpus))]
     rows = [f"{lake}/corpus/{name},{name.split('/')[0]}" for name in names[::5]]
     gone = f"{lake}/corpus/bell/gone.wav,bell"
     elsewhere = "s3://no-such-bucket/x.wav,bell"

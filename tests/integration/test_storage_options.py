@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import SMALL
 
-from audiocnn import storage, synthetic
+from audiocnn import listing, storage, synthetic
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.errors import StorageError
 from benchmarks.seaweed import KEY, SECRET, SeaweedFS
@@ -40,7 +40,7 @@ def test_storage_options_reach_every_process_and_are_written_nowhere(
     lake = s3.bucket()
     options = {"s3": {"endpoint_url": s3.endpoint, "key": KEY, "secret": SECRET}}
     with pytest.raises(StorageError, match=r"no whole answer from http://127\.0\.0\.1:1 "):
-        storage.list_files(lake)
+        listing.list_files(lake)
     storage.configure(options)
     synthetic.write_corpus(f"{lake}/corpus", clips_per_class=4)
     storage.configure({})
@@ -62,7 +62,7 @@ def test_storage_options_reach_every_process_and_are_written_nowhere(
     )  # fmt: skip
     assert label(labelling)["failed"] == 0
 
-    files = storage.list_files(lake)
+    files = listing.list_files(lake)
     assert {file.path.split("/")[0] for file in files} == {"corpus", "features", "bundle", "labels"}
     for file in files:
         assert SECRET.encode() not in storage.read_bytes(file.uri), file.path

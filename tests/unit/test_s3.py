@@ -10,9 +10,16 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from audiocnn import outputs, storage, synthetic
+from audiocnn import listing, outputs, storage, synthetic
 from audiocnn import s3 as client
-from audiocnn.errors import ConfigError, FormatError, StorageError, UnreadableError
+from audiocnn.errors import (
+    ChangedError,
+    ConfigError,
+    FormatError,
+    GoneError,
+    StorageError,
+    UnreadableError,
+)
 from benchmarks.seaweed import KEY, READ_ONLY_KEY, READ_ONLY_SECRET, SECRET, SeaweedFS
 
 ODD = [
@@ -35,7 +42,7 @@ def test_bytes_json_and_tables_are_written_listed_read_and_removed(bucket: str) 
     assert storage.read_bytes(f"{bucket}/deep/a.bin") == b"abc"
     assert storage.read_json(f"{bucket}/deep/b.json") == {"x": "ü"}
     assert storage.read_parquet(f"{bucket}/c.parquet").equals(table)
-    assert [f.path for f in storage.list_files(bucket)] == [
+    assert [f.path for f in listing.list_files(bucket)] == [
         "c.parquet",
         "deep/a.bin",
         "deep/b.json",
@@ -44,7 +51,7 @@ def test_bytes_json_and_tables_are_written_listed_read_and_removed(bucket: str) 
     assert storage.exists(f"{bucket}/deep/a.bin")
     assert not storage.exists(f"{bucket}/dee")
     storage.remove(f"{bucket}/deep")
-    assert [f.path for f in storage.list_files(f"{bucket}/")] == ["c.parquet"]
+    assert [f.path for f in listing.list_files(f"{bucket}/")] == ["c.parquet"]
     storage.remove(f"{bucket}/deep")  # nothing is there
     storage.write_bytes(f"{bucket}/d.parquet", b"no")
     with pytest.raises(FormatError, match="not a Parquet file"):
@@ -54,7 +61,7 @@ def test_bytes_json_and_tables_are_written_listed_read_and_removed(bucket: str) 
 def test_odd_keys_are_listed_and_read(s3: SeaweedFS, bucket: str) -> None:
     for key in ODD:
         s3.client().put_object(Bucket=bucket[5:], Key=f"in/{key}", Body=key.encode())
-    found = storage.list_files(f"{bucket}/in")
+    found = listing.list_files(f"{bucket}/in")
     assert {f.path for f in found} == set(ODD)
     for file in found:
         assert storage.read_bytes(file.uri) == file.path.encode()
@@ -73,7 +80,7 @@ def test_keys_that_the_server_renames_are_read_by_the_name_they_are_listed_by(
 ) -> None:
     for key in NOT_ON_SEAWEED:
         s3.client().put_object(Bucket=bucket[5:], Key=key, Body=key.encode())
-    found = {f.path: storage.read_bytes(f.uri).decode() for f in storage.list_files(bucket)}
+    found = {f.path: storage.read_bytes(f.uri).decode() for f in listing.list_files(bucket)}
     assert found == {listed: key for key, listed in NOT_ON_SEAWEED.items()}
     for key in ("../up", "a/../b", "a/./b", ".."):
         with pytest.raises(UnreadableError):
@@ -112,22 +119,52 @@ def test_a_long_recording_is_read_by_blocks(s3: SeaweedFS, bucket: str, tmp_path
     with storage.open_binary(f"{bucket}/x.flac", block_bytes=1_000) as file:
         file.read(10)
         storage.write_bytes(f"{bucket}/x.flac", data[::-1])
-        with pytest.raises(UnreadableError, match="changed while"):
+        with pytest.raises(UnreadableError, match="changed meanwhile"):
             file.read()
+
+
+def test_what_changed_or_left_since_it_was_listed_is_told(bucket: str, tmp_path: Path) -> None:
+    for folder in (bucket, str(tmp_path)):
+        for name in ("a", "odd\x01"):
+            uri = f"{folder}/in/{name}"
+            storage.write_bytes(uri, b"one")
+            version = listing.stored_file(uri).version or None
+            assert storage.read_bytes(uri, version=version) == b"one"
+            with storage.open_binary(uri, version=version) as file:
+                assert file.read() == b"one"
+            storage.write_bytes(uri, b"another")
+            for call in (storage.read_bytes, storage.open_binary):
+                if version:  # a HEAD of a key that obstore cannot name gives none
+                    with pytest.raises(ChangedError, match="it changed meanwhile"):
+                        call(uri, version=version)
+            storage.remove(uri)
+            for call in (storage.read_bytes, storage.open_binary):
+                with pytest.raises(GoneError, match="not found"):
+                    call(uri, version=version)
+
+
+def test_a_bucket_is_listed_page_by_page(bucket: str) -> None:
+    fs, root = storage.filesystem(f"{bucket}/many")
+    fs.pipe({f"{root}/{n:04d}": b"x" for n in range(1_100)}, batch_size=32)
+    pages = list(client.pages(root))
+    assert [len(page) for page in pages] == [1_000, 100]
+    assert [f.path for f in listing.iter_files(f"{bucket}/many")] == [
+        f"{n:04d}" for n in range(1_100)
+    ]
 
 
 def test_folder_keys_are_no_files_and_an_emptied_folder_is_gone(s3: SeaweedFS, bucket: str) -> None:
     s3.client().put_object(Bucket=bucket[5:], Key="in/sub/", Body=b"")
     storage.write_bytes(f"{bucket}/in/sub/x", b"1")
-    assert [f.path for f in storage.list_files(f"{bucket}/in")] == ["sub/x"]
+    assert [f.path for f in listing.list_files(f"{bucket}/in")] == ["sub/x"]
     with pytest.raises(StorageError, match="not a folder"):
-        storage.list_files(f"{bucket}/in/sub/x")
+        listing.list_files(f"{bucket}/in/sub/x")
     storage.remove(f"{bucket}/in/sub/x")
     for gone in ("in", "in/sub", "in/sub/x"):
         assert not storage.exists(f"{bucket}/{gone}")
         with pytest.raises(StorageError, match="not found"):
-            storage.list_files(f"{bucket}/{gone}")
-    assert storage.list_files(bucket) == []
+            listing.list_files(f"{bucket}/{gone}")
+    assert listing.list_files(bucket) == []
 
 
 def test_a_version_is_another_once_the_content_is(bucket: str, tmp_path: Path) -> None:
@@ -135,8 +172,8 @@ def test_a_version_is_another_once_the_content_is(bucket: str, tmp_path: Path) -
         versions = []
         for data in (b"one", b"two", b"three"):
             storage.write_bytes(f"{folder}/x", data)
-            (file,) = storage.list_files(folder)  # just written, and seen
-            assert file == storage.list_files(folder)[0]
+            (file,) = listing.list_files(folder)  # just written, and seen
+            assert file == listing.list_files(folder)[0]
             versions.append(file.version)
         assert len(set(versions)) == 3
         assert all(versions)
@@ -170,7 +207,7 @@ def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(bucket: str)
     with pytest.raises(ConfigError, match=r"done\.json is there already.*--overwrite"):
         outputs.claim(to, "done.json", overwrite=False)
     outputs.clear(to, "done.json", ("parts/part-*",))
-    assert [f.path for f in storage.list_files(to)] == ["parts/mine"]
+    assert [f.path for f in listing.list_files(to)] == ["parts/mine"]
 
 
 # Who asks, and where.
@@ -188,10 +225,10 @@ def test_storage_options_reach_both_clients_and_win_over_the_environment(
     for given in (options, {"key": KEY, "secret": SECRET, "client_kwargs": kwargs}):
         storage.configure({"s3": given})
         assert storage.endpoint(bucket) == s3.endpoint
-        assert [f.path for f in storage.list_files(bucket)] == ["x"]
+        assert [f.path for f in listing.list_files(bucket)] == ["x"]
         assert storage.read_bytes(f"{bucket}/x") == b"1"
     storage.configure({"s3": {"endpoint_url": s3.endpoint, "anon": True}})
-    for call in (storage.list_files, lambda uri: storage.read_bytes(f"{uri}/x")):
+    for call in (listing.list_files, lambda uri: storage.read_bytes(f"{uri}/x")):
         with pytest.raises(StorageError, match="access denied by"):
             call(bucket)
 
@@ -211,11 +248,11 @@ def test_a_profile_reaches_both_clients(
     with pytest.raises(StorageError, match="no usable keys"):
         storage.read_bytes(f"{bucket}/x")
     with pytest.raises(StorageError, match="no usable keys"):
-        storage.list_files(bucket)
+        listing.list_files(bucket)
     monkeypatch.setenv("AWS_PROFILE", "lab")
     for options in ({}, {"s3": {"profile": "lab"}}):
         storage.configure(options)
-        assert [f.path for f in storage.list_files(bucket)] == ["x"]
+        assert [f.path for f in listing.list_files(bucket)] == ["x"]
         assert storage.read_bytes(f"{bucket}/x") == b"1"
         with pytest.raises(StorageError, match="access denied"):
             storage.write_bytes(f"{bucket}/y", b"")

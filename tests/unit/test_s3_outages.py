@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from audiocnn import listing, storage
 from audiocnn import s3 as client
-from audiocnn import storage
 from audiocnn.errors import StorageError, UnreadableError
 from benchmarks.seaweed import KEY, SeaweedFS
 
@@ -69,7 +69,7 @@ def test_one_object_costs_one_row(bucket: str, tmp_path: Path) -> None:
                 read(uri)
             assert "\n" not in str(caught.value)
             again = pickle.loads(pickle.dumps(caught.value))
-            assert (type(again), str(again)) == (UnreadableError, str(caught.value))
+            assert (type(again), str(again)) == (type(caught.value), str(caught.value))
 
 
 def calls(bucket: str) -> list[Callable[[], object]]:
@@ -77,7 +77,7 @@ def calls(bucket: str) -> list[Callable[[], object]]:
         lambda: storage.read_bytes(f"{bucket}/x"),
         lambda: storage.read_range(f"{bucket}/x", 0, 1),
         lambda: storage.open_binary(f"{bucket}/x"),
-        lambda: storage.list_files(f"{bucket}/in"),
+        lambda: listing.list_files(f"{bucket}/in"),
         lambda: storage.exists(f"{bucket}/x"),
         lambda: storage.write_bytes(f"{bucket}/y", b"x"),
     ]
@@ -192,7 +192,7 @@ def test_a_closed_port_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_passes_is_ridden_out() -> None:
     """Silence, closed connections, an answer broken off, and SlowDown; then what was asked for."""
-    listing = (
+    listed = (
         b"<ListBucketResult><Name>bucket</Name><KeyCount>1</KeyCount><IsTruncated>false"
         b"</IsTruncated><Contents><Key>in/x</Key><Size>100</Size><ETag>&quot;e&quot;</ETag>"
         b"<LastModified>2015-10-21T07:28:00Z</LastModified></Contents></ListBucketResult>"
@@ -204,14 +204,14 @@ def test_what_passes_is_ridden_out() -> None:
             failing[count](connection, request, count)
         elif b"list-type" in request:
             head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-            connection.sendall(head % len(listing) + listing)
+            connection.sendall(head % len(listed) + listed)
         else:
             head = found(request, 1_000)
             connection.sendall(head + bytes(1_000 if b"200 OK" in head else 990))
 
     for call, expected in (
         (lambda: storage.read_bytes("s3://bucket/in/x"), b"0123456789" + bytes(990)),
-        (lambda: [f.version for f in storage.list_files("s3://bucket/in")], ["e"]),
+        (lambda: [f.version for f in listing.list_files("s3://bucket/in")], ["e"]),
     ):
         with answering(recovering) as endpoint:
             reach(endpoint, config_kwargs={"connect_timeout": 1, "read_timeout": 1})
@@ -236,7 +236,7 @@ def test_a_users_count_of_attempts_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
         with answering(counted) as endpoint:
             for read in (
                 lambda: storage.read_bytes("s3://bucket/x"),
-                lambda: storage.list_files("s3://bucket/x"),
+                lambda: listing.list_files("s3://bucket/x"),
             ):
                 asked.clear()
                 reach(endpoint, **options)
@@ -253,7 +253,7 @@ def test_a_server_that_is_killed_and_started_again_is_ridden_out() -> None:
         storage.write_bytes(f"{bucket}/x", b"1")
         for call in (
             lambda: storage.read_bytes(f"{bucket}/x"),
-            lambda: [f.path for f in storage.list_files(bucket)],
+            lambda: [f.path for f in listing.list_files(bucket)],
             lambda: storage.write_bytes(f"{bucket}/x", b"1"),
         ):
             server.kill()

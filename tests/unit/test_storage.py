@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import outputs, storage
+from audiocnn import listing, outputs, storage
 from audiocnn.errors import ConfigError, FormatError, StorageError
 
 ODD = ["a#b.wav", "100%.wav", "x::y.wav", "new\nline.wav", 'quote".wav', "ü 音.wav", " lead.wav"]
@@ -13,7 +13,7 @@ def test_odd_names_are_listed_and_read(tmp_path: Path) -> None:
     for name in ODD:
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(name.encode())
-    found = storage.list_files(str(tmp_path))
+    found = listing.list_files(str(tmp_path))
     assert {f.path for f in found} == {f"in/{name}" for name in ODD}
     for file in found:
         assert storage.read_bytes(file.uri) == file.path[3:].encode()
@@ -24,7 +24,7 @@ def test_memory_urls_work_like_paths() -> None:
     storage.write_json("memory://bucket/a/b.json", {"x": 1})
     assert storage.exists("memory://bucket/a/b.json")
     assert storage.read_json("memory://bucket/a/b.json") == {"x": 1}
-    (file,) = storage.list_files("memory://bucket/")
+    (file,) = listing.list_files("memory://bucket/")
     assert file.path == "a/b.json"
     assert storage.read_bytes(file.uri) == storage.read_bytes("memory://bucket/a/b.json")
     storage.remove("memory://bucket/a")
@@ -50,8 +50,8 @@ def test_a_file_is_written_whole_or_not_at_all(
 def test_errors_name_the_uri_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     for call, message in [
-        (lambda: storage.list_files(str(tmp_path / "no")), "no: not found"),
-        (lambda: storage.list_files(str(tmp_path / "file")), "not a folder"),
+        (lambda: listing.list_files(str(tmp_path / "no")), "no: not found"),
+        (lambda: listing.list_files(str(tmp_path / "file")), "not a folder"),
         (lambda: storage.read_bytes(str(tmp_path / "no")), "not found"),
         (lambda: storage.read_bytes("nosuch://x/y"), "nosuch"),
         (lambda: storage.write_bytes(str(tmp_path / "file" / "x"), b""), "file"),
@@ -76,14 +76,14 @@ def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(tmp_path: Pa
     outputs.claim(to, "done.json", overwrite=True)
     assert storage.exists(f"{to}/done.json")  # a claim removes nothing
     outputs.clear(to, "done.json", ("parts/part-*",))
-    assert [f.path for f in storage.list_files(to)] == ["mine.txt", "parts/mine"]
+    assert [f.path for f in listing.list_files(to)] == ["mine.txt", "parts/mine"]
 
 
 def test_brackets_in_a_name_are_no_pattern() -> None:
     for name in ("r1", "r2", "r[12]"):
         storage.write_bytes(f"memory://b/{name}/parts/x", b"x")
     storage.remove("memory://b/r[12]/parts")
-    left = [f.path for f in storage.list_files("memory://b")]
+    left = [f.path for f in listing.list_files("memory://b")]
     assert left == ["r1/parts/x", "r2/parts/x"]
 
 
@@ -94,7 +94,7 @@ def test_links_are_followed_and_rings_end(tmp_path: Path) -> None:
     (tmp_path / "root" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "root" / "ring").symlink_to(tmp_path / "root")
     (tmp_path / "root" / "dangling.wav").symlink_to(tmp_path / "nowhere")
-    assert [f.path for f in storage.list_files(str(tmp_path / "root"))] == [
+    assert [f.path for f in listing.list_files(str(tmp_path / "root"))] == [
         "dangling.wav",
         "link/a.wav",
     ]
@@ -102,7 +102,7 @@ def test_links_are_followed_and_rings_end(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf8_is_an_error_of_that_file(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"x")
-    (file,) = storage.list_files(str(tmp_path))
+    (file,) = listing.list_files(str(tmp_path))
     with pytest.raises(StorageError, match=r"caf\\udce9\.wav: its name is not UTF-8"):
         storage.read_bytes(file.uri)
 
@@ -128,22 +128,22 @@ def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     storage.configure({})
     with pytest.raises(StorageError, match="s3://bucket"):
-        storage.list_files("s3://bucket/recordings")
+        listing.list_files("s3://bucket/recordings")
 
 
 def test_a_version_tells_a_changed_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
-    before = storage.stored_file(str(path))
-    assert storage.list_files(str(tmp_path)) == [before]
+    before = listing.stored_file(str(path))
+    assert listing.list_files(str(tmp_path)) == [before]
     assert (before.path, before.size) == ("a", 3)
     status = path.stat()
     path.write_bytes(b"two")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert storage.stored_file(str(path)).version != before.version
+    assert listing.stored_file(str(path)).version != before.version
     for wrong, message in [("no", "not found"), (".", "a folder")]:
         with pytest.raises(StorageError, match=message):
-            storage.stored_file(str(tmp_path / wrong))
+            listing.stored_file(str(tmp_path / wrong))
 
 
 def test_a_file_can_be_sought_in() -> None:

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from audiocnn import storage
+from audiocnn import listing, storage
 from audiocnn.corpus import Corpus
 from audiocnn.errors import REASONS, CorpusError, StorageError
 from audiocnn.layouts import read_corpus
@@ -79,7 +79,7 @@ def test_webdatasets_layout(tmp_path: Path, kind: int) -> None:
         held = Path(clip.archive.uri).read_bytes()[clip.archive.offset :][: clip.archive.size]
         assert held == sounds[clip.clip_id.split(".tar/")[1]]
         assert clip.size == len(held)
-        listed = {file.uri: file.version for file in storage.list_files(str(tmp_path))}
+        listed = {file.uri: file.version for file in listing.list_files(str(tmp_path))}
         assert clip.version == listed[clip.archive.uri]
 
 
