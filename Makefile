@@ -35,7 +35,7 @@ demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
 test: lint  ## Lint and the default tests; real recordings where ../shared/data is
 	$(BIN)/pytest $(TWO_AT_ONCE) --ignore tests/contract/test_house.py
 
-test-slow: $(VENV)/.bench  ## Kills and whole commands
+test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Kills and whole commands
 	$(BIN)/pytest $(TWO_AT_ONCE) -m slow
 
 $(VENV)/.bench: $(VENV)/.ready
@@ -50,12 +50,22 @@ bench-ingest: $(VENV)/.bench  ## Speed and memory of ingest, and of its peers: t
 bench-train: setup  ## Speed and memory of training, and of plain loops: a quarter of an hour
 	$(BIN)/python -m benchmarks.train
 
-# BentoML wants other packages than Ray does: it has an environment of its own, and sees this one.
+# Environments of their own, which see this one: BentoML wants other packages than Ray does, and of
+# what Label Studio's SDK depends on, a quarter of a gigabyte, checking files needs little.
+LABEL_STUDIO := label-studio-sdk==2.0.19 jsf==0.11.2 Faker==40.63.0 rstr==3.2.2 lxml==6.1.3 \
+  xmljson==0.2.1 PyJWT==2.15.1 appdirs==1.4.4
+SITE = -c 'import site; print(site.getsitepackages()[0])'
+
 $(VENV)/bentoml/.ready: $(VENV)/.bench
 	@$(BIN)/python -m venv $(VENV)/bentoml
 	@$(VENV)/bentoml/bin/pip install --quiet --disable-pip-version-check 'bentoml>=1.4.40,<1.5'
-	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
-	  > $$($(VENV)/bentoml/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz_main.pth
+	@$(BIN)/python $(SITE) > $$($(VENV)/bentoml/bin/python $(SITE))/zz_main.pth
+	@touch $@
+
+$(VENV)/label-studio/.ready: $(VENV)/.ready
+	@$(BIN)/python -m venv $(VENV)/label-studio
+	@$(VENV)/label-studio/bin/pip install --quiet --disable-pip-version-check --no-deps $(LABEL_STUDIO)
+	@$(BIN)/python $(SITE) > $$($(VENV)/label-studio/bin/python $(SITE))/zz_main.pth
 	@touch $@
 
 bench-serve: $(VENV)/bentoml/.ready  ## Speed of the endpoint, and of its peers: a quarter of an hour

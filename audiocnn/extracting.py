@@ -1,8 +1,9 @@
-"""The process in which clips become the rows of a part; it may be killed at any time.
+"""The process in which recordings become log-mels; it may be killed at any time.
 
 `python -m audiocnn.extracting FD FD`, started by `audiocnn.extractor.Extractor` and by nothing
-else. Over the socket of the first come the configs, then parts to write; back goes, for each, its
-ledger, or what ends the job. The file of the second is shared memory: which clip it is at.
+else. Over the socket of the first come the configs, then parts to write or recordings to stream;
+back go, for each part, its ledger, for recordings their windows, or what ends the job. The file of
+the second is shared memory: which recording it is at.
 """
 
 import errno
@@ -18,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import Thread
+from time import process_time
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +29,10 @@ from audiocnn import storage
 from audiocnn.audio import AudioLimits, Source, Window, batched, windows
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
-from audiocnn.extractor import Progress, Task
+from audiocnn.extractor import Progress, Stream, Task
 from audiocnn.features import LogMel
 from audiocnn.parts import Ledger, PartWriter, Windows, recording_of
-from audiocnn.recordings import begin_to_read, closing
+from audiocnn.recordings import Recording, begin_to_read, closing
 
 _WINDOWS_AT_ONCE = 16
 _READERS = 8
@@ -56,22 +59,32 @@ def main() -> None:
         connection.send(("fatal", error))
         return
     connection.send(("ready", None))
-    tasks: queue.Queue[Task] = queue.Queue()
+    tasks: queue.Queue[Task | Stream] = queue.Queue()
     Thread(target=_listen, args=(connection, tasks), daemon=True).start()
     while True:
-        task = tasks.get()
-        answer: tuple[str, Ledger | AudioCNNError]
-        try:
-            answer = "done", front_end.part(task)
-        except AudioCNNError as error:
-            answer = "fatal", error
-        except OSError as error:
-            answer = "fatal", StorageError(f"{task.path}: {error.strerror or error}")
         with suppress(OSError):
-            connection.send(answer)
+            connection.send(_answer(front_end, tasks.get(), connection))
 
 
-def _listen(connection: Connection, tasks: "queue.Queue[Task]") -> None:
+def _answer(
+    front_end: "_FrontEnd", task: Task | Stream, connection: Connection
+) -> tuple[str, Ledger | float | AudioCNNError]:
+    """Do a task; returns the last message about it."""
+    try:
+        if isinstance(task, Task):
+            return "done", front_end.part(task)
+        began = process_time()
+        for message in front_end.windows(task):
+            connection.send(message)
+        return "done", process_time() - began
+    except AudioCNNError as error:
+        return "fatal", error
+    except OSError as error:
+        path = task.path if isinstance(task, Task) else tempfile.gettempdir()
+        return "fatal", StorageError(f"{path}: {error.strerror or error}")
+
+
+def _listen(connection: Connection, tasks: "queue.Queue[Task | Stream]") -> None:
     """Hand over tasks; leave with the other end, whatever this one is at."""
     try:
         while True:
@@ -81,7 +94,7 @@ def _listen(connection: Connection, tasks: "queue.Queue[Task]") -> None:
 
 
 class _FrontEnd:
-    """Clips -> parts."""
+    """Recordings -> parts, or windows."""
 
     def __init__(self, feature: FeatureConfig, limits: AudioLimits, progress: Progress) -> None:
         self.logmel, self.limits, self.progress = LogMel(feature), limits, progress
@@ -90,36 +103,56 @@ class _FrontEnd:
     def part(self, task: Task) -> Ledger:
         """Write a part. Raises AudioCNNError where that, or reading any clip at all, is no use."""
         with PartWriter(task.path, self.logmel.config) as part:
-            for at, read in self._read_ahead(task):
+            for at, read in self._read_ahead([recording_of(item) for item in task.items]):
                 self.progress.begin(at)
                 item = task.items[at]
                 try:
                     if at in task.condemned:
                         raise task.condemned[at]
                     with Windows() as found:
-                        self._fill(found, read)
+                        for features in self._groups(read):
+                            found.append(**features)
                         part.add(item, found)
                 except (AudioError, UnreadableError) as error:
                     part.fail(item, error)
             self.progress.begin(len(task.items))
             return part.finish()
 
-    def _read_ahead(self, task: Task) -> Iterator[tuple[int, _Read]]:
-        """Each clip's place, and what gives its bytes, which are on their way."""
+    def windows(self, task: Stream) -> Iterator[tuple[str, Any]]:
+        """Messages of windows, and after each recording's last whether it failed.
+
+        Raises AudioCNNError as `part` does.
+        """
+        for at, read in self._read_ahead(task.recordings, task.first):
+            self.progress.begin(at)
+            try:
+                if at in task.condemned:
+                    raise task.condemned[at]
+                for features in self._groups(read):
+                    found = {name: features[name] for name in ("start_s", "duration_s", "logmel")}
+                    yield "windows", {"at": at, **found}
+            except (AudioError, UnreadableError) as error:
+                yield "ended", (at, error)
+            else:
+                yield "ended", (at, None)
+
+    def _read_ahead(
+        self, recordings: list[Recording], first: int = 0
+    ) -> Iterator[tuple[int, _Read]]:
+        """Each recording's place, and what gives its bytes, which are on their way."""
         reads: deque[_Read] = deque()
-        for at in range(len(task.items)):
-            for ahead in range(at + len(reads), min(at + _AHEAD, len(task.items))):
-                recording = recording_of(task.items[ahead])
-                reads.append(begin_to_read(recording, self.limits.max_bytes, self.readers))
+        for at in range(first, len(recordings)):
+            for ahead in range(at + len(reads), min(at + _AHEAD, len(recordings))):
+                reads.append(begin_to_read(recordings[ahead], self.limits.max_bytes, self.readers))
             yield at, reads.popleft()
 
-    def _fill(self, found: Windows, read: _Read) -> None:
-        """Add a recording's windows. Raises AudioCNNError."""
+    def _groups(self, read: _Read) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays of a recording's windows, some at a time. Raises AudioCNNError."""
         try:
             with closing(read()) as source:
                 cut = windows(source, self.logmel.config, self.limits)
                 for group in batched(cut, _WINDOWS_AT_ONCE):
-                    found.append(**self._features(group))
+                    yield self._features(group)
                     self.progress.beat()
         except AudioCNNError:
             raise

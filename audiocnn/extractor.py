@@ -1,7 +1,8 @@
-"""Clips -> a part of features in a process of its own, so that no recording can end a job.
+"""Recordings -> log-mels in a process of its own, so that no recording can end a job.
 
 A file that makes a decoder crash, hang or eat the memory costs itself alone: the process is
-killed, a new one writes the part again without it, and the file is named in the failures.
+killed, a new one does the rest without it, and the file is named in the failures. The process
+writes a part of features, or sends the windows of recordings back.
 """
 
 import mmap
@@ -10,15 +11,19 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from time import monotonic
 from typing import Any
 
+import numpy as np
+
 from audiocnn.config import AudioLimits, FeatureConfig
-from audiocnn.errors import AudioError, InstallationError
+from audiocnn.errors import AudioError, InstallationError, UnreadableError
 from audiocnn.parts import Item, Ledger
+from audiocnn.recordings import Recording
 
 _ATTEMPTS = 2
 _STARTS = 5
@@ -45,6 +50,39 @@ class Task:
     items: list[Item]
     condemned: dict[int, AudioError]
     """Clips, by their place, that are not to be tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Recordings to send the windows of, from the one at `first` on."""
+
+    recordings: list[Recording]
+    first: int
+    condemned: dict[int, AudioError]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Some windows of a recording; arrays are [windows, ...].
+
+    `at` is its place; `attempt` is another one where its windows are sent anew.
+    """
+
+    at: int
+    attempt: int
+    start_s: np.ndarray
+    duration_s: np.ndarray
+    logmel: np.ndarray
+    """[windows, n_mels, n_frames] float16 decibels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A recording's windows have all been sent, or it failed."""
+
+    at: int
+    attempt: int
+    error: AudioError | UnreadableError | None
 
 
 class Progress:
@@ -96,6 +134,8 @@ class Extractor:
         *,
         silence_s: float = _SILENCE_S,
     ) -> None:
+        self.cpu_s = 0.0
+        """Seconds of a core that it took to send windows."""
         self._configs = (feature, limits, storage_options or {})
         self._silence_s = silence_s
         self._shared = tempfile.TemporaryFile()  # noqa: SIM115
@@ -138,17 +178,69 @@ class Extractor:
                     )
                 self._start()
 
+    def windows(self, recordings: list[Recording]) -> Generator[Found | Ended, None, None]:
+        """The windows of recordings, in order, and after each one's last whether it failed.
+
+        The process reads and decodes ahead of what is taken. Where it dies, the windows of the
+        recording that it was at are sent anew, or it fails as in `part`. Raises as `part` does.
+        """
+        whole = False
+        try:
+            yield from self._windows(recordings)
+            whole = True
+        finally:
+            if not whole:  # what it still sends would be taken for the next one's
+                self.close()
+                self._start()
+
+    def _windows(self, recordings: list[Recording]) -> Iterator[Found | Ended]:
+        condemned: dict[int, AudioError] = {}
+        deaths: Counter[int] = Counter()
+        first = 0
+        while first < len(recordings):
+            stream = Stream(recordings=recordings, first=first, condemned=condemned)
+            try:
+                for kind, content in self._stream(stream):
+                    if kind == "windows":
+                        yield Found(attempt=deaths[content["at"]], **content)
+                    else:
+                        at, error = content
+                        first = at + 1
+                        yield Ended(at=at, attempt=deaths[at], error=error)
+            except _Died as death:
+                self.close()
+                deaths[first] += 1
+                if deaths[first] > _ATTEMPTS:
+                    raise InstallationError(f"the process that decodes {death}") from death
+                if deaths[first] == _ATTEMPTS:
+                    condemned[first] = AudioError("crashed", f"the process that decoded it {death}")
+                self._start()
+
+    def _stream(self, stream: Stream) -> Iterator[tuple[str, Any]]:
+        self._send(stream, stream.first)
+        while True:
+            kind, content = self._receive(self._silence_s)
+            if kind == "fatal":
+                raise content
+            if kind == "done":
+                self.cpu_s += content
+                return
+            yield kind, content
+
     def _ask(self, task: Task) -> Ledger:
-        if not self._ready:
-            self._wait_until_ready()
-        self._progress.begin(0)
-        with suppress(OSError):  # it died; receiving says how
-            self._connection.send(task)
+        self._send(task, 0)
         kind, content = self._receive(self._silence_s)
         if kind == "fatal":
             raise content
         ledger: Ledger = content
         return ledger
+
+    def _send(self, task: Task | Stream, first: int) -> None:
+        if not self._ready:
+            self._wait_until_ready()
+        self._progress.begin(first)
+        with suppress(OSError):  # it died; receiving says how
+            self._connection.send(task)
 
     def _start(self) -> None:
         self._ready = False

@@ -94,15 +94,20 @@ class Predictor:
             parts.append(self.logmel(group.to(self.device)).half().cpu().numpy())
         return np.concatenate(parts)
 
-    @torch.inference_mode()
     def scores(self, logmel: np.ndarray) -> np.ndarray:
         """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1."""
+        return self.scores_and_embeddings(logmel)[0]
+
+    @torch.inference_mode()
+    def scores_and_embeddings(self, logmel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`scores`, and the pooled features that they follow from, [windows, features] float32."""
         temperature = self.bundle.calibration.temperature
-        parts = [
-            torch.softmax(self.model(part.to(self.device).float()) / temperature, dim=1).cpu()
-            for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE)
-        ]
-        return torch.cat(parts).numpy()
+        scores, embeddings = [], []
+        for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE):
+            embedding = self.model.embed(part.to(self.device).float())
+            scores.append(torch.softmax(self.model.fc(embedding) / temperature, dim=1).cpu())
+            embeddings.append(embedding.cpu())
+        return torch.cat(scores).numpy(), torch.cat(embeddings).numpy()
 
     def predict_windows(self, samples: list[Samples]) -> np.ndarray:
         """Windows of samples -> [windows, n_classes] scores that sum to 1."""

@@ -32,6 +32,8 @@ class Recording:
     size: int | None = None
     """Bytes, where a listing told."""
     archive: Archive | None = None
+    version: str | None = None
+    """As a listing has it; where it is given, nothing else is read."""
 
 
 def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callable[[], Source]:
@@ -58,8 +60,8 @@ def closing(source: Source) -> Iterator[Source]:
 def open_recording(recording: Recording, most: int) -> Source:
     """The recording's bytes, or a file of them where they are many, or over `most`.
 
-    Raises UnreadableError, AudioError too_large for a member of a tar above 512 MB, and
-    StorageError where the store itself is out of reach.
+    Raises UnreadableError (ChangedError where it is of another version), AudioError too_large for
+    a member of a tar above 512 MB, and StorageError where the store itself is out of reach.
     """
     whole = min(_WHOLE, most)
     if recording.archive is not None:
@@ -68,6 +70,8 @@ def open_recording(recording: Recording, most: int) -> Source:
             raise AudioError("too_large", f"{archive.size} bytes, too many within a tar")
         return storage.read_range(archive.uri, archive.offset, archive.size)
     if recording.size is not None and recording.size > whole:
-        return storage.open_binary(recording.uri)
-    data = storage.read_bytes(recording.uri, whole)
-    return data if len(data) <= whole else storage.open_binary(recording.uri)
+        return storage.open_binary(recording.uri, version=recording.version)
+    data = storage.read_bytes(recording.uri, whole, version=recording.version)
+    if len(data) <= whole:
+        return data
+    return storage.open_binary(recording.uri, version=recording.version)

@@ -11,10 +11,11 @@ from audiocnn import storage, synthetic
 from audiocnn.download import fetch_esc50
 from audiocnn.errors import ConfigError
 from audiocnn.featureset import FeatureSet
+from audiocnn.labelset import read_labels
 from pipelines import display
 from pipelines.evaluate import print_report, report_on
 from pipelines.ingest import ingest
-from pipelines.label import label, read_labels
+from pipelines.label import label
 from pipelines.options import Demo, Ingest, Label, Train
 from pipelines.recipes import RECIPES
 from pipelines.train import train

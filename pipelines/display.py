@@ -75,16 +75,16 @@ def duration(seconds: float) -> str:
 class Bar:
     """A progress bar with a note behind it; without a terminal, a line now and then."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, total: int, before: int) -> None:
         self._progress = progress
-        self._total = total
-        self._task = progress.add_task("", total=total, note="")
+        self._total, self._before = total, before
+        self._task = progress.add_task("", total=total, completed=before, note="")
         self._began = self._said = time.monotonic()
 
     def count(self, done: int, failed: int, unit: str) -> None:
         """Show how many are done, how fast, how many of them failed, and the time left."""
         now = time.monotonic()
-        rate = done / max(now - self._began, 1e-3)
+        rate = (done - self._before) / max(now - self._began, 1e-3)
         note = f"{rate:.0f} {unit}/s" + (f", {failed} failed" if failed else "")
         self.update(done, note)
         if not console.is_terminal and now - self._said > _LINE_EVERY_S:
@@ -102,8 +102,11 @@ class Bar:
 
 
 @contextmanager
-def bar(total: int) -> Iterator[Bar]:
-    """A bar while the block runs; it is drawn on a terminal only, and leaves no trace."""
+def bar(total: int, before: int = 0) -> Iterator[Bar]:
+    """A bar while the block runs; it is drawn on a terminal only, and leaves no trace.
+
+    What was done `before` counts as done, but not as fast.
+    """
     columns = (
         TextColumn(" "),
         SpinnerColumn(),
@@ -114,4 +117,4 @@ def bar(total: int) -> Iterator[Bar]:
     )
     off = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=off) as progress:
-        yield Bar(progress, total)
+        yield Bar(progress, total, before)

@@ -38,10 +38,10 @@ class IngestWorker:
         self.to, self.feature = to, feature
         self.extractor = Extractor(feature, limits, storage.configured())
 
-    def run(self, index: int, items: list[Item]) -> dict[str, Any]:
+    def run(self, index: int, shard: list[Item]) -> dict[str, Any]:
         """Write the part of these clips; returns what it says of itself."""
-        with storage.placed(storage.join(self.to, part_name(self.feature, items))) as path:
-            return self.extractor.part(items, path).to_json()
+        with storage.placed(storage.join(self.to, part_name(self.feature, shard))) as path:
+            return self.extractor.part(shard, path).to_json()
 
 
 @dataclass(frozen=True, kw_only=True)

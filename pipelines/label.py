@@ -1,184 +1,299 @@
-"""`audiocnn label`: a bucket of recordings and a bundle -> labels in Parquet."""
+"""`audiocnn label`: a bucket of recordings and a bundle -> labels in Parquet.
 
-from collections import Counter
+The bucket is listed once into a manifest of shards. Each shard becomes one part, written whole or
+not at all: the parts say what is done. A run that was stopped goes on with its manifest; one that
+ended lists again, and does what is new or was changed.
+"""
+
+import time
+import uuid
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
-import pyarrow as pa
 import torch
 
-from audiocnn import listing, outputs, storage
-from audiocnn.audio import AUDIO_SUFFIXES, Window, batched
+import audiocnn
+from audiocnn import labelset, listing, outputs, storage
+from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.bundle import Bundle
-from audiocnn.errors import AudioError, LedgerError, StorageError, UnreadableError
-from audiocnn.failures import failure_row, write_failures
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording, closing, open_recording
+from audiocnn.changes import compared
+from audiocnn.config import FeatureConfig, to_json
+from audiocnn.errors import ConfigError, LedgerError, StorageError
+from audiocnn.events import merged
+from audiocnn.exports import export
+from audiocnn.labels import FORMAT, without
+from audiocnn.labelset import NOTE, SUMMARY, Part
+from audiocnn.manifest import Census, row_of, shard_sizes, write_manifest
 from pipelines import display, session
+from pipelines.labelling import LabelWorker, Work, gpu_models
 from pipelines.options import Label
-from pipelines.shards import Ledger, deal, run_shards
+from pipelines.shards import run_shards
 
-FORMAT = "audiocnn.labels/1"
-_WINDOWS_AT_ONCE = 64
-
-LABELS = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("label", pa.string()),
-        ("score", pa.float32()),
-        ("top_k", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
-        ("bundle", pa.string()),
-    ]
-)
-"""Columns of the labels: a row a window, in order of time within a recording."""
+_EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
 
-class LabelWorker:
-    """Recordings -> one part of the labels."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a run works with; `note` is what `labels.json` holds."""
 
-    def __init__(self, options: Label, to: str) -> None:
-        torch.set_num_threads(1)
-        self.predictor = Predictor.load(options.bundle, "cuda" if options.gpu else "cpu")
-        self.to, self.options = to, options
+    options: Label
+    feature: FeatureConfig
+    bundle: Bundle
+    to: str
+    note: dict[str, Any]
 
-    def run(self, index: int, items: list[dict[str, Any]]) -> Ledger:
-        """Label the recordings and write `parts/part-NNNNN.parquet`."""
-        rows: list[dict[str, Any]] = []
-        failures = []
-        for item in items:
-            try:
-                rows += list(self._recording(item["uri"]))
-            except (AudioError, UnreadableError) as error:
-                failures.append(failure_row(item["uri"], error))
-        part = f"parts/part-{index:05d}.parquet"
-        if rows:
-            table = pa.Table.from_pylist(rows, LABELS)
-            storage.write_parquet(storage.join(self.to, part), table)
-        return {
-            "done": len(items) - len(failures),
-            "failures": failures,
-            "part": part,
-            "windows": len(rows),
-            "seconds": sum(row["end_s"] - row["start_s"] for row in rows),
-            "classes": Counter(row["label"] for row in rows),
-        }
+    @property
+    def listed(self) -> dict[str, Any]:
+        """What the listing saw."""
+        found: dict[str, Any] = self.note["listing"]
+        return found
 
-    def _recording(self, uri: str) -> Iterator[dict[str, Any]]:
-        """The rows of a recording's windows. Raises AudioError, StorageError."""
-        limits = self.options.limits
-        with closing(open_recording(Recording(uri=uri), limits.max_bytes)) as source:
-            yield from self._rows(uri, self.predictor.decode(source, limits, self.options.hop_s))
+    @property
+    def manifest(self) -> str:
+        """Its URI."""
+        return storage.join(self.to, f"manifest-{self.listed['id']}.parquet")
 
-    def _rows(self, uri: str, found: Iterator[Window]) -> Iterator[dict[str, Any]]:
-        for group in batched(found, _WINDOWS_AT_ONCE):
-            scores = self.predictor.predict_windows([window.samples for window in group])
-            for answer in self.predictor.encode(group, scores, self.options.top_k).windows:
-                yield {
-                    "uri": uri,
-                    "start_s": answer.start_s,
-                    "end_s": answer.end_s,
-                    "label": answer.label,
-                    "score": answer.score,
-                    "top_k": [{"label": name, "score": score} for name, score in answer.top_k],
-                    "bundle": self.predictor.bundle.fingerprint,
-                }
+    def parts(self) -> list[Part]:
+        """The parts that count."""
+        return labelset.find_parts(self.to, self.note["listings"])
 
 
 def label(options: Label) -> dict[str, Any]:
-    """Run the job; returns the summary that it wrote.
+    """Run the job, or finish it; returns the summary that it wrote.
 
     Raises AudioCNNError: a bucket that cannot be listed or holds no recordings, a bundle of
-    another format, labels that are there already, or recordings neither labelled nor failed.
+    another format, labels by another one, or recordings neither labelled nor failed.
     """
+    began = time.monotonic()
     storage.configure(options.storage_options)
     # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
-    made_by = Bundle.read(options.bundle)
-    if options.hop_s is not None:
-        replace(made_by.feature, hop_s=options.hop_s)  # raises where it does not fit the window
-    to = outputs.claim(options.to, "summary.json", overwrite=options.overwrite)
-    items, ignored = _list(options.bucket)
-    display.step(f"label {display.short(options.bucket)}: {len(items)} recordings")
+    run = _begin(options, Bundle.read(options.bundle))
     cluster = session.connect()
-    workers = options.workers or (cluster.gpus if options.gpu else cluster.cpus)
-    cluster.require(max(1, workers), gpu=options.gpu)
-    outputs.clear(to, "summary.json", ("parts/part-*.parquet", "failures.parquet"))
-    arguments = {"options": replace(options, bundle=storage.absolute(options.bundle)), "to": to}
-    ledgers: list[Ledger] = []
-    with display.bar(len(items)) as bar:
-        for ledger in run_shards(
-            LabelWorker,
-            arguments,
-            deal(items, workers),
-            workers=workers,
-            num_gpus=1 if options.gpu else 0,
-        ):
-            ledgers.append(ledger)
-            failed = sum(len(ledger["failures"]) for ledger in ledgers)
-            done = sum(ledger["done"] for ledger in ledgers)
-            bar.count(done + failed, failed, "recordings")
-    summary = _collect(ledgers, made_by.fingerprint, options, len(items), ignored)
-    failures = [row for ledger in ledgers for row in ledger["failures"]]
-    write_failures(to, failures)
-    storage.write_json(storage.join(to, "summary.json"), summary)
-    _say(summary, to)
+    cluster.require(options.workers or 1, gpu=False)
+    models = gpu_models(options, cluster)
+    if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
+        run = _list(run)
+    done = _do(run, options.workers or cluster.cpus, models)
+    summary = _summary(run, done, time.monotonic() - began)
+    if not _is_current(run):
+        raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
+    storage.write_json(storage.join(run.to, SUMMARY), summary)
+    _say(run, summary)
     return summary
 
 
-def read_labels(uri: str) -> pa.Table:
-    """The labels at a URI as one table. Raises StorageError, FormatError."""
-    summary = storage.read_format(storage.join(uri, "summary.json"), FORMAT, "labels")
-    parts = [storage.read_parquet(storage.join(uri, part)) for part in summary["parts"]]
-    return pa.concat_tables([LABELS.empty_table(), *parts])
+def _begin(options: Label, bundle: Bundle) -> _Run:
+    """Find the folder, and what an earlier run left in it. Raises ConfigError."""
+    feature = bundle.feature
+    if options.hop_s is not None:
+        feature = replace(feature, hop_s=options.hop_s)  # raises where it does not fit the window
+    made_with = {
+        "bundle": bundle.fingerprint,
+        "features": feature.fingerprint,
+        "bucket": storage.absolute(options.bucket),
+        "hop_s": feature.hop_s,
+        "top_k": options.top_k,
+        "embeddings": options.embeddings,
+        **to_json(options.limits),
+    }
+    to = outputs.resolve(options.to)
+    note = None
+    if not options.overwrite:
+        to, note = labelset.choose(to, made_with, new_version=options.new_version)
+    note = note or {
+        "format": FORMAT, "made_with": made_with, "bundle": storage.absolute(options.bundle),
+        "listings": [], "listing": None, "formats": ["parquet"],
+    }  # fmt: skip
+    # A format that was asked for once is kept up to date.
+    note["formats"] = list(dict.fromkeys([*note["formats"], *options.formats]))
+    return _Run(options=options, feature=feature, bundle=bundle, to=to, note=note)
 
 
-def _list(bucket: str) -> tuple[list[dict[str, Any]], int]:
-    """The recordings of a bucket, and how many other files it has. Raises StorageError."""
-    files = listing.list_files(bucket)
-    found = [{"uri": f.uri} for f in files if f.path.lower().endswith(AUDIO_SUFFIXES)]
-    if not found:
+def _list(run: _Run) -> _Run:
+    """List the bucket into a manifest of what is to do; returns the run with it.
+
+    Raises StorageError, also where there are no recordings.
+    """
+    display.step(f"list {display.short(run.options.bucket)}")
+    name, census = uuid.uuid4().hex[:8], Census()
+    manifest = storage.join(run.to, f"manifest-{name}.parquet")
+    with display.bar(0) as bar:
+        rows = map(row_of, census.of_recordings(_files(run, bar)))
+        if run.note["listings"]:
+            parts = [part.uri for part in run.parts()]
+            with compared(rows, parts, retry_failed=run.options.retry_failed) as changes:
+                _require_recordings(run, census)
+                run = _begin_listing(run, name)
+                for part, uris in changes.stale():
+                    without(part, uris)
+                shards = write_manifest(manifest, changes.to_do())
+        else:
+            first = next(rows, None)
+            _require_recordings(run, census)
+            run = _begin_listing(run, name)
+            shards = write_manifest(manifest, filter(None, chain([first], rows)))
+    found = {
+        "id": name,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "listed": census.listed,
+        "recordings": census.recordings,
+        "bytes": census.bytes,
+        "skipped": dict(census.skipped.most_common()),
+        "shards": shards,
+    }
+    run = replace(run, note={**run.note, "listing": found})
+    storage.write_json(storage.join(run.to, NOTE), run.note)
+    return run
+
+
+def _files(run: _Run, bar: display.Bar) -> Iterator[listing.StoredFile]:
+    """The bucket's files, but for what this job writes."""
+    own = run.to + "/"
+    for count, file in enumerate(listing.iter_files(run.options.bucket)):
+        if not file.uri.startswith(own):
+            yield file
+        if count % 1_000 == 0:
+            bar.update(count, "files")
+
+
+def _require_recordings(run: _Run, census: Census) -> None:
+    """Raise StorageError for a bucket without any: a mistake, and no reason to drop labels."""
+    if not census.recordings:
         kinds = ", ".join(AUDIO_SUFFIXES)
-        raise StorageError(f"{bucket}: none of its {len(files)} files is named {kinds}")
-    return found, len(files) - len(found)
+        raise StorageError(
+            f"{run.options.bucket}: none of its {census.listed} files is named {kinds}"
+        )
 
 
-def _collect(
-    ledgers: list[Ledger], fingerprint: str, options: Label, listed: int, ignored: int
-) -> dict[str, Any]:
-    """The summary; LedgerError where it does not add up."""
-    labelled = sum(ledger["done"] for ledger in ledgers)
-    failures = [row for ledger in ledgers for row in ledger["failures"]]
-    if labelled + len(failures) != listed:
-        raise LedgerError(f"{listed} listed, but {labelled} labelled and {len(failures)} failed")
-    classes: Counter[str] = sum((Counter(ledger["classes"]) for ledger in ledgers), Counter())
+def _begin_listing(run: _Run, name: str) -> _Run:
+    """Say that the labels are not whole, before anything of them is changed."""
+    if run.options.overwrite:
+        outputs.clear(run.to, SUMMARY, labelset.OWNED)
+    note = {**run.note, "listings": [*run.note["listings"], name], "listing": None}
+    storage.write_json(storage.join(run.to, NOTE), note)
+    storage.remove(storage.join(run.to, SUMMARY))
+    return replace(run, note=note)
+
+
+def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
+    """Do the shards that have no part yet; how many recordings, and the seconds that it took."""
+    sizes = shard_sizes(run.manifest)
+    there = {part.shard for part in run.parts() if part.listing_id == run.listed["id"]}
+    to_do = [index for index in range(len(sizes)) if index not in there]
+    before = sum(sizes) - sum(sizes[index] for index in to_do)
+    _say_plan(run, sum(sizes), before)
+    if not to_do:
+        return 0, 0.0
+    work = Work(
+        to=run.to, listing_id=run.listed["id"], manifest=run.manifest, feature=run.feature,
+        options=replace(run.options, bundle=storage.absolute(run.options.bundle)),
+    )  # fmt: skip
+    began, done, failed = time.monotonic(), before, 0
+    with display.bar(sum(sizes), before) as bar:
+        try:
+            for counts in run_shards(
+                LabelWorker,
+                {"work": work, "models": models},
+                to_do,
+                workers=workers,
+                at_once=_at_once(run),
+            ):
+                done, failed = done + counts["done"], failed + counts["failed"]
+                bar.count(done, failed, "recordings")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{done} of {sum(sizes)} recordings are done, and the same command goes on"
+            ) from None
+    return done - before, time.monotonic() - began
+
+
+def _at_once(run: _Run) -> int:
+    """Shards that a worker is at: where things are far, one is fetched while another is scored."""
+    near = all(storage.is_local(uri) for uri in (run.options.bucket, run.to))
+    return 1 if near and not run.options.gpu else 2
+
+
+def _say_plan(run: _Run, to_do: int, before: int) -> None:
+    """What is to be done, and what was before."""
+    listed = run.listed
+    text = f"label {display.short(run.options.bucket)}: {listed['recordings']} recordings"
+    if listed["recordings"] > to_do:
+        text += f", {to_do} of them new or changed"
+    display.step(text)
+    if before:
+        display.say(f"going on with what was listed {listed['at']}: {before} are done")
+
+
+def _is_current(run: _Run) -> bool:
+    now = storage.read_json(storage.join(run.to, NOTE))["listing"]
+    return now is not None and now["id"] == run.listed["id"]
+
+
+def _summary(run: _Run, done: tuple[int, float], seconds: float) -> dict[str, Any]:
+    """The summary; writes failures and events. Raises LedgerError where it does not add up."""
+    parts, (done_now, done_s) = run.parts(), done
+    total, reasons, failed = labelset.collect(run.to, parts)
+    recordings = run.listed["recordings"]
+    if total.labelled + failed != recordings:
+        raise LedgerError(
+            f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed"
+        )
+    for folder in ("raven", "audacity"):  # whose files are named by recordings that may be gone
+        storage.remove(storage.join(run.to, folder))
+    written = export(
+        run.note["formats"], merged(labelset.rows(parts, _EVENT_COLUMNS)), run.to,
+        bucket=storage.absolute(run.options.bucket),
+    )  # fmt: skip
     return {
         "format": FORMAT,
-        "bucket": storage.absolute(options.bucket),
-        "bundle": fingerprint,
-        "listed": listed,
-        "labelled": labelled,
-        "failed": len(failures),
-        "ignored": ignored,
-        "windows": sum(ledger["windows"] for ledger in ledgers),
-        "hours": sum(ledger["seconds"] for ledger in ledgers) / 3600,
-        "classes": dict(sorted(classes.items())),
-        "reasons": dict(Counter(row["reason"].split(":")[0] for row in failures)),
-        "parts": sorted(ledger["part"] for ledger in ledgers if ledger["windows"]),
+        "bucket": storage.absolute(run.options.bucket),
+        "bundle": run.bundle.fingerprint,
+        "made_with": run.note["made_with"],
+        "listed_at": run.listed["at"],
+        "listed": run.listed["listed"],
+        "labelled": total.labelled,
+        "skipped": run.listed["listed"] - recordings,
+        "failed": failed,
+        "reasons": dict(reasons.most_common()),
+        "skipped_by": run.listed["skipped"],
+        "windows": total.windows,
+        "hours": total.sound_s / 3600,
+        "classes": dict(sorted(total.classes.items())),
+        "score_histogram": total.scores,
+        "parts": len(parts),
+        "files": written,
+        "done_now": done_now,
+        "seconds": seconds,
+        "recordings_per_s": done_now / done_s if done_s else None,
+        "cpu_s": total.cpu_s,
+        "gpu_s": total.gpu_s,
+        "versions": {"audiocnn": audiocnn.__version__, "torch": torch.__version__},
     }
 
 
-def _say(summary: dict[str, Any], to: str) -> None:
-    to = display.short(to)
+def _say(run: _Run, summary: dict[str, Any]) -> None:
+    to = display.short(run.to)
     display.say(
-        f"{summary['listed']} listed = {summary['labelled']} labelled + {summary['failed']} failed;"
-        f" {summary['windows']} windows -> {to}"
+        f"{summary['listed']} listed = {summary['labelled']} labelled + {summary['skipped']} "
+        f"skipped + {summary['failed']} failed; {summary['windows']} windows, "
+        f"{summary['hours']:.2f} h of sound -> {to}"
     )
+    if summary["done_now"]:
+        display.say(
+            f"{summary['done_now']} recordings in {summary['seconds']:.0f} s with the start, "
+            f"{summary['recordings_per_s']:.0f} a second, {summary['cpu_s']:.0f} s of CPU"
+        )
     if summary["failed"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["reasons"].items()))
         display.warn(
             f"{summary['failed']} recordings failed ({reasons}): see {to}/failures.parquet"
         )
-    if summary["ignored"]:
-        display.say(f"{summary['ignored']} other files are no recordings by their names")
+    if summary["skipped"]:
+        kinds = ", ".join(f"{n} {kind}" for kind, n in list(summary["skipped_by"].items())[:5])
+        display.say(f"skipped, for they are no recordings by their names: {kinds}")
+    for name in summary["files"].values():
+        display.say(f"events in {to}/{name}")
+    display.say(f"windows in {to}/parts: Parquet, which DuckDB, pandas and polars open")

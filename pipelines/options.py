@@ -9,6 +9,7 @@ from audiocnn.config import AudioLimits, FeatureConfig, ModelConfig, TrainConfig
 from pipelines import recipes
 
 Recipe = Literal["demo", "esc10", "esc50"]
+Format = Literal["csv", "jsonl", "raven", "audacity", "label-studio"]
 
 
 StorageOptions = Annotated[
@@ -146,15 +147,28 @@ class Label:
     bundle: str
     """Bundle that `audiocnn train` wrote."""
     to: str
-    """Where the labels go: a new folder."""
+    """Where the labels go: a new folder, or one of an earlier run, which goes on."""
     hop_s: float | None = None
     """Seconds from one window to the next; as the bundle's features when not given."""
     top_k: int = 3
     """Classes kept for each window."""
+    formats: tuple[Format, ...] = ()
+    """Formats, besides Parquet, that the events are written in."""
+    embeddings: bool = False
+    """Keep the pooled features of each window too: `audiocnn similar` and `review` use them."""
     workers: int | None = None
-    """Processes with a model; one a CPU of the cluster (a GPU with --gpu) when not given."""
+    """Processes that decode, and label where there is no GPU; one a CPU of the cluster when not
+    given."""
     gpu: bool = False
-    """Give each worker a GPU."""
+    """Have the models on GPUs, apart from the processes that decode."""
+    gpus_per_model: float = 1.0
+    """Share of a GPU that each model gets."""
+    models: int | None = None
+    """Models on GPUs; as many as there is room for when not given."""
+    retry_failed: bool = False
+    """Read recordings again that failed in an earlier run."""
+    new_version: bool = False
+    """Label anew beside labels of another bundle or other options, in a folder version-N."""
     overwrite: bool = False
     """Replace what is there."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
@@ -162,6 +176,12 @@ class Label:
 
     def __post_init__(self) -> None:
         require(self.top_k >= 1, "top_k must be at least 1")
+        require(self.gpus_per_model > 0, "gpus_per_model must be above 0")
+        require(self.models is None or self.models >= 1, "models must be at least 1")
+        require(
+            not (self.new_version and self.overwrite),
+            "new_version keeps what is there, and overwrite does not: give one of them",
+        )
         require(self.hop_s is None or self.hop_s > 0, "hop_s must be above 0")
         require(self.workers is None or self.workers >= 1, "workers must be at least 1")
 

@@ -1,12 +1,12 @@
 """A long list of files through a pool of workers, shard by shard, with a ledger.
 
 A shard is a part of the list. A worker turns it into one Parquet file, written whole or not at
-all, and answers with a small ledger: only URIs go in and only ledgers come out, so the bulk
+all, and answers with a small ledger: only names go in and only ledgers come out, so the bulk
 never crosses Ray's object store, and a shard that is run twice writes the same file.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import ray.data
@@ -17,6 +17,8 @@ from pipelines import session
 
 _SHARD_BYTES = 1 << 30
 _SHARDS_A_WORKER = 8
+_MOST_BLOCKS = 2_048
+"""Ray Data keeps some kilobytes of each; one holds several shards where there are more."""
 
 Ledger = dict[str, Any]
 
@@ -24,12 +26,12 @@ Ledger = dict[str, Any]
 class ShardWorker(Protocol):
     """A class of which each process of the pool makes one."""
 
-    def run(self, index: int, items: list[dict[str, Any]]) -> Ledger:
-        """Do a shard: write its file, and say what became of each item."""
+    def run(self, index: int, shard: Any) -> Ledger:
+        """Do a shard: write its file, and say what became of it."""
 
 
 class _Stage:
-    """What Ray Data calls: rows of (index, items as JSON) to ledgers as JSON."""
+    """What Ray Data calls: rows of (index, shard as JSON) to ledgers as JSON."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class _Stage:
         self.worker = kind(**arguments)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"ledger": json.dumps(self.worker.run(row["index"], json.loads(row["items"])))}
+        return {"ledger": json.dumps(self.worker.run(row["index"], json.loads(row["shard"])))}
 
 
 def deal(items: list[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]]:
@@ -66,23 +68,28 @@ def deal(items: list[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]
 def run_shards(
     kind: type[ShardWorker],
     arguments: dict[str, Any],
-    shards: list[list[dict[str, Any]]],
+    shards: Sequence[Any],
     *,
     workers: int,
-    num_gpus: float = 0,
+    at_once: int = 1,
 ) -> Iterator[Ledger]:
     """The ledgers of all shards, each as soon as it is done.
 
-    Workers reach storage as this process does. JSON, not Arrow, carries items and ledgers: their
-    fields differ from row to row.
+    A shard is whatever tells a worker, as JSON, what to do; JSON, not Arrow, for the fields of
+    items differ. A worker is at `at_once` of them, in a thread each. Workers reach storage as this
+    process does.
     """
-    rows = [{"index": i, "items": json.dumps(items)} for i, items in enumerate(shards)]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    rows = [{"index": i, "shard": json.dumps(shard)} for i, shard in enumerate(shards)]
+    pool = ActorPoolStrategy(
+        size=min(workers, len(shards)),
+        max_concurrent_calls_per_actor=at_once,
+        enable_true_multi_threading=at_once > 1,
+    )
+    done = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map(
         cast(Any, _Stage),
         fn_constructor_args=(kind, arguments, storage.configured()),
-        compute=ActorPoolStrategy(size=min(workers, len(shards))),
+        compute=pool,
         num_cpus=1,
-        num_gpus=num_gpus or None,
     )
     with session.user_errors():
         for row in done.iter_rows():

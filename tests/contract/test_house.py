@@ -15,13 +15,15 @@ LIBRARY = [
     "containers", "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download",
     "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
     "featureset", "leaks", "predictions", "batches", "augment", "model", "training", "checkpoint",
-    "bundle", "predictor", "explain", "figures", "report",
+    "bundle", "predictor", "explain", "figures", "report", "manifest", "labels", "labelset",
+    "changes", "labeller", "events", "exports",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
 PIPELINES = [
     "recipes", "options", "display", "session", "progress", "tensorboard", "shards", "survey",
-    "ingest", "job", "result", "rank", "train", "evaluate", "label", "demo", "doctor", "cli",
+    "ingest", "job", "result", "rank", "train", "evaluate", "labelling", "label", "demo", "doctor",
+    "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
 

@@ -10,11 +10,12 @@ from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.errors import StorageError
 from audiocnn.featureset import FeatureSet
+from audiocnn.labelset import read_labels
 from benchmarks.seaweed import SeaweedFS
 from pipelines.doctor import doctor
 from pipelines.evaluate import evaluate
 from pipelines.ingest import ingest
-from pipelines.label import label, read_labels
+from pipelines.label import label
 from pipelines.options import Doctor, Evaluate, Ingest, Label, Train
 from pipelines.train import train
 

@@ -13,10 +13,11 @@ from audiocnn.config import ModelConfig, TrainConfig, WindowConfig
 from audiocnn.corpus import Clip
 from audiocnn.errors import AudioError
 from audiocnn.features import LogMel
+from audiocnn.labelset import read_labels
 from audiocnn.layouts import read_corpus
 from audiocnn.predictor import Predictor
 from pipelines.ingest import ingest
-from pipelines.label import label, read_labels
+from pipelines.label import label
 from pipelines.options import Ingest, Label, Train
 from pipelines.recipes import esc10, esc50
 from pipelines.train import train

@@ -1,0 +1,87 @@
+"""What a bucket has now against what was done of it before, on disk and not in memory.
+
+DuckDB joins the two lists and spills what does not fit, so their length does not matter.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from audiocnn.labels import outcomes
+from audiocnn.manifest import MANIFEST
+
+_BATCH = 10_000
+_MEMORY = "1GB"
+_DONE = pa.schema([("part", pa.string()), ("uri", pa.string()), ("version", pa.string())])
+
+
+class Changes:
+    """The comparison; see `compared`."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self._database = database
+
+    def to_do(self) -> Iterator[dict[str, Any]]:
+        """Rows of a manifest: what is not done, or was done of another version; by URI."""
+        yield from self._rows(
+            "SELECT now.* FROM now ANTI JOIN done USING (uri, version) ORDER BY uri"
+        )
+
+    def stale(self) -> Iterator[tuple[str, set[str]]]:
+        """Parts with the URIs of what is in them and no longer in the bucket as it was."""
+        for row in self._rows(
+            "SELECT part, list(uri) AS uris FROM done ANTI JOIN now USING (uri, version) "
+            "GROUP BY part ORDER BY part"
+        ):
+            yield row["part"], set(row["uris"])
+
+    def _rows(self, query: str) -> Iterator[dict[str, Any]]:
+        for batch in self._database.sql(query).to_arrow_reader(_BATCH):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def compared(
+    rows: Iterable[dict[str, Any]], parts: Iterable[str], *, retry_failed: bool
+) -> Iterator[Changes]:
+    """Compare a listing (rows of a manifest) with what the parts have.
+
+    With `retry_failed`, what failed counts as not done. Raises StorageError, FormatError.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+        duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
+    ):
+        database.execute(f"SET memory_limit = '{_MEMORY}'")
+        _load(database, "now", MANIFEST, rows)
+        _load(database, "done", _DONE, _done(parts, retry_failed))
+        yield Changes(database)
+
+
+def _done(parts: Iterable[str], retry_failed: bool) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        for uri, version, failed in outcomes(part):
+            # Nothing equals NULL: it is to be done again, and to be taken out.
+            yield {
+                "part": part,
+                "uri": uri,
+                "version": None if failed and retry_failed else version,
+            }
+
+
+def _load(
+    database: duckdb.DuckDBPyConnection,
+    name: str,
+    schema: pa.Schema,
+    rows: Iterable[dict[str, Any]],
+) -> None:
+    database.from_arrow(schema.empty_table()).create(name)
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        database.from_arrow(pa.Table.from_pylist(batch, schema)).insert_into(name)

@@ -1,0 +1,233 @@
+"""The Parquet files of labels: how one is written, and what it says of itself.
+
+A part is the outcome of one shard: rows for what was labelled, and in its footer what failed and
+why. It is written whole or not at all, so that which parts are there says what is done.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audiocnn import storage
+from audiocnn.bundle import Bundle
+from audiocnn.calibration import UNKNOWN
+from audiocnn.errors import AudioError, FormatError, UnreadableError
+from audiocnn.failures import failure_row
+from audiocnn.recordings import Recording
+
+FORMAT = "audiocnn.labels/2"
+BINS = 20
+"""Bars of the histogram of scores, each as wide as the others, from 0 to 1."""
+
+_LEDGER = b"audiocnn.ledger"
+_ROW_GROUP = 8_192
+_FOOTER = 1 << 16
+
+
+def schema(embedding: int | None = None) -> pa.Schema:
+    """The columns of the labels, a row a window; `embedding` is the size of the pooled features."""
+    scored = pa.struct([("label", pa.string()), ("score", pa.float32())])
+    fields = [
+        ("uri", pa.string()),
+        ("version", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("label", pa.string()),
+        ("score", pa.float32()),
+        ("top_k", pa.list_(scored)),
+        ("bundle", pa.string()),
+    ]
+    if embedding:
+        fields.append(("embedding", pa.list_(pa.float16(), embedding)))
+    return pa.schema(fields)
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """What a part says of itself, or the sum of what several say."""
+
+    labelled: int = 0
+    """Recordings."""
+    windows: int = 0
+    sound_s: float = 0.0
+    """Seconds in the windows: twice where they overlap."""
+    classes: Counter[str] = field(default_factory=Counter)
+    """Windows by their label."""
+    scores: list[int] = field(default_factory=lambda: [0] * BINS)
+    """Windows by their score: see BINS."""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """Rows of `failures.parquet`, each with the `version` that failed."""
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        """Recordings."""
+        return len(self.failures)
+
+    def add(self, rows: pa.Table) -> None:
+        """Count rows of labels; whoever adds them counts the recordings."""
+        self.windows += len(rows)
+        self.sound_s += (pc.sum(pc.subtract(rows["end_s"], rows["start_s"])).as_py()) or 0.0
+        for pair in pc.value_counts(rows["label"]).to_pylist():
+            self.classes[pair["values"]] += pair["counts"]
+        bins = np.minimum((rows["score"].to_numpy() * BINS).astype(int), BINS - 1)
+        counts = np.bincount(bins, minlength=BINS).tolist()
+        self.scores = [a + b for a, b in zip(self.scores, counts, strict=True)]
+
+    def merge(self, other: "Ledger") -> None:
+        """Add another one's sums; its failures are only counted by whoever keeps them."""
+        self.labelled += other.labelled
+        self.windows += other.windows
+        self.sound_s += other.sound_s
+        self.classes += other.classes
+        self.scores = [a + b for a, b in zip(self.scores, other.scores, strict=True)]
+        self.cpu_s += other.cpu_s
+        self.gpu_s += other.gpu_s
+
+    @staticmethod
+    def from_json(plain: dict[str, Any]) -> "Ledger":
+        """What a part's footer has."""
+        return Ledger(**{**plain, "classes": Counter(plain["classes"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Some consecutive windows of a recording and their scores; arrays are [windows, ...]."""
+
+    start_s: np.ndarray
+    duration_s: np.ndarray
+    scores: np.ndarray
+    """[windows, n_classes]"""
+    embeddings: np.ndarray | None = None
+    """[windows, features] float16"""
+
+
+class LabelWriter:
+    """Recordings' scores -> one part, in a file of this machine; memory is a row group's rows."""
+
+    def __init__(self, path: str, bundle: Bundle, top_k: int, *, embeddings: bool = False) -> None:
+        self.bundle = bundle
+        self.top_k = min(top_k, len(bundle.classes))
+        self.schema = schema(bundle.model.fc.in_features if embeddings else None)
+        self.ledger = Ledger()
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self._held: list[pa.Table] = []
+        self._rows = 0
+
+    def __enter__(self) -> "LabelWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def add(self, recording: Recording, found: list[Scored]) -> None:
+        """The rows of a labelled recording."""
+        self.ledger.labelled += 1
+        for scored in found:
+            self._held.append(self._table(recording, scored))
+            self._rows += len(scored.start_s)
+            if self._rows >= _ROW_GROUP:
+                self._flush()
+
+    def fail(self, recording: Recording, error: AudioError | UnreadableError) -> None:
+        """The failure of another one."""
+        row = failure_row(recording.uri, error)
+        self.ledger.failures.append({**row, "version": recording.version or ""})
+
+    def finish(self) -> Ledger:
+        """End the file; returns what is in its footer."""
+        self._flush()
+        _close(self._writer, self.ledger)
+        return self.ledger
+
+    def _flush(self) -> None:
+        if self._held:
+            table = pa.concat_tables(self._held).combine_chunks()
+            self._writer.write_table(table)
+            self.ledger.add(table)
+        self._held.clear()
+        self._rows = 0
+
+    def _table(self, recording: Recording, found: Scored) -> pa.Table:
+        count, names = len(found.start_s), np.array(self.bundle.classes, object)
+        best = np.argsort(-found.scores, axis=1, kind="stable")[:, : self.top_k]
+        scores = np.take_along_axis(found.scores, best, axis=1).astype(np.float32)
+        known = self.bundle.calibration.known(found.scores)
+        offsets = np.arange(count + 1, dtype=np.int32) * self.top_k
+        pairs = pa.StructArray.from_arrays(
+            [pa.array(names[best].ravel(), pa.string()), pa.array(scores.ravel())],
+            fields=list(self.schema.field("top_k").type.value_type),
+        )
+        columns = [
+            pa.array([recording.uri] * count, pa.string()),
+            pa.array([recording.version or ""] * count, pa.string()),
+            pa.array(found.start_s, pa.float64()),
+            pa.array(found.start_s + found.duration_s, pa.float64()),
+            pa.array(np.where(known, names[best[:, 0]], UNKNOWN), pa.string()),
+            pa.array(scores[:, 0]),
+            pa.ListArray.from_arrays(offsets, pairs),
+            pa.array([self.bundle.fingerprint] * count, pa.string()),
+        ]
+        if found.embeddings is not None:
+            flat = pa.array(found.embeddings.astype(np.float16, copy=False).ravel())
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, found.embeddings.shape[1]))
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def _close(writer: pq.ParquetWriter, ledger: Ledger) -> None:
+    writer.add_key_value_metadata({_LEDGER: json.dumps(vars(ledger)).encode()})
+    writer.close()
+
+
+def read_ledger(uri: str) -> Ledger:
+    """What a part says of itself. Raises StorageError, and FormatError where it is none of ours."""
+    try:
+        with storage.open_binary(uri, block_bytes=_FOOTER) as file:
+            metadata = pq.read_metadata(file).metadata or {}
+        return Ledger.from_json(json.loads(metadata[_LEDGER]))
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{uri}: no part of labels, or a damaged one ({error})") from error
+
+
+def outcomes(uri: str) -> Iterator[tuple[str, str, bool]]:
+    """URI, version, and whether it failed, of every recording that a part has."""
+    last = None
+    with storage.open_binary(uri) as stream:
+        file = pq.ParquetFile(stream)
+        for batch in file.iter_batches(columns=["uri", "version"]):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if row != last:  # a recording's rows stand together
+                    last = row
+                    yield *row, False
+    for failure in read_ledger(uri).failures:
+        yield failure["uri"], failure["version"], True
+
+
+def without(uri: str, gone: set[str]) -> bool:
+    """Rewrite a part without some recordings, by their URIs; whether anything is left of it.
+
+    Where nothing is, the part is removed. Raises StorageError, FormatError.
+    """
+    ledger, table = read_ledger(uri), storage.read_parquet(uri)
+    kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
+    left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
+    left.failures = [row for row in ledger.failures if row["uri"] not in gone]
+    left.labelled = len(pc.unique(kept["uri"]))
+    left.add(kept)
+    if not left.labelled + left.failed:
+        storage.remove(uri)
+        return False
+    kept = kept.replace_schema_metadata(None)
+    with storage.placed(uri) as path:
+        writer = pq.ParquetWriter(path, kept.schema, compression="zstd")
+        writer.write_table(kept, row_group_size=_ROW_GROUP)
+        _close(writer, left)
+    return True

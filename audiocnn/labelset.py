@@ -1,0 +1,136 @@
+"""A folder of labels: what it was begun with, its versions, its parts, and their sums.
+
+`labels.json` says with what bundle and options the labels are made, and what was listed;
+`summary.json` is written last. Labels by another bundle are another version, in a folder
+`version-2` and so on of the same layout.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audiocnn import listing, storage
+from audiocnn.errors import ConfigError
+from audiocnn.failures import FAILURES
+from audiocnn.labels import FORMAT, Ledger, read_ledger
+
+NOTE = "labels.json"
+SUMMARY = "summary.json"
+_FILES = (
+    NOTE, SUMMARY, "parts/part-*.parquet", "parts/.*.tmp", ".*.tmp", "manifest-*.parquet",
+    "failures.parquet", "events.parquet", "events.csv", "events.jsonl", "raven/*", "audacity/*",
+    "label_studio.*",
+)  # fmt: skip
+OWNED = (*_FILES, *(f"version-*/{name}" for name in _FILES))
+"""What a job writes below its folder, as patterns of paths."""
+
+_PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
+_FOOTERS, _FOOTERS_AT_ONCE = 1_024, 16
+
+
+def choose(
+    to: str, made_with: dict[str, Any], *, new_version: bool
+) -> tuple[str, dict[str, Any] | None]:
+    """The folder, at or below `to`, of the labels that are made with this, and their note.
+
+    Raises ConfigError where there are none such, but others, and no new version is asked for.
+    """
+    folder, others = to, []
+    while storage.exists(storage.join(folder, NOTE)):
+        note = storage.read_format(storage.join(folder, NOTE), FORMAT, "labels")
+        if note["made_with"] == made_with:
+            return folder, note
+        others.append(note["made_with"])
+        folder = storage.join(to, f"version-{len(others) + 1}")
+    if others and not new_version:
+        raise ConfigError(
+            f"--to {to}: labels with {_differences(others[-1], made_with)} are there; pass "
+            "--new-version to label anew and keep them, or name another folder"
+        )
+    if not others and storage.exists(storage.join(to, SUMMARY)):
+        raise ConfigError(
+            f"--to {to}: labels of an earlier format are there; name another folder, or pass "
+            "--overwrite"
+        )
+    return folder, None
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {before.get(name)} and not {value}"
+        for name, value in now.items()
+        if before.get(name) != value
+    )
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Part:
+    """A part that is there: which shard of which listing it is the outcome of."""
+
+    listing_id: str
+    shard: int
+    uri: str
+
+
+def part_name(listing_id: str, shard: int) -> str:
+    """The path, below the labels, of the part of a shard."""
+    return f"parts/part-{listing_id}-{shard:06d}.parquet"
+
+
+def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
+    """The parts that are there, in order; of these listings only where they are given.
+
+    Raises StorageError.
+    """
+    folder = storage.join(uri, "parts")
+    if not storage.exists(folder):
+        return []
+    found = [
+        Part(listing_id=name[1], shard=int(name[2]), uri=file.uri)
+        for file in listing.iter_files(folder)
+        if (name := _PART.match(file.path)) and (listings is None or name[1] in listings)
+    ]
+    order = {one: place for place, one in enumerate(listings or [])}
+    return sorted(found, key=lambda part: (order.get(part.listing_id, 0), part))
+
+
+def read_labels(uri: str) -> pa.Table:
+    """The labels at a URI as one table. Raises StorageError, FormatError."""
+    storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels")
+    tables = [storage.read_parquet(part.uri) for part in find_parts(uri)]
+    return pa.concat_tables(tables).replace_schema_metadata(None)
+
+
+def rows(parts: list[Part], columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of labels, part by part; a batch of one is in memory."""
+    for part in parts:
+        with storage.open_binary(part.uri) as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=columns):
+                yield from batch.to_pylist()
+
+
+def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
+    """The sum of all parts' ledgers, the failures by reason, and how many; writes these.
+
+    Raises StorageError, FormatError.
+    """
+    total, reasons = Ledger(), Counter[str]()
+    with (
+        storage.placed(storage.join(uri, "failures.parquet")) as path,
+        pq.ParquetWriter(path, FAILURES, compression="zstd") as file,
+        ThreadPoolExecutor(_FOOTERS_AT_ONCE) as readers,
+    ):
+        for start in range(0, len(parts), _FOOTERS):
+            group = [part.uri for part in parts[start : start + _FOOTERS]]
+            for ledger in readers.map(read_ledger, group):
+                total.merge(ledger)
+                reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
+                failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
+                file.write_table(pa.Table.from_pylist(failed, FAILURES))
+    return total, reasons, sum(reasons.values())

@@ -1,0 +1,145 @@
+"""What labels: a pool of workers that decode, and models beside them or within."""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from audiocnn import storage
+from audiocnn.bundle import Bundle
+from audiocnn.config import FeatureConfig
+from audiocnn.errors import ConfigError
+from audiocnn.extractor import Extractor
+from audiocnn.labeller import Judged, Labeller
+from audiocnn.labels import Ledger, read_ledger
+from audiocnn.labelset import NOTE, part_name
+from audiocnn.manifest import read_shard
+from audiocnn.predictor import Predictor
+from pipelines import session
+from pipelines.options import Label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every worker needs to know."""
+
+    to: str
+    listing_id: str
+    manifest: str
+    feature: FeatureConfig
+    """The bundle's, with the hop that was asked for."""
+    options: Label
+
+
+class Model:
+    """A bundle on a device."""
+
+    def __init__(self, bundle: Bundle, *, embeddings: bool) -> None:
+        self.predictor, self.embeddings = Predictor(bundle), embeddings
+
+    def judge(self, logmel: np.ndarray) -> Judged:
+        """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
+        began = time.perf_counter()
+        scores, embeddings = self.predictor.scores_and_embeddings(logmel)
+        return Judged(
+            scores=scores,
+            embeddings=embeddings.astype(np.float16) if self.embeddings else None,
+            gpu_s=time.perf_counter() - began if self.predictor.device.type == "cuda" else 0.0,
+        )
+
+
+class GpuModel(Model):
+    """A bundle on a share of a GPU, as an actor."""
+
+    def __init__(self, options: Label, storage_options: dict[str, dict[str, Any]]) -> None:
+        storage.configure(storage_options)
+        # Ray counts GPUs; where torch has none, as under test, it is a CPU.
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor.load(options.bundle, device)
+        self.embeddings = options.embeddings
+
+
+def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
+    """The models on GPUs, loaded; none where each worker has its own.
+
+    Raises ConfigError where there are too few GPUs, and what loading the bundle raises.
+    """
+    if not options.gpu:
+        return []
+    share = options.gpus_per_model
+    count = options.models or max(1, int(cluster.gpus / share))
+    if count * share > cluster.most_gpus:
+        raise ConfigError(
+            f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
+            f"{cluster.most_gpus} GPUs at most"
+        )
+    remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1, max_task_retries=-1)
+    kind = remote(GpuModel)
+    options = replace(options, bundle=storage.absolute(options.bundle))
+    found = [kind.remote(options, storage.configured()) for _ in range(count)]
+    with session.user_errors():
+        ray.get([model.__ray_ready__.remote() for model in found])
+    return found
+
+
+class LabelWorker:
+    """Shards of the manifest -> parts of labels; several shards at once, each in its thread."""
+
+    def __init__(self, work: Work, models: list[Any]) -> None:
+        torch.set_num_threads(1)
+        self.work, self.models = work, models
+        self._lock = threading.Lock()
+        self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
+        with self._extractor():  # it starts while the bundle is read
+            self.bundle = Bundle.read(work.options.bundle)
+        self.own = None if models else Model(self.bundle, embeddings=work.options.embeddings)
+
+    def run(self, index: int, shard: int) -> dict[str, int]:
+        """Label a shard and write its part; returns how many recordings it has and how many failed.
+
+        A part that is there already is left as it is.
+        """
+        part = storage.join(self.work.to, part_name(self.work.listing_id, shard))
+        ledger = read_ledger(part) if storage.exists(part) else self._label(shard, part)
+        return {"done": ledger.labelled + ledger.failed, "failed": ledger.failed}
+
+    def _label(self, shard: int, part: str) -> Ledger:
+        options = self.work.options
+        entries = read_shard(self.work.manifest, shard)
+        with storage.placed(part) as path, self._extractor() as extractor:
+            labeller = Labeller(
+                self.bundle, extractor, self._judge, options.top_k, embeddings=options.embeddings
+            )
+            ledger = labeller.part(entries, path)
+            current = storage.read_json(storage.join(self.work.to, NOTE))["listing"]
+            if current is None or current["id"] != self.work.listing_id:
+                raise ConfigError(f"--to {self.work.to}: another run of it began meanwhile")
+        return ledger
+
+    def _judge(self, logmel: np.ndarray) -> Judged:
+        if self.own is None:
+            judged: Judged = ray.get(random.choice(self.models).judge.remote(logmel))  # noqa: S311
+            return judged
+        with self._lock:  # one core a worker
+            return self.own.judge(logmel)
+
+    @contextmanager
+    def _extractor(self) -> Iterator[Extractor]:
+        """A front end that nobody else uses meanwhile; each is started once."""
+        try:
+            extractor = self._idle.get_nowait()
+        except queue.Empty:
+            limits = self.work.options.limits
+            extractor = Extractor(self.work.feature, limits, storage.configured())
+        try:
+            yield extractor
+        finally:
+            self._idle.put(extractor)

@@ -1,0 +1,26 @@
+"""Label Studio's own SDK on what we export for it: run by its own environment's Python.
+
+    .venv/label-studio/bin/python tests/label_studio.py FOLDER
+
+Prints the URIs of the tasks; leaves with an error where the SDK refuses something.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from label_studio_sdk.label_interface import LabelInterface  # type: ignore[import-not-found]
+    from label_studio_sdk.label_interface.objects import TaskValue  # type: ignore[import-not-found]
+
+    folder = Path(sys.argv[1])
+    interface = LabelInterface((folder / "label_studio.xml").read_text())
+    interface.validate()
+    tasks = json.loads((folder / "label_studio.json").read_bytes())
+    for task in tasks:
+        TaskValue(**task)
+        # Apart: its check of whole tasks calls its own checks of predictions without arguments.
+        assert interface.validate_task({"data": task["data"]})
+        for prediction in task["predictions"]:
+            assert interface.validate_prediction(prediction, return_errors=True) == []
+    print(json.dumps([task["data"]["audio"] for task in tasks]))
