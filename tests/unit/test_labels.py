@@ -202,21 +202,20 @@ def test_below_its_threshold_a_class_is_unknown(
     assert {len(row["top_k"]) for row in rows} == {3}
 
 
-@pytest.mark.parametrize("kind", ["segfault", "memory"])
 def test_a_deadly_recording_costs_itself_alone(
-    kind: str,
-    sounds: list[Recording],
-    predictor: Predictor,
-    quiet: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sounds: list[Recording], quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = pq.read_table(quiet).to_pylist()
+    predictor = Predictor(make_bundle(tmp_path / "bundle"))
     monkeypatch.setenv("PYTHONPATH", deadly.hole(tmp_path / "hole"))
     monkeypatch.syspath_prepend(str(tmp_path / "hole"))
-    (tmp_path / "deadly.wav").write_bytes(deadly.wav(kind))
-    bad = Recording(uri=str(tmp_path / "deadly.wav"))
-    path, ledger = label(tmp_path, [*sounds[:7], bad, *sounds[7:], bad], predictor)
+    deadly_ones = []
+    for kind in ("segfault", "memory"):
+        (tmp_path / f"{kind}.wav").write_bytes(deadly.wav(kind))
+        deadly_ones.append(Recording(uri=str(tmp_path / f"{kind}.wav")))
+    path, ledger = label(
+        tmp_path, [*sounds[:7], deadly_ones[0], *sounds[7:], deadly_ones[1]], predictor
+    )
     assert [row["reason"].split(":")[0] for row in ledger.failures].count("crashed") == 2
     assert ledger.labelled == 38
     rows = pq.read_table(path).to_pylist()
