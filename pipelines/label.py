@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipelines.labelling import LabelWorker, Work, gpu_models
 from pipelines.options import Label
 from pipelines.shards import run_shards
 
+_IN_PARTS = ("part-*.parquet", ".*.tmp")
 _EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
 
@@ -81,6 +83,7 @@ def label(options: Label) -> dict[str, Any]:
     if not _is_current(run):
         raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
     storage.write_json(storage.join(run.to, SUMMARY), summary)
+    _remove_strays(run)
     _say(run, summary)
     return summary
 
@@ -272,6 +275,16 @@ def _summary(run: _Run, done: tuple[int, float], seconds: float) -> dict[str, An
         "gpu_s": total.gpu_s,
         "versions": {"audiocnn": audiocnn.__version__, "torch": torch.__version__},
     }
+
+
+def _remove_strays(run: _Run) -> None:
+    """What killed workers left, parts of a run that lost against this one, the manifest before."""
+    known = {part.uri for part in run.parts()}
+    for file in listing.iter_files(storage.join(run.to, "parts")):
+        if file.uri not in known and any(fnmatchcase(file.path, own) for own in _IN_PARTS):
+            storage.remove(file.uri)
+    for name in run.note["listings"][-2:-1]:
+        storage.remove(storage.join(run.to, f"manifest-{name}.parquet"))
 
 
 def _say(run: _Run, summary: dict[str, Any]) -> None:
