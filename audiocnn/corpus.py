@@ -48,6 +48,13 @@ class Rejected:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unreviewed:
+    """A clip that somebody was asked to label and did not yet: no clip, and no failure."""
+
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Corpus:
     """Clips in order of `clip_id`, and the class names, sorted: the order every model uses."""
 
@@ -56,7 +63,7 @@ class Corpus:
     clips: tuple[Clip, ...]
     rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
-    """Files of the folder that are no clips of it."""
+    """Files of the folder that are no clips of it, and clips that nobody reviewed yet."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,7 +128,7 @@ def _fold(text: str) -> int | None:
     return int(fold) if fold.is_integer() and 0 <= fold < 2**31 else None
 
 
-def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected]) -> Corpus:
+def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreviewed]) -> Corpus:
     """The corpus of its entries; of a clip that is listed twice, the first is used.
 
     Raises CorpusError for fewer than two classes, clips with and without folds, or a source in
@@ -130,8 +137,11 @@ def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected]) -> Corpu
     seen: set[str] = set()
     clips: list[Clip] = []
     rejected: list[Rejected] = []
+    ignored = 0
     for item in entries:
-        if isinstance(item, Rejected):
+        if isinstance(item, Unreviewed):
+            ignored += 1
+        elif isinstance(item, Rejected):
             rejected.append(item)
         elif seen.isdisjoint((item.clip_id, item.uri)):
             seen.update((item.clip_id, item.uri))
@@ -144,6 +154,7 @@ def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected]) -> Corpu
         layout=layout,
         clips=tuple(sorted(clips, key=lambda clip: clip.clip_id)),
         rejected=tuple(sorted(rejected, key=lambda item: (item.uri, item.reason))),
+        ignored=ignored,
     )
     _check(corpus)
     return corpus
@@ -155,6 +166,8 @@ def _check(corpus: Corpus) -> None:
         if corpus.rejected:
             first = corpus.rejected[0]
             why = f"; {len(corpus.rejected)} clips cannot be used, as {first.uri!r}: {first.detail}"
+        if corpus.ignored:
+            why += f"; {corpus.ignored} clips have no label yet"
         raise CorpusError(f"{corpus.uri}: found {len(corpus.classes)} classes, 2 are needed{why}")
     without = [clip.clip_id for clip in corpus.clips if clip.fold is None]
     if without and len(without) < len(corpus.clips):

@@ -18,8 +18,9 @@ from xml.sax.saxutils import quoteattr
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audiocnn import local, storage
+from audiocnn import storage
 from audiocnn.calibration import UNKNOWN
+from audiocnn.cells import inert
 from audiocnn.config import AudioLimits
 from audiocnn.errors import ConfigError
 from audiocnn.events import Event
@@ -41,11 +42,6 @@ _RAVEN = (
     "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)",
     "High Freq (Hz)", "Annotation", "Score", "Begin Path", "File Offset (s)",
 )  # fmt: skip
-_INVISIBLE = r"\s\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
-_FORMULA = re.compile(
-    # Spreadsheets take the full-width and the small forms for the ASCII ones.
-    rf"[\t\r\n]|[{_INVISIBLE}]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b]"
-)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 """What ends a line somewhere, or what XML cannot have."""
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff'
@@ -87,14 +83,11 @@ def export(
             raise ConfigError(f"no format {name!r} to export: choose from {', '.join(FORMATS)}")
     target = _Target(to=storage.absolute(to), bucket=storage.absolute(bucket), high_hz=high_hz)
     chosen = {name: _WRITERS[name] for name in formats}
-    try:
-        with ExitStack() as stack:
-            adds = [stack.enter_context(writer(target)) for _, writer in chosen.values()]
-            for event in events:
-                for add in adds:
-                    add(event)
-    except OSError as error:
-        raise local.explain(target.to, error, read=False) from error
+    with ExitStack() as stack:
+        adds = [stack.enter_context(writer(target)) for _, writer in chosen.values()]
+        for event in events:
+            for add in adds:
+                add(event)
     return {name: path for name, (path, _) in chosen.items()}
 
 
@@ -152,15 +145,9 @@ def _csv(target: _Target) -> Iterator[Add]:
 
         def add(event: Event) -> None:
             values = _fields(event).values()
-            writer.writerow([_inert(v) if isinstance(v, str) else v for v in values])
+            writer.writerow([inert(v) if isinstance(v, str) else v for v in values])
 
         yield add
-
-
-def _inert(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection"), without NUL."""
-    guarded = "'" + text if _FORMULA.match(text) else text
-    return guarded.replace("\0", "\\x00")
 
 
 @contextmanager
@@ -230,7 +217,7 @@ def _raven(target: _Target) -> AbstractContextManager[Add]:
         onset, offset = f"{event.onset_s:.6f}", f"{event.offset_s:.6f}"
         cells = [str(number), "Spectrogram 1", "1", onset, offset, "0.0", f"{target.high_hz:.1f}"]
         # People open these tables in spreadsheets too.
-        cells += [_cell(_inert(event.label)), f"{event.score:.6f}", _cell(event.uri), onset]
+        cells += [_cell(inert(event.label)), f"{event.score:.6f}", _cell(event.uri), onset]
         return "\t".join(cells) + "\n"
 
     header = "\t".join(_RAVEN) + "\n"

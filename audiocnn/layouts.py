@@ -16,12 +16,14 @@ import pyarrow as pa
 
 from audiocnn import listing, storage
 from audiocnn.audio import AUDIO_SUFFIXES
-from audiocnn.corpus import Clip, Corpus, Rejected, assemble, entry
+from audiocnn.cells import restored
+from audiocnn.corpus import Clip, Corpus, Rejected, Unreviewed, assemble, entry
 from audiocnn.errors import CorpusError
 from audiocnn.listing import StoredFile
 from audiocnn.webdataset import WebDataset
 
 _MANIFESTS = (".csv", ".parquet")
+_COLUMNS = ("uri", "label", "fold", "source", "suggested")
 
 
 class Layout(Protocol):
@@ -34,7 +36,7 @@ class Layout(Protocol):
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
         """Whether the listed files are laid out like this."""
 
-    def clips(self, uri: str, files: list[StoredFile]) -> Iterable[Clip | Rejected]:
+    def clips(self, uri: str, files: list[StoredFile]) -> Iterable[Clip | Rejected | Unreviewed]:
         """The clips among the listed files, made by `entry`, and what cannot be one.
 
         Raises CorpusError, StorageError.
@@ -42,7 +44,10 @@ class Layout(Protocol):
 
 
 class Manifest:
-    """A CSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it."""
+    """A CSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it.
+
+    Where it has a column `suggested` too, it is a review: a row without a label was not answered.
+    """
 
     name = "manifest"
     looks = "a manifest .csv or .parquet with uri,label"
@@ -51,20 +56,23 @@ class Manifest:
         """Whether the URI itself is such a file."""
         return uri.endswith(_MANIFESTS)
 
-    def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected]:
+    def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected | Unreviewed]:
         """One clip for each row."""
         base = uri.rsplit("/", 1)[0]
         rows = _read_parquet(uri) if uri.endswith(".parquet") else _read_csv(uri, "uri", "label")
         for number, row in enumerate(rows, 1):
-            name = row["uri"]
-            if not name.strip():
+            name, asked = row["uri"], "suggested" in row
+            label = restored(row["label"]) if asked else row["label"]
+            if asked and not label.strip():
+                yield Unreviewed(uri=storage.printable(name))
+            elif not name.strip():
                 yield Rejected(uri=uri, reason="path", detail=f"its row {number} has no URI")
             elif wrong := self._wrong_path(base, name):
                 yield Rejected(uri=storage.printable(name), reason="path", detail=wrong)
             else:
                 where = self._resolve(base, name)
                 fold, source = row.get("fold") or "", row.get("source") or ""
-                yield entry(where, name, row["label"], fold=fold, source=source)
+                yield entry(where, name, label, fold=fold, source=source)
 
     def _wrong_path(self, base: str, name: str) -> str | None:
         """Why a manifest in the folder `base` may not name this, if so."""
@@ -218,7 +226,7 @@ def read_corpus(uri: str) -> Corpus:
         looks = ", or ".join(layout.looks for layout in LAYOUTS)
         raise CorpusError(f"{uri}: not a corpus: expected {looks}")
     corpus = assemble(uri, layout.name, layout.clips(uri, files))
-    return replace(corpus, ignored=_ignored(corpus, files))
+    return replace(corpus, ignored=corpus.ignored + _ignored(corpus, files))
 
 
 def _listed(uri: str) -> list[StoredFile]:
@@ -283,7 +291,7 @@ def _read_parquet(uri: str) -> Iterator[dict[str, str]]:
     table = storage.read_parquet(uri)
     _check_columns(uri, table.column_names, ("uri", "label"))
     for batch in table.to_batches():
-        names = [name for name in ("uri", "label", "fold", "source") if name in table.column_names]
+        names = [name for name in _COLUMNS if name in table.column_names]
         columns = [_texts(batch.column(name)) for name in names]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))

@@ -256,8 +256,10 @@ def exists(path: str) -> bool:
         try:
             fs.call("head_object", Bucket=bucket, Key=key)
             return True
-        except (FileNotFoundError, PermissionError):
-            pass  # the listing says why
+        except OSError as error:
+            if _answer(error)[1] >= 500:
+                raise
+            # The answer to a HEAD has no reason; that of the listing has.
     below = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
     while True:
         page = fs.call("list_objects_v2", **below)

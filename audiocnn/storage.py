@@ -279,16 +279,20 @@ def write_bytes(uri: str, data: bytes) -> None:
 def placed(uri: str) -> Iterator[str]:
     """A path of this machine to write a file to; at the end of the block it goes to the URI.
 
-    There it is complete, or not there at all. Folders are made as needed.
+    There it is complete, or not there at all. Folders are made as needed. Raises StorageError,
+    also where the block fails to write.
     """
-    if is_local(uri):
-        with local.placed(absolute(uri)) as path:
+    try:
+        if is_local(uri):
+            with local.placed(absolute(uri)) as path:
+                yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+            path = os.path.join(folder, "file")
             yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
-        path = os.path.join(folder, "file")
-        yield path
-        _upload(uri, path)
+            _upload(uri, path)
+    except OSError as error:
+        raise local.explain(uri, error, read=False) from error
 
 
 @reported

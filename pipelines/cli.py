@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from audiocnn.errors import AudioCNNError
-from pipelines.options import Demo, Doctor, Evaluate, Ingest, Label, Train
+from pipelines.options import Demo, Doctor, Evaluate, Ingest, Label, Review, Similar, Train
 from pipelines.recipes import RECIPES
 from serve.options import Serve
 
@@ -36,8 +36,21 @@ def _evaluate(options: Evaluate) -> None:
 
 def _label(options: Label) -> None:
     from pipelines.label import label
+    from pipelines.prospect import prospect
 
-    label(options)
+    (prospect if options.dry_run else label)(options)
+
+
+def _similar(options: Similar) -> None:
+    from pipelines.similar import similar
+
+    similar(options)
+
+
+def _review(options: Review) -> None:
+    from pipelines.review import review
+
+    review(options)
 
 
 def _serve(options: Serve) -> None:
@@ -79,6 +92,8 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (Train, _train),
     "evaluate": (Evaluate, _evaluate),
     "label": (Label, _label),
+    "similar": (Similar, _similar),
+    "review": (Review, _review),
     "serve": (Serve, _serve),
     "demo": (Demo, _demo),
     "doctor": (Doctor, _doctor),
@@ -90,7 +105,7 @@ def main() -> None:
     try:
         options = parse(sys.argv[1:])
         run = next(run for kind, run in VERBS.values() if isinstance(options, kind))
-        if not isinstance(options, Doctor):
+        if not isinstance(options, Doctor | Similar | Review):  # which start no Ray
             _prepare()
         run(options)
     except AudioCNNError as error:

@@ -4,8 +4,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 
 from audiocnn import storage
+
+Thing = TypeVar("Thing")
 
 console = Console(highlight=False)
 
@@ -99,6 +102,14 @@ class Bar:
     def update(self, done: int, note: str = "") -> None:
         """Show how much is done."""
         self._progress.update(self._task, completed=done, note=note)
+
+
+def counted(things: Iterable[Thing], bar: Bar, unit: str) -> Iterator[Thing]:
+    """The same things; a bar shows now and then how many have passed."""
+    for count, thing in enumerate(things):
+        if count % 1_000 == 0:
+            bar.update(count, unit)
+        yield thing
 
 
 @contextmanager

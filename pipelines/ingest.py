@@ -247,4 +247,4 @@ def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seco
     if counts["failed"]:
         display.warn(f"{counts['failed']} clips failed: see {to}/failures.parquet")
     if counts["ignored"]:
-        display.say(f"{counts['ignored']} other files are no clips of the corpus")
+        display.say(f"{counts['ignored']} others are no clips of the corpus, or not reviewed yet")

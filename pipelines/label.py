@@ -155,11 +155,8 @@ def _list(run: _Run) -> _Run:
 def _files(run: _Run, bar: display.Bar) -> Iterator[listing.StoredFile]:
     """The bucket's files, but for what this job writes."""
     own = run.to + "/"
-    for count, file in enumerate(listing.iter_files(run.options.bucket)):
-        if not file.uri.startswith(own):
-            yield file
-        if count % 1_000 == 0:
-            bar.update(count, "files")
+    files = display.counted(listing.iter_files(run.options.bucket), bar, "files")
+    return (file for file in files if not file.uri.startswith(own))
 
 
 def _require_recordings(run: _Run, census: Census) -> None:

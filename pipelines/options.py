@@ -165,6 +165,8 @@ class Label:
     """Share of a GPU that each model gets."""
     models: int | None = None
     """Models on GPUs; as many as there is room for when not given."""
+    dry_run: bool = False
+    """Say what is there and what labelling it would take; write nothing."""
     retry_failed: bool = False
     """Read recordings again that failed in an earlier run."""
     new_version: bool = False
@@ -207,3 +209,46 @@ class Doctor:
     mend: bool = False
     """Remove torchaudio's compiled extension where it does not fit a CPU build of torch."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar:
+    """Find the windows of a labelled bucket that sound most like a clip."""
+
+    labels: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS")]
+    """Labels that `audiocnn label --embeddings` wrote."""
+    to_clip: str
+    """Recording to compare with, of one window or of many."""
+    count: int = 10
+    """Windows to find."""
+    bundle: str | None = None
+    """Bundle that the labels were made with, where it is not in its place any more."""
+    to: str | None = None
+    """CSV file to write them to as well."""
+    overwrite: bool = False
+    """Replace that file."""
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        require(self.count >= 1, "count must be at least 1")
+        require(self.to is None or self.to.endswith(".csv"), "to must end in .csv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """Pick the windows of a labelled bucket that a person should listen to."""
+
+    labels: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS")]
+    """Labels that `audiocnn label` wrote."""
+    to: str
+    """Where the sounds, the page and review.csv go: a new folder."""
+    count: int = 100
+    """Windows to pick."""
+    bundle: str | None = None
+    """Bundle that the labels were made with, where it is not in its place any more."""
+    overwrite: bool = False
+    """Replace a review that is there, with the answers in its review.csv."""
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.count <= 9_999, "count must be within 1 and 9999")

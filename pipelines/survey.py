@@ -1,4 +1,7 @@
-"""`audiocnn ingest --dry-run`: what is there, and what would become of it."""
+"""`audiocnn ingest --dry-run`: what is there, and what would become of it.
+
+What the headers of some recordings tell is here for `audiocnn label --dry-run` too.
+"""
 
 import os
 import tempfile
@@ -9,30 +12,49 @@ from statistics import median
 from time import monotonic
 
 from audiocnn import storage
-from audiocnn.audio import AudioInfo, count_windows, read_info
+from audiocnn.audio import AudioInfo, AudioLimits, WindowConfig, count_windows, read_info
 from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
 from audiocnn.extractor import Extractor
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import item_of
-from audiocnn.recordings import closing, open_recording
+from audiocnn.recordings import Recording, closing, open_recording
 from pipelines import display
 from pipelines.options import Ingest
 
-_HEADERS = 256
+HEADERS = 256
+"""Recordings whose headers a dry run reads."""
 _DECODED = 32
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
-    """What a sample of a corpus shows; `failures` are of the sample, by reason."""
+class Headers:
+    """What the headers of some recordings show."""
 
-    looked_at: int
     infos: list[AudioInfo]
-    failures: list[tuple[Clip, AudioCNNError]]
-    windows: float
-    """Windows a clip, on average."""
+    failures: list[tuple[Recording, AudioCNNError]]
+
+    @property
+    def looked_at(self) -> int:
+        """How many."""
+        return len(self.infos) + len(self.failures)
+
+    def seconds(self) -> list[float]:
+        """Lengths that are told, shortest first."""
+        return sorted(info.frames / info.sample_rate for info in self.infos)
+
+    def windows(self, config: WindowConfig) -> float:
+        """Windows a recording on average, those that would fail too."""
+        counts = [count_windows(i.frames / i.sample_rate, config) for i in self.infos]
+        return sum(counts) / max(1, self.looked_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a sample of a corpus shows."""
+
+    headers: Headers
     trial: "Trial"
 
 
@@ -44,6 +66,48 @@ class Trial:
     bytes_a_window: float
 
 
+def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
+    """Read the headers of recordings. Raises StorageError for a store that is out of reach."""
+
+    def look(recording: Recording) -> AudioInfo | AudioCNNError:
+        try:
+            with closing(open_recording(recording, limits.max_bytes)) as source:
+                return read_info(source, limits)
+        except (AudioError, UnreadableError) as error:
+            return error
+
+    headers = Headers(infos=[], failures=[])
+    with ThreadPoolExecutor(_AT_ONCE) as readers:
+        for recording, answer in zip(recordings, readers.map(look, recordings), strict=True):
+            if isinstance(answer, AudioInfo):
+                headers.infos.append(answer)
+            else:
+                headers.failures.append((recording, answer))
+    return headers
+
+
+def say_headers(headers: Headers, total: int, unit: str) -> None:
+    """Print what the headers show of so many recordings."""
+    display.say(f"the headers of {headers.looked_at} of {total} {unit}:")
+    for name, values in (
+        ("formats", [info.container for info in headers.infos]),
+        ("rates, Hz", [info.sample_rate for info in headers.infos]),
+        ("channels", [info.channels for info in headers.infos]),
+    ):
+        counts = ", ".join(f"{n} {value}" for value, n in Counter(values).most_common(6))
+        display.say(f"  {name}: {counts or 'none could be read'}")
+    seconds = headers.seconds()
+    if seconds:
+        display.say(
+            f"  durations: {seconds[0]:.2f} to {seconds[-1]:.2f} s, median {median(seconds):.2f} s"
+        )
+    reasons = Counter(str(error).split(":")[0] for _, error in headers.failures)
+    for reason, count in reasons.most_common():
+        recording, error = next(f for f in headers.failures if str(f[1]).startswith(reason))
+        name = display.short(storage.printable(recording.uri))
+        display.warn(f"{count} of them would fail: {error} ({name})")
+
+
 def survey(options: Ingest) -> Survey:
     """Read the headers of clips spread over the corpus, and decode a few; prints what it found.
 
@@ -52,30 +116,8 @@ def survey(options: Ingest) -> Survey:
     storage.configure(options.storage_options)
     corpus = with_folds(read_corpus(options.corpus), options.folds)
     display.step(f"dry run of {display.short(corpus.uri)}, {corpus.layout} layout")
-    sample = _spread(corpus.clips, _HEADERS)
-    infos: list[AudioInfo] = []
-    failures: list[tuple[Clip, AudioCNNError]] = []
-
-    def look(clip: Clip) -> AudioInfo | AudioCNNError:
-        try:
-            with closing(open_recording(clip.recording, options.limits.max_bytes)) as source:
-                return read_info(source, options.limits)
-        except (AudioError, UnreadableError) as error:
-            return error
-
-    with ThreadPoolExecutor(_AT_ONCE) as readers:
-        for clip, answer in zip(sample, readers.map(look, sample), strict=True):
-            if isinstance(answer, AudioInfo):
-                infos.append(answer)
-            else:
-                failures.append((clip, answer))
-    found = Survey(
-        looked_at=len(sample),
-        infos=infos,
-        failures=failures,
-        windows=_mean([count_windows(i.frames / i.sample_rate, options.feature) for i in infos]),
-        trial=_try(options, corpus),
-    )
+    sample = [clip.recording for clip in _spread(corpus.clips, HEADERS)]
+    found = Survey(headers=read_headers(sample, options.limits), trial=_try(options, corpus))
     _say(options, corpus, found)
     return found
 
@@ -84,10 +126,6 @@ def _spread(clips: tuple[Clip, ...], most: int) -> list[Clip]:
     """Up to so many clips, evenly over the corpus."""
     step = max(1.0, len(clips) / most)
     return [clips[int(i * step)] for i in range(min(most, len(clips)))]
-
-
-def _mean(values: list[int]) -> float:
-    return sum(values) / max(1, len(values))
 
 
 def _try(options: Ingest, corpus: Corpus) -> Trial:
@@ -108,23 +146,7 @@ def _try(options: Ingest, corpus: Corpus) -> Trial:
 
 def _say(options: Ingest, corpus: Corpus, found: Survey) -> None:
     _say_classes(corpus)
-    display.say(f"the headers of {found.looked_at} of {len(corpus.clips)} clips:")
-    for name, values in (
-        ("formats", [info.container for info in found.infos]),
-        ("rates, Hz", [info.sample_rate for info in found.infos]),
-        ("channels", [info.channels for info in found.infos]),
-    ):
-        counts = ", ".join(f"{n} {value}" for value, n in Counter(values).most_common(6))
-        display.say(f"  {name}: {counts or 'none could be read'}")
-    seconds = sorted(info.frames / info.sample_rate for info in found.infos)
-    if seconds:
-        display.say(
-            f"  durations: {seconds[0]:.2f} to {seconds[-1]:.2f} s, median {median(seconds):.2f} s"
-        )
-    reasons = Counter(str(error).split(":")[0] for _, error in found.failures)
-    for reason, count in reasons.most_common():
-        clip, error = next(f for f in found.failures if str(f[1]).startswith(reason))
-        display.warn(f"{count} of them would fail: {error} ({clip.clip_id})")
+    say_headers(found.headers, len(corpus.clips), "clips")
     if corpus.rejected:
         first = corpus.rejected[0]
         display.warn(
@@ -152,7 +174,7 @@ def _say_classes(corpus: Corpus) -> None:
 
 
 def _say_estimate(options: Ingest, corpus: Corpus, found: Survey) -> None:
-    windows = found.windows * len(corpus.clips) * len(found.infos) / max(1, found.looked_at)
+    windows = found.headers.windows(options.feature) * len(corpus.clips)
     size, seconds = windows * found.trial.bytes_a_window, found.trial.seconds_a_clip
     workers = options.workers or os.cpu_count() or 1
     time = display.duration(seconds * len(corpus.clips) / workers)

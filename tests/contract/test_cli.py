@@ -43,7 +43,7 @@ def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of {ingest, train, evaluate, label, serve, demo, doctor}"),
+        ([], "one of {ingest, train, evaluate, label, similar, review, serve, demo, doctor}"),
         (["nothing"], "nothing"),
         (["ingest"], "--to"),
         (["ingest", "corpus", "--to", "x", "--n-mels", "many"], "--n-mels"),
@@ -54,6 +54,8 @@ def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
         (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
         (["label", "b", "--bundle", "x"], "--to"),
         (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),
+        (["similar", "l", "--to-clip", "x", "--to", "x.txt"], "to must end in .csv"),
+        (["review", "l", "--to", "x", "--count", "0"], "count must be within 1 and 9999"),
         (["serve", "b", "--queue", "0"], "queue must be at least 1"),
         (["serve", "b", "--replicas", "3", "2"], "MIN not above MAX"),
         (["serve", "b", "--cors", "*"], "no origin like https://example.org"),
@@ -80,6 +82,8 @@ def test_usage_errors_name_the_flag_and_load_nothing(
         (["train", "no/features", "--to", "x"], "no features there"),
         (["evaluate", "no/features", "--to", "x"], "no features there"),
         (["label", ".", "--bundle", "no/bundle", "--to", "x"], "no bundle there"),
+        (["similar", "no/labels", "--to-clip", "x.wav"], "no labels there"),
+        (["review", "no/labels", "--to", "x"], "no labels there"),
         (["serve", "no/bundle"], "no bundle there"),
         (["serve", "b", "--host", "0.0.0.0"], "needs API keys: set AUDIOCNN_API_KEYS"),
         (["serve", "b", "--host", "192.0.2.7", "--keys", "none"], "--keys none: No such file"),

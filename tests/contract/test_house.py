@@ -11,19 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 LIBRARY = [
-    "errors", "config", "local", "rangefile", "s3", "storage", "listing", "outputs", "tars", "mp3",
-    "containers", "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download",
-    "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
-    "featureset", "leaks", "predictions", "batches", "augment", "model", "training", "checkpoint",
-    "bundle", "predictor", "explain", "figures", "report", "manifest", "labels", "labelset",
-    "changes", "labeller", "events", "exports",
+    "errors", "cells", "config", "local", "rangefile", "s3", "storage", "listing", "outputs",
+    "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures", "webdataset",
+    "layouts", "download", "synthetic", "features", "parts", "extractor", "extracting",
+    "metrics", "calibration", "featureset", "leaks", "predictions", "batches", "augment",
+    "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures", "report",
+    "manifest", "labels", "labelset", "changes", "labeller", "events", "exports", "labelled",
+    "similar", "picking", "reviewpage", "review",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
 PIPELINES = [
     "recipes", "options", "display", "session", "progress", "tensorboard", "shards", "survey",
-    "ingest", "job", "result", "rank", "train", "evaluate", "labelling", "label", "demo", "doctor",
-    "cli",
+    "ingest", "job", "result", "rank", "train", "evaluate", "labelling", "label", "prospect",
+    "similar", "review", "demo", "doctor", "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
 

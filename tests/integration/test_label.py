@@ -24,6 +24,7 @@ from audiocnn.predictor import Predictor
 from pipelines import label as job
 from pipelines.label import label
 from pipelines.options import Label
+from pipelines.prospect import prospect
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -232,6 +233,22 @@ def test_windows_that_overlap_are_events_and_unknown_ones_are_none(
     assert table.schema.field("embedding").type.list_size == 64
 
 
+def test_a_dry_run_says_what_is_there_and_writes_nothing(
+    bucket: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    census, headers = prospect(options(bucket, bundle, tmp_path / "labels"))
+    assert (census.listed, census.recordings, headers.looked_at) == (62, 60, 60)
+    assert len(headers.failures) == 3
+    told = capsys.readouterr().out
+    assert "62 files: 60 recordings" in told
+    assert "formats: 57 flac" in told
+    assert "57 windows and 3 failures" in told
+    assert not (tmp_path / "labels").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StorageError, match="none of its 0 files is a recording"):
+        prospect(options(tmp_path / "empty", bundle, tmp_path / "labels"))
+
+
 def test_labels_within_their_bucket_are_not_of_it(bucket: Path, bundle: Path) -> None:
     to = bucket / "labels"
     for _ in range(2):
@@ -289,6 +306,39 @@ def test_two_runs_at_once_give_one_result(
         label(options(bucket, bundle, to))
     summary = label(options(bucket, bundle, to))
     check_sums(to, summary)
+
+
+GPU = """
+import sys
+import ray
+from pipelines.cli import parse
+from pipelines.label import label
+
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+label(parse(["label", *sys.argv[1:], "--gpu", "--gpus-per-model", "0.5"]))
+"""
+
+
+@pytest.mark.slow
+def test_models_on_shares_of_a_gpu_give_the_same(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """Two models on a GPU that Ray counts, here a CPU; those that decode have none."""
+    label(options(bucket, bundle, tmp_path / "cpu", embeddings=True))
+    arguments = [bucket, "--bundle", bundle, "--to", tmp_path / "gpu", "--embeddings"]
+    done = subprocess.run(
+        [sys.executable, "-c", GPU, *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    cpu, gpu = rows(tmp_path / "cpu"), rows(tmp_path / "gpu")
+    assert cpu.keys() == gpu.keys()
+    for uri, windows in cpu.items():
+        assert [row[2] for row in gpu[uri]] == [row[2] for row in windows]
+        assert [row[3] for row in gpu[uri]] == pytest.approx([r[3] for r in windows], abs=1e-5)
+    with pytest.raises(ConfigError, match=r"1 models of 1 GPU each, but the cluster has 0 GPUs"):
+        label(options(bucket, bundle, tmp_path / "none", gpu=True))
+    assert not (tmp_path / "none").exists()
 
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path) -> None:

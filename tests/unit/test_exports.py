@@ -180,7 +180,9 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_an_error_of_the_file_system_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(StorageError, match=r"out: (Not a directory|File exists)") as caught:
+    with pytest.raises(
+        StorageError, match=r"out/events.csv: (Not a directory|File exists)"
+    ) as caught:
         export(["csv"], [event()], str(tmp_path / "out"), BUCKET)
     assert "\n" not in str(caught.value)
 

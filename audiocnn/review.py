@@ -1,0 +1,121 @@
+"""A folder for a person to review: short sounds, a page to listen and answer, and a manifest.
+
+The answers go into the manifest's empty column `label`; `ingest` takes it as it is.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from audiocnn import local, outputs, storage
+from audiocnn.audio import Samples, windows
+from audiocnn.cells import csv_file
+from audiocnn.errors import AudioError, ChangedError, ConfigError, UnreadableError
+from audiocnn.failures import failure_row
+from audiocnn.labelled import Labelled
+from audiocnn.picking import Pick
+from audiocnn.recordings import Recording, closing, open_recording
+from audiocnn.reviewpage import COLUMNS, Clip, page
+
+MANIFEST = "review.csv"
+"""Written last."""
+PAGE = "review.html"
+_OWNED = (MANIFEST, PAGE, ".*.tmp", "clips/[0-9][0-9][0-9][0-9].wav", "clips/.*.tmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written."""
+
+    clips: list[Clip]
+    skipped: dict[str, str]
+    """Recordings that are gone or were changed since they were labelled, and why."""
+
+
+def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
+    """The absolute URI of the folder of a review, once it is clear that it may be written.
+
+    Raises ConfigError where a review is there, which may hold somebody's answers, and where the
+    clips would lie among the recordings.
+    """
+    for there in (MANIFEST, PAGE):
+        to = outputs.claim(to, there, overwrite=overwrite)
+    if f"{to}/".startswith(labels.bucket.rstrip("/") + "/"):
+        raise ConfigError(
+            f"--to {to}: it is in the bucket, and its clips would be labelled as recordings; name "
+            "a folder elsewhere"
+        )
+    return to
+
+
+def write_review(to: str, labels: Labelled, picks: Sequence[Pick]) -> Written:
+    """Write the review of some windows to a folder that `claim` gave.
+
+    What an earlier review wrote there is removed. `clips/NNNN.wav` are numbered as the windows
+    are ordered; a number is left out where its recording is gone. Raises StorageError, and
+    ConfigError where no recording is left.
+    """
+    groups: dict[str, dict[int, Pick]] = defaultdict(dict)
+    for number, pick in enumerate(picks, 1):
+        groups[pick.uri][number] = pick
+    outputs.clear(to, MANIFEST, _OWNED)
+    clips: dict[int, Clip] = {}
+    skipped: dict[str, str] = {}
+    for uri, group in groups.items():
+        try:
+            for number, samples in _sounds(labels, uri, group):
+                path = f"clips/{number:04d}.wav"
+                storage.write_bytes(storage.join(to, path), _wav(samples, labels))
+                clips[number] = Clip(path=path, name=labels.name(uri), pick=group[number])
+        except (AudioError, UnreadableError) as error:
+            skipped[uri] = failure_row(uri, error)["reason"]
+    if not clips:
+        raise ConfigError(
+            f"{labels.uri}: no window to review: {next(iter(skipped.values()), 'there are none')}"
+        )
+    written = Written(clips=[clips[number] for number in sorted(clips)], skipped=skipped)
+    content = page(written.clips, labels.classes, labels.bucket, labels.fingerprint)
+    storage.write_bytes(storage.join(to, PAGE), content.encode("utf-8", "backslashreplace"))
+    rows = csv_file([COLUMNS, *(clip.cells for clip in written.clips)])
+    storage.write_bytes(storage.join(to, MANIFEST), rows)
+    return written
+
+
+def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tuple[int, Samples]]:
+    """The samples, without padding, of windows of one recording, by their numbers.
+
+    The recording is decoded once, up to the last of them. Raises AudioError, StorageError, and
+    ChangedError where it has no such window.
+    """
+    rate = labels.feature.sample_rate
+    wanted = {round(pick.start_s * rate): number for number, pick in group.items()}
+    version = next(iter(group.values())).version or None
+    recording = Recording(uri=uri, version=version)
+    with closing(open_recording(recording, labels.limits.max_bytes)) as source:
+        for window in windows(source, labels.feature, labels.limits):
+            number = wanted.pop(round(window.start_s * rate), None)
+            if number is not None:
+                length = round(window.duration_s * rate)
+                if length != round((group[number].end_s - group[number].start_s) * rate):
+                    break  # what has no versions shows by its length alone that it is another one
+                yield number, window.samples[:length]
+            if not wanted:
+                return
+    raise ChangedError(f"{uri}: {local.CHANGED}")
+
+
+def _wav(samples: Samples, labels: Labelled) -> bytes:
+    """Mono samples as 16-bit WAV, which decode to the same where they came from 16 bits.
+
+    What goes beyond full scale, as floats may, is made as quiet as it must be.
+    """
+    peak = max(1.0, float(np.abs(samples).max()))
+    scaled = np.rint(samples * (32_768 / peak)).clip(-32_768, 32_767)
+    buffer = io.BytesIO()
+    rate = labels.feature.sample_rate
+    soundfile.write(buffer, scaled.astype(np.int16), rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

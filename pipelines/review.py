@@ -1,0 +1,47 @@
+"""`audiocnn review`: the windows that a person should look at -> sounds, a page and a manifest."""
+
+from collections import Counter
+
+from audiocnn import storage
+from audiocnn.labelled import open_labels
+from audiocnn.picking import MOST_OF_A_RECORDING, choose
+from audiocnn.review import MANIFEST, PAGE, Written, claim, write_review
+from pipelines import display
+from pipelines.options import Review
+from pipelines.similar import warn_unfinished
+
+
+def review(options: Review) -> Written:
+    """Pick windows and write the folder; returns what it wrote.
+
+    Raises AudioCNNError: labels by another bundle, a folder where a review is already.
+    """
+    storage.configure(options.storage_options)
+    labels = open_labels(options.labels, options.bundle)
+    to = claim(options.to, labels, overwrite=options.overwrite)
+    warn_unfinished(labels)
+    display.step(f"review {display.short(labels.uri)}")
+    picks = choose(labels, options.count)
+    written = write_review(to, labels, picks)
+    _say(options, display.short(to), written)
+    return written
+
+
+def _say(options: Review, to: str, written: Written) -> None:
+    picks = [clip.pick for clip in written.clips]
+    reasons = ", ".join(f"{n} {why}" for why, n in Counter(pick.why for pick in picks).items())
+    recordings = len({pick.uri for pick in picks})
+    display.say(f"{len(picks)} windows of {recordings} recordings ({reasons}) -> {to}")
+    if written.skipped:
+        uri, reason = next(iter(written.skipped.items()))
+        display.warn(
+            f"{len(written.skipped)} recordings are left out, for they are not what was labelled: "
+            f"{uri} ({reason})" + (", and others" if len(written.skipped) > 1 else "")
+        )
+    elif len(picks) < options.count:
+        display.say(
+            f"fewer than {options.count}: at most {MOST_OF_A_RECORDING} are taken of a recording"
+        )
+    display.say(
+        f"listen and label in {to}/{PAGE}; then: {display.command()} ingest {to}/{MANIFEST}"
+    )

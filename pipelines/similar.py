@@ -1,0 +1,73 @@
+"""`audiocnn similar`: the windows of a labelled bucket that sound most like a clip."""
+
+from rich.cells import set_cell_size
+
+from audiocnn import outputs, storage
+from audiocnn.errors import AudioError, ConfigError
+from audiocnn.labelled import Labelled, open_labels
+from audiocnn.predictor import Predictor
+from audiocnn.similar import Found, Match, embed, matches_csv, nearest
+from pipelines import display
+from pipelines.options import Similar
+
+_LABEL_CELLS = 24
+
+
+def similar(options: Similar) -> Found:
+    """Search, print what was found, and write it where that was asked for.
+
+    Raises AudioCNNError: labels without embeddings or by another bundle, a clip that cannot be
+    decoded.
+    """
+    storage.configure(options.storage_options)
+    to = options.to and _claim(options.to, overwrite=options.overwrite)
+    labels = open_labels(options.labels, options.bundle)
+    labels.require_embeddings()
+    warn_unfinished(labels)
+    try:
+        clip = embed(Predictor.load(labels.bundle), options.to_clip, labels)
+    except AudioError as error:
+        raise ConfigError(f"--to-clip {options.to_clip}: {error}") from error
+    found = nearest(labels, clip, options.count)
+    display.step(
+        f"{found.windows} windows of {display.short(labels.bucket)} compared with "
+        f"{len(clip)} of {display.short(options.to_clip)}"
+    )
+    _say(labels, found.matches)
+    if found.unusable:
+        display.warn(f"{found.unusable} windows have an embedding that is zero or not finite")
+    if to:
+        storage.write_bytes(to, matches_csv(found.matches, labels.fingerprint))
+        display.say(f"-> {display.short(to)}")
+    return found
+
+
+def warn_unfinished(labels: Labelled) -> None:
+    """Say so where labels are not whole."""
+    if not labels.finished:
+        display.warn(
+            f"{display.short(labels.uri)} is not whole, for `label` did not end there: "
+            f"{len(labels.parts)} parts are used"
+        )
+
+
+def _claim(to: str, *, overwrite: bool) -> str:
+    to = outputs.resolve(to)
+    if storage.exists(to) and not overwrite:
+        raise ConfigError(f"--to {to}: it is there already; name another file, or pass --overwrite")
+    return to
+
+
+def _say(labels: Labelled, matches: list[Match]) -> None:
+    """A table by hand: names of recordings are whole, to be copied, however long they are."""
+    display.say(f"similarity  {'label':{_LABEL_CELLS}}  score  seconds             recording")
+    for match in matches:
+        label = set_cell_size(_plain(match.label), _LABEL_CELLS)
+        seconds = f"{match.start_s:.2f}\u2013{match.end_s:.2f}"
+        name = _plain(labels.name(match.uri))
+        display.say(f"{match.similarity:10.4f}  {label}  {match.score:.3f}  {seconds:18}  {name}")
+
+
+def _plain(text: str) -> str:
+    """A name that does nothing to a terminal."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
