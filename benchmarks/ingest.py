@@ -8,7 +8,6 @@ starting the process to its end, imports included).
 
 import os
 import shutil
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from benchmarks import corpora, kernels, progress
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, Report
 from benchmarks.processes import Memory, run, script
+from benchmarks.progress import Rates
 from benchmarks.seaweed import SeaweedFS
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -53,14 +53,6 @@ class Options:
     """Where the JSON goes; benchmarks/results/ingest.json when not given."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One contender's round: clips/s."""
-
-    steady: float
-    whole: float
-
-
 class Bench:
     """The contenders of one run, over the recordings of one corpus."""
 
@@ -75,7 +67,7 @@ class Bench:
         self.bytes_per_clip: list[float] = []
         self.jobs = 0
 
-    def round(self) -> Iterator[tuple[str, Result]]:
+    def round(self) -> Iterator[tuple[str, Rates]]:
         """Every contender once."""
         yield "bare kernel", self.limit("bare_kernel", self.paths, CORES)
         yield "bare kernel, written", self.limit("written_kernel", self.paths, CORES)
@@ -86,7 +78,7 @@ class Bench:
         for name in PEERS:
             yield name, self.peer(name)
 
-    def beside_server(self) -> Result:
+    def beside_server(self) -> Rates:
         """Ours on half the cores, the S3 server on the others, as if on a machine of its own."""
         self.server.pin(set(CORES) - set(HALF))
         try:
@@ -94,7 +86,7 @@ class Bench:
         finally:
             self.server.pin(set(CORES))
 
-    def ours(self, corpus: str, cores: list[int]) -> Result:
+    def ours(self, corpus: str, cores: list[int]) -> Rates:
         """The command line as a user types it; features to disk."""
         to = self._new()
         wall_s = ingest(corpus, to, self.server, cores)
@@ -105,34 +97,25 @@ class Bench:
         shutil.rmtree(to)
         if clips != (expected := len(self.few if corpus == self.uri else self.paths)):
             raise RuntimeError(f"{corpus}: {clips} of {expected} clips were ingested")
-        return Result(steady=progress.steady_rate(finished, len(cores)), whole=clips / wall_s)
+        return Rates.of(finished, len(cores), clips, wall_s)
 
-    def limit(self, name: str, paths: list[str], cores: list[int]) -> Result:
+    def limit(self, name: str, paths: list[str], cores: list[int]) -> Rates:
         """A bare kernel; its steady rate is the sum of its processes' own."""
         notes, wall_s = self._contender(name, paths, cores)
-        steady = sum(progress.steady_rate(events, 1) for events in progress.noted(notes))
-        return Result(steady=steady, whole=len(paths) / wall_s)
+        return Rates.of_each(progress.noted(notes), len(paths), wall_s)
 
-    def peer(self, name: str) -> Result:
+    def peer(self, name: str) -> Rates:
         """Another way to do the same."""
         paths = self.paths[::_NAIVE_SHARE] if name == "naive_ray" else self.paths
         notes, wall_s = self._contender(name, paths, CORES)
-        events = [event for worker in progress.noted(notes) for event in worker]
-        steady = progress.steady_rate(events, len(CORES))
-        return Result(steady=steady, whole=len(paths) / wall_s)
+        return Rates.of(progress.together(notes), len(CORES), len(paths), wall_s)
 
     def _contender(self, name: str, paths: list[str], cores: list[int]) -> tuple[Path, float]:
         """Run one; returns the folder of its notes, and its wall time in seconds."""
         to = self._new()
         to.mkdir()
         job = Job(paths=paths, workers=len(cores), out=str(to / "out"), notes=str(to / "notes"))
-        job.write(to / "job.json")
-        # Not as a module's __main__, whose functions do not reach the workers of every contender.
-        start = "from benchmarks.contenders import main; main()"
-        command = [sys.executable, "-c", start, name, str(to / "job.json")]
-        wall_s = run(command, {"HF_HOME": str(to / "out"), "HF_HUB_OFFLINE": "1"}, set(cores))
-        shutil.rmtree(to / "out", ignore_errors=True)
-        return to / "notes", wall_s
+        return to / "notes", job.run(name, {}, set(cores))
 
     def _new(self) -> Path:
         """A folder that is not there yet."""
@@ -160,7 +143,7 @@ def main(options: Options) -> None:
         with closing(SeaweedFS()) as server:
             bench = Bench(folder, options.corpus, clips, server)
             kernels.measure(report, bench.paths)
-            results: dict[str, list[Result]] = defaultdict(list)
+            results: dict[str, list[Rates]] = defaultdict(list)
             for turn in range(rounds):
                 for name, result in bench.round():
                     rates = f"{result.steady:.0f} clips/s, whole job {result.whole:.0f}"
@@ -180,7 +163,7 @@ def main(options: Options) -> None:
     print(report.write(options.out))
 
 
-def compare(report: Report, results: dict[str, list[Result]]) -> None:
+def compare(report: Report, results: dict[str, list[Rates]]) -> None:
     """Add a row for each contender, and the ratios."""
     steady = {name: [r.steady for r in found] for name, found in results.items()}
     whole = {name: [r.whole for r in found] for name, found in results.items()}
@@ -195,12 +178,9 @@ def compare(report: Report, results: dict[str, list[Result]]) -> None:
     report.ratio(
         "s3_vs_bare_kernel_sharing_cores", steady["ours, S3, sharing cores"], steady[limit]
     )
-    for name, rates in (("vs_best_peer", steady), ("whole_job_vs_best_peer", whole)):
-        for peer in PEERS:
-            report.ratio(name.replace("best_peer", peer), rates[ours], rates[peer])
-        best = max(PEERS, key=lambda peer: sum(rates[peer]))
-        report.settings[f"best_peer_{'steady' if rates is steady else 'whole_job'}"] = best
-        report.ratio(name, rates[ours], rates[best])
+    of_peers = [{peer: rates[peer] for peer in PEERS} for rates in (steady, whole)]
+    report.ratios_to_peers("steady", steady[ours], of_peers[0])
+    report.ratios_to_peers("whole_job", whole[ours], of_peers[1], "whole_job_vs")
 
 
 def measure_memory(report: Report, original: str, clips: int, bench: Bench) -> Memory:

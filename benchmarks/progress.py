@@ -1,12 +1,31 @@
 """When clips were finished, and the steady rate that follows."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 Event = tuple[float, int]
 """A moment in seconds, and how many clips were finished at it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """One contender's round: clips/s."""
+
+    steady: float
+    whole: float
+
+    @staticmethod
+    def of(events: list[Event], workers: int, clips: int, wall_s: float) -> "Rates":
+        """Of events that workers share."""
+        return Rates(steady=steady_rate(events, workers), whole=clips / wall_s)
+
+    @staticmethod
+    def of_each(workers: list[list[Event]], clips: int, wall_s: float) -> "Rates":
+        """Of workers that know nothing of each other: the sum of their own steady rates."""
+        return Rates(steady=sum(steady_rate(events, 1) for events in workers), whole=clips / wall_s)
 
 
 class Finished:
@@ -29,6 +48,11 @@ def noted(folder: Path) -> list[list[Event]]:
         lines = [line.split() for line in path.read_text().splitlines()]
         found.append([(float(moment), int(clips)) for moment, clips in lines])
     return found
+
+
+def together(folder: Path) -> list[Event]:
+    """What all workers noted by `Finished`."""
+    return [event for worker in noted(folder) for event in worker]
 
 
 def parts(features: Path) -> list[Event]:

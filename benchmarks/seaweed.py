@@ -101,17 +101,18 @@ class SeaweedFS:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What fsspec is told to reach it."""
+        region = {"region_name": "us-east-1"}
+        return {
+            "key": KEY, "secret": SECRET, "endpoint_url": self.endpoint, "client_kwargs": region,
+        }  # fmt: skip
+
     def upload(self, folder: Path) -> str:
         """Put a folder's files into a new bucket; returns its URI."""
         bucket = self.bucket()
-        fs = fsspec.filesystem(
-            "s3",
-            key=KEY,
-            secret=SECRET,
-            endpoint_url=self.endpoint,
-            client_kwargs={"region_name": "us-east-1"},
-            skip_instance_cache=True,
-        )
+        fs = fsspec.filesystem("s3", **self.options, skip_instance_cache=True)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         keys = [f"{bucket}/{path.relative_to(folder)}" for path in files]
         fs.put([str(path) for path in files], keys, batch_size=16)

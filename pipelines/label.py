@@ -33,6 +33,8 @@ from pipelines.labelling import LabelWorker, Work, gpu_models
 from pipelines.options import Label
 from pipelines.shards import run_shards
 
+_AT_ONCE = 2
+"""Shards that a worker is at: one is read, decoded and written while another one is scored."""
 _IN_PARTS = ("part-*.parquet", ".*.tmp")
 _EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
@@ -154,7 +156,7 @@ def _list(run: _Run) -> _Run:
 
 def _files(run: _Run, bar: display.Bar) -> Iterator[listing.StoredFile]:
     """The bucket's files, but for what this job writes."""
-    own = run.to + "/"
+    own = storage.absolute(run.options.to) + "/"
     files = display.counted(listing.iter_files(run.options.bucket), bar, "files")
     return (file for file in files if not file.uri.startswith(own))
 
@@ -199,7 +201,7 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
                 {"work": work, "models": models},
                 to_do,
                 workers=workers,
-                at_once=_at_once(run),
+                at_once=_AT_ONCE,
             ):
                 done, failed = done + counts["done"], failed + counts["failed"]
                 bar.count(done, failed, "recordings")
@@ -208,12 +210,6 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
                 f"{done} of {sum(sizes)} recordings are done, and the same command goes on"
             ) from None
     return done - before, time.monotonic() - began
-
-
-def _at_once(run: _Run) -> int:
-    """Shards that a worker is at: where things are far, one is fetched while another is scored."""
-    near = all(storage.is_local(uri) for uri in (run.options.bucket, run.to))
-    return 1 if near and not run.options.gpu else 2
 
 
 def _say_plan(run: _Run, to_do: int, before: int) -> None:

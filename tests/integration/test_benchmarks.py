@@ -29,6 +29,12 @@ SERVE = {
 }  # fmt: skip
 
 
+LABEL = {
+    "disk_vs_bare_loop", "s3_100ms_vs_bare_loop", "vs_best_peer", "whole_job_vs_best_peer",
+    "resume_bytes_fraction", "listing_memory_20000_vs_2000",
+}  # fmt: skip
+
+
 def figures(to: Path, *arguments: str) -> dict[str, float]:
     """The ratios that a benchmark of the repository writes."""
     module, *options = arguments
@@ -94,3 +100,12 @@ def test_the_quick_run_of_serve_gives_every_ratio(tmp_path: Path) -> None:
     assert set(ratios) == SERVE
     assert all(math.isfinite(value) and value > 0 for value in ratios.values())
     assert ratios["body_vs_nested_json"] < 0.1
+
+
+@pytest.mark.slow
+def test_the_quick_run_of_label_gives_every_ratio(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="a peer is missing: `make bench-label` installs it")
+    ratios = figures(tmp_path / "label.json", "label", "--corpus", str(corpus), "--quick")
+    assert set(ratios) >= LABEL
+    assert all(math.isfinite(value) and value > 0 for value in ratios.values())
+    assert ratios["resume_bytes_fraction"] < 0.3  # a quarter is left when it is killed

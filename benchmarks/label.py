@@ -1,0 +1,288 @@
+"""How fast `audiocnn label` is: against the bare loop, and against its peers.
+
+Every contender scores the same recordings with the same untrained network of 18 layers, as a
+whole job in a process of its own, on the same cores, one after the other, round by round. A rate
+is either `steady` (from the first finished piece of each worker to the last piece of all) or of
+the `whole job` (from starting the process to its end). Our pieces are parts: on disk by when they
+were written, in S3 by when the answer to their PUT passed the proxy. From S3, the labels go there
+too, and the server and its proxy have the same cores as the job, or half of them to themselves.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from audiocnn import storage
+from audiocnn.labels import read_ledger
+from audiocnn.labelset import SUMMARY
+from benchmarks import corpora, listings, progress, resume
+from benchmarks.contenders import Job
+from benchmarks.harness import RECORDINGS, ROOT, Report
+from benchmarks.processes import on_cores, run, script
+from benchmarks.progress import Event, Rates
+from benchmarks.proxy import Proxy, proxy
+from benchmarks.seaweed import SeaweedFS
+from benchmarks.serve import write_bundle
+
+CORES = sorted(os.sched_getaffinity(0))
+HALF = CORES[: len(CORES) // 2]
+"""The job's cores where the S3 server has a machine of its own: all others are the server's."""
+
+PEERS = ("pool", "hf_datasets", "hf_pipeline", "naive_ray")
+DELAYS_MS = (0, 20, 100)
+_AT_ONCE = 2
+"""Shards that a worker is at where recordings are in S3."""
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""Memory that is given back is faulted in again: a sixth of a forward of 64 windows."""
+
+_PARTS = "from the mean of the first parts, {} of which are begun at once, to the last part"
+_BARE = "sum of its processes' own, each from its first batch to its last"
+_PEER = "from the mean of the first pieces, one a process with a model, to the last"
+_STEADY = {
+    "bare loop": _BARE,
+    "bare loop, half the cores": _BARE,
+    "ours, S3 at 0 ms, half the cores": _PARTS.format("two a core"),
+    "ours, disk": _PARTS.format("one a core"),
+    **{f"ours, S3 at {ms} ms": _PARTS.format("two a core") for ms in DELAYS_MS},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`audiocnn label` against the bare loop and its peers."""
+
+    corpus: str = str(RECORDINGS / "esc50-mini")
+    """Recordings to use over and over: a corpus on this machine."""
+    clips: int = 960
+    """Clips that each contender labels in a round."""
+    rounds: int = 2
+    """Rounds; every contender has its turn in each."""
+    listed: tuple[int, int] = (10_000, 1_000_000)
+    """Objects in the buckets that are only listed."""
+    transformers: str = str(ROOT / ".venv" / "transformers" / "bin" / "python")
+    """The Python that Transformers is installed for; where it is not there, a peer is missing."""
+    quick: bool = False
+    """A smoke run: 192 clips, a small network, one round, one delay and two peers, 2,000 and 20,000
+    objects listed."""
+    out: Path | None = None
+    """Where the JSON goes; benchmarks/results/label.json when not given."""
+
+
+class Bench:
+    """The contenders of one run, over the recordings of one corpus."""
+
+    def __init__(self, folder: Path, options: Options, server: SeaweedFS) -> None:
+        self.folder, self.options, self.server = folder, options, server
+        self.bundle = write_bundle(folder / "bundle", small=options.quick)
+        found = [n for n in PEERS if n != "hf_pipeline" or Path(options.transformers).exists()]
+        self.peers = tuple(found[:2] if options.quick else found)
+        self.delays_ms = DELAYS_MS[-1:] if options.quick else DELAYS_MS
+        self.paths, self.uri = self._corpus("all", options.clips)
+        self.few, self.few_uri = self._corpus("few", options.clips // 2)
+        self.summaries: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.cores = CORES
+        self.jobs = 0
+
+    def _corpus(self, name: str, clips: int) -> tuple[list[str], str]:
+        corpus = corpora.many(self.options.corpus, self.folder / name, clips)
+        corpora.warm(corpus)
+        return corpora.recordings(corpus), self.server.upload(corpus / "audio")
+
+    def round(self) -> Iterator[tuple[str, Rates]]:
+        """Every contender once."""
+        yield "bare loop", self.limit(self.paths, CORES)
+        yield "ours, disk", self.ours_disk("ours, disk")
+        for delay_ms in self.delays_ms:
+            name = f"ours, S3 at {delay_ms} ms"
+            yield name, self.ours_s3(name, self.uri, delay_ms, CORES)
+        if not self.options.quick:
+            yield "bare loop, half the cores", self.limit(self.few, HALF)
+            yield "ours, S3 at 0 ms, half the cores", self.beside_server()
+        for name in self.peers:
+            yield name, self.peer(name)
+
+    def limit(self, paths: list[str], cores: list[int]) -> Rates:
+        """The bare loop; its steady rate is the sum of its processes' own."""
+        notes, wall_s = self._contender("bare_loop", paths, cores, _ALLOCATOR)
+        return Rates.of_each(progress.noted(notes), len(paths), wall_s)
+
+    def peer(self, name: str) -> Rates:
+        """Another way to do the same."""
+        workers, more = len(CORES), {}
+        if name == "hf_pipeline":  # one process has the model, and all cores for it
+            workers, more = 1, {"OMP_NUM_THREADS": str(len(CORES))}
+        notes, wall_s = self._contender(name, self.paths, CORES, more)
+        return Rates.of(progress.together(notes), workers, len(self.paths), wall_s)
+
+    def _contender(
+        self, name: str, paths: list[str], cores: list[int], environment: dict[str, str]
+    ) -> tuple[Path, float]:
+        """Run one; returns the folder of its notes, and its wall time in seconds."""
+        to = self.new()
+        to.mkdir()
+        job = Job(
+            paths=paths, workers=len(cores), out=str(to / "out"), notes=str(to / "notes"),
+            bundle=self.bundle,
+        )  # fmt: skip
+        module, python = "benchmarks.labellers", sys.executable
+        if name == "hf_pipeline":
+            module, python = "benchmarks.peers_transformers", self.options.transformers
+        return to / "notes", job.run(name, environment, set(cores), module, python)
+
+    def ours_disk(self, name: str) -> Rates:
+        """The command line as a user types it; recordings and labels on disk."""
+        to = self.new()
+        bucket = str(Path(self.paths[0]).parent)
+        wall_s = run(self.command(bucket, str(to), CORES), {}, set(CORES))
+        parts = list((to / "parts").iterdir())
+        events = [(path.stat().st_mtime, recordings(str(path))) for path in parts]
+        self._check(name, str(to), events, len(self.paths))
+        shutil.rmtree(to)
+        return Rates.of(events, len(CORES), len(self.paths), wall_s)
+
+    def ours_s3(self, name: str, bucket: str, delay_ms: float, cores: list[int]) -> Rates:
+        """The same from S3, and the labels to it."""
+        to, log = self.server.bucket() + "/labels", self.new()
+        with proxy(self.server.endpoint, delay_ms / 1e3, log) as store:
+            wall_s = run(self.command(bucket, to, cores), self.environment(store), set(cores))
+        events = written_parts(store)
+        clips = len(self.paths if bucket == self.uri else self.few)
+        self._check(name, to, events, clips)
+        return Rates.of(events, len(cores) * _AT_ONCE, clips, wall_s)
+
+    def beside_server(self) -> Rates:
+        """Ours on half the cores, the S3 server on the others, as if on a machine of its own."""
+        name, others = "ours, S3 at 0 ms, half the cores", set(CORES) - set(HALF)
+        self.server.pin(others)
+        try:
+            with on_cores(others):  # the proxy too
+                return self.ours_s3(name, self.few_uri, 0, HALF)
+        finally:
+            self.server.pin(set(CORES))
+
+    def _check(self, name: str, to: str, events: list[Event], clips: int) -> None:
+        """Keep the summary. Raises RuntimeError where the labels are not of all clips."""
+        summary = storage.read_json(storage.join(to, SUMMARY))
+        done = sum(count for _, count in events)
+        if not clips == done == summary["labelled"]:
+            raise RuntimeError(f"{to}: {done} of {clips} clips in parts, {summary}")
+        self.summaries[name].append(summary)
+
+    def command(self, bucket: str, to: str, cores: list[int]) -> list[str]:
+        """What labels a bucket."""
+        options = ["--bundle", self.bundle, "--to", to, "--workers", str(len(cores))]
+        return [script("audiocnn"), "label", bucket, *options]
+
+    def environment(self, store: Proxy) -> dict[str, str]:
+        """The variables by which a job reaches the server through a proxy."""
+        return {**self.server.environment, "AWS_ENDPOINT_URL": store.endpoint}
+
+    def new(self) -> Path:
+        """A path at which nothing is yet."""
+        self.jobs += 1
+        return self.folder / f"job-{self.jobs}"
+
+
+def written_parts(store: Proxy) -> list[Event]:
+    """When each part was written through a proxy, and the recordings in it."""
+    uris = {
+        f"s3:/{one.path}": one.at
+        for one in store.exchanges()
+        if one.method == "PUT" and "/parts/part-" in one.path
+    }
+    return [(at, recordings(uri)) for uri, at in uris.items()]
+
+
+def recordings(part: str) -> int:
+    """The recordings in a part, labelled or failed."""
+    ledger = read_ledger(part)
+    return ledger.labelled + ledger.failed
+
+
+def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> None:
+    """Add rows for each contender, and the ratios."""
+    steady = {name: [r.steady for r in found] for name, found in results.items()}
+    whole = {name: [r.whole for r in found] for name, found in results.items()}
+    for name, found in results.items():
+        clips = len(bench.few if "half" in name else bench.paths)
+        report.add(f"{name}: steady", "clips/s", steady[name], _STEADY.get(name, _PEER))
+        report.add(f"{name}: whole job", "clips/s", whole[name])
+        beside = [clips / r.whole - clips / r.steady for r in found]
+        report.add(f"{name}: start and end", "s", beside, "whole job, less its clips when steady")
+    limit, half = "bare loop", "half the cores"
+    report.ratio("disk_vs_bare_loop", steady["ours, disk"], steady[limit])
+    for delay_ms in bench.delays_ms:
+        ours = steady[f"ours, S3 at {delay_ms} ms"]
+        report.ratio(f"s3_{delay_ms}ms_vs_bare_loop", ours, steady[limit])
+    if f"{limit}, {half}" in steady:
+        ours = steady[f"ours, S3 at 0 ms, {half}"]
+        report.ratio("s3_0ms_vs_bare_loop_half_the_cores", ours, steady[f"{limit}, {half}"])
+    of_peers = [{peer: rates[peer] for peer in bench.peers} for rates in (steady, whole)]
+    report.ratios_to_peers("steady", steady["ours, disk"], of_peers[0])
+    report.ratios_to_peers("whole_job", whole["ours, disk"], of_peers[1], "whole_job_vs")
+    for name in (limit, "ours, disk"):
+        hours = [len(CORES) / rate * 1e6 / 3600 for rate in steady[name]]
+        report.add(f"cost: {name}, cores for as long", "CPU hours a million clips", hours)
+    for name, summaries in bench.summaries.items():
+        hours = [one["cpu_s"] / one["labelled"] * 1e6 / 3600 for one in summaries]
+        note = "of the summary: front end and model, not Ray, not the store"
+        report.add(f"cost: {name}, cpu_s", "CPU hours a million clips", hours, note)
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    if options.quick:
+        options = replace(options, clips=192, rounds=1, listed=(2_000, 20_000))
+    report = Report(name="label")
+    folder = Path(tempfile.mkdtemp(prefix="audiocnn-bench-"))
+    try:
+        with closing(SeaweedFS()) as server:
+            storage.configure({"s3": server.options})
+            bench = Bench(folder, options, server)
+            report.settings |= _settings(bench)
+            results: dict[str, list[Rates]] = defaultdict(list)
+            for turn in range(options.rounds):
+                for name, rates in bench.round():
+                    figures = f"{rates.steady:.1f} clips/s, whole job {rates.whole:.1f}"
+                    print(f"round {turn + 1}, {name}: {figures}", flush=True)
+                    results[name].append(rates)
+            compare(report, results, bench)
+            resume.measure(report, bench)
+        listings.measure(report, options.listed, folder, CORES)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report.show()
+    print(report.write(options.out))
+
+
+def _settings(bench: Bench) -> dict[str, Any]:
+    options = bench.options
+    sizes = [Path(path).stat().st_size for path in bench.paths]
+    return {
+        "corpus": Path(options.corpus).name, "clips": options.clips, "rounds": options.rounds,
+        "bytes_a_clip": round(sum(sizes) / len(sizes)), "cores": len(CORES),
+        "model": "18 layers, 8 channels" if options.quick else "18 layers, 64 channels",
+        "peers": list(bench.peers), "transformers": _transformers(options.transformers),
+    }  # fmt: skip
+
+
+def _transformers(python: str) -> str | None:
+    """Its version, in the environment that it has."""
+    if not Path(python).exists():
+        return None
+    ask = "from importlib.metadata import version; print(version('transformers'))"
+    return subprocess.check_output([python, "-c", ask], text=True).strip()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,87 @@
+"""Transformers' own audio-classification pipeline, with our model in it.
+
+What its users write: `pipeline("audio-classification", ...)(dataset, batch_size, num_workers)`.
+The recordings are read by soundfile, for the pipeline's own reader starts ffmpeg for each; its
+`preprocess` resamples with torchaudio and calls a feature extractor, in the processes of a
+DataLoader, a core each; the forward runs in the main process, on all cores. The extractor is
+built as that of its Audio Spectrogram Transformer: one clip a recording, cut or padded to what
+the model wants. Its model types are a closed list, so ours is registered by its name.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+import transformers  # type: ignore[import-not-found]  # of an environment of its own
+from transformers.modeling_outputs import (  # type: ignore[import-not-found]
+    SequenceClassifierOutput,
+)
+
+from audiocnn.bundle import Bundle
+from benchmarks.contenders import FEATURE, Job, torchaudio_logmel
+from benchmarks.labellers import BATCH
+from benchmarks.progress import Finished
+
+
+class _Config(transformers.PreTrainedConfig):  # type: ignore[misc]
+    model_type = "audiocnn"
+
+
+class _Model(transformers.PreTrainedModel):  # type: ignore[misc]
+    config_class = _Config
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(_Config(id2label=dict(enumerate(bundle.classes))))
+        self.inner = bundle.model
+
+    def forward(self, input_values: torch.Tensor) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.inner(input_values))
+
+
+class _Extractor(transformers.SequenceFeatureExtractor):  # type: ignore[misc]
+    model_input_names = ["input_values"]  # noqa: RUF012  # theirs is so
+
+    def __init__(self) -> None:
+        super().__init__(
+            feature_size=FEATURE.n_mels, sampling_rate=FEATURE.sample_rate, padding_value=0.0
+        )
+
+    def __call__(self, samples: np.ndarray, **_: Any) -> transformers.BatchFeature:
+        size = FEATURE.window_samples
+        clip = np.pad(samples[:size], (0, max(0, size - len(samples))))
+        logmel = torchaudio_logmel(torch.from_numpy(clip)[None])
+        return transformers.BatchFeature({"input_values": logmel})
+
+
+class _Recordings(torch.utils.data.Dataset[dict[str, Any]]):
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        samples, rate = soundfile.read(self.paths[index], dtype="float32", always_2d=True)
+        return {"raw": samples.mean(axis=1), "sampling_rate": rate}
+
+
+def main() -> None:
+    """Label as `hf_pipeline`: NAME JOB.json."""
+    job = Job.read(Path(sys.argv[2]))
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # our class is not on a list
+    torch.set_num_threads(job.workers)
+    classify = transformers.pipeline(
+        "audio-classification",
+        model=_Model(Bundle.read(job.bundle)).eval(),
+        feature_extractor=_Extractor(),
+        device="cpu",
+    )
+    finished = Finished(job.notes, "main")
+    kept = []
+    for answer in classify(_Recordings(job.paths), batch_size=BATCH, num_workers=job.workers):
+        kept.append(answer)
+        if len(kept) % BATCH == 0 or len(kept) == len(job.paths):
+            finished((len(kept) - 1) % BATCH + 1)

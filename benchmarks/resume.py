@@ -1,0 +1,110 @@
+"""What a job reads again after it was killed, for `benchmarks/label.py`."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audiocnn import labelset, storage
+from audiocnn.audio import AUDIO_SUFFIXES
+from audiocnn.manifest import shard_sizes
+from benchmarks.harness import ROOT, Report
+from benchmarks.processes import descendants, run
+from benchmarks.proxy import Exchange, proxy
+
+if TYPE_CHECKING:
+    from benchmarks.label import Bench
+
+_LEFT, _LEFT_QUICK = 0.01, 0.25
+"""Share of the recordings that is not in parts when the job is killed; one part where larger."""
+_ATTEMPTS = 3
+_LOOK_S = 0.02
+_LONGEST_S = 900.0
+
+
+def measure(report: Report, bench: "Bench") -> None:
+    """Kill a job from S3 that is nearly done, run it again, and add what the second one read."""
+    to, done = _nearly_done(bench)
+    with proxy(bench.server.endpoint, 0, bench.new()) as store:
+        command = bench.command(bench.uri, to, bench.cores)
+        wall_s = run(command, bench.environment(store), set(bench.cores))
+    total = sum(Path(path).stat().st_size for path in bench.paths)
+    again = store.exchanges()
+    read = sum(one.size for one in again if is_recording(one))
+    everything = sum(one.size for one in again)
+    report.settings["resume_done_when_killed"] = round(done / len(bench.paths), 4)
+    note = "bodies of answers to GETs, by the proxy"
+    report.add("resume: read again, of the recordings", "bytes", [float(read)], note)
+    report.add("resume: all answers of the store", "bytes", [float(everything)], note)
+    report.add("resume: requests", "requests", [float(len(again))])
+    report.add("resume: whole job", "s", [wall_s])
+    report.ratio("resume_bytes_fraction", [float(read)], [float(total)])
+    report.ratio("resume_all_bytes_fraction", [float(everything)], [float(total)])
+
+
+def _nearly_done(bench: "Bench") -> tuple[str, int]:
+    """Labels that a killed job left nearly done; how many recordings are."""
+    left = _LEFT_QUICK if bench.options.quick else _LEFT
+    for _ in range(_ATTEMPTS):
+        to = bench.server.bucket() + "/labels"
+        with proxy(bench.server.endpoint, 0, bench.new()) as store:
+            command = bench.command(bench.uri, to, bench.cores)
+            done = _killed(command, bench.environment(store), to, left)
+        if done < len(bench.paths):
+            return to, done
+    raise RuntimeError(f"{_ATTEMPTS} jobs were done before they could be killed")
+
+
+def is_recording(exchange: Exchange) -> bool:
+    """Whether a request was for a recording's content."""
+    return exchange.method == "GET" and exchange.path.lower().endswith(AUDIO_SUFFIXES)
+
+
+def _killed(command: list[str], environment: dict[str, str], to: str, left: float) -> int:
+    """Run a job until few recordings are left, and kill it; returns how many were done by then.
+
+    Its process group is killed, and what Ray took out of that with it, as if by a power cut.
+    """
+    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **ours, **environment}, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    began = time.monotonic()
+    try:
+        while not (listed := _listed(to)):
+            _wait(process, began)
+        sizes = shard_sizes(storage.join(to, f"manifest-{listed}.parquet"))
+        most = max(left * sum(sizes), *sizes)
+        while _done(to, listed, sizes) < sum(sizes) - most:
+            _wait(process, began)
+    finally:
+        others = descendants(process.pid)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for pid in others[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+    return _done(to, listed, sizes)
+
+
+def _wait(process: subprocess.Popen[bytes], began: float) -> None:
+    if process.poll() is not None or time.monotonic() - began > _LONGEST_S:
+        raise RuntimeError(f"{process.args!r} ended, or hangs, before it could be killed")
+    time.sleep(_LOOK_S)
+
+
+def _listed(to: str) -> str | None:
+    """The listing that a job made; none before that is done."""
+    note = storage.join(to, labelset.NOTE)
+    found = storage.read_json(note)["listing"] if storage.exists(note) else None
+    return str(found["id"]) if found else None
+
+
+def _done(to: str, listed: str, sizes: list[int]) -> int:
+    """Recordings in the parts that are there."""
+    return sum(sizes[part.shard] for part in labelset.find_parts(to, [listed]))
