@@ -41,20 +41,13 @@ HALF = CORES[: len(CORES) // 2]
 PEERS = ("pool", "hf_datasets", "hf_pipeline", "naive_ray")
 DELAYS_MS = (0, 20, 100)
 _AT_ONCE = 2
-"""Shards that a worker is at where recordings are in S3."""
+"""Shards that a worker of ours is at: `pipelines.label` says so."""
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 """Memory that is given back is faulted in again: a sixth of a forward of 64 windows."""
 
-_PARTS = "from the mean of the first parts, {} of which are begun at once, to the last part"
+_PARTS = "from the mean of the first parts, two a core of which are begun at once, to the last part"
 _BARE = "sum of its processes' own, each from its first batch to its last"
 _PEER = "from the mean of the first pieces, one a process with a model, to the last"
-_STEADY = {
-    "bare loop": _BARE,
-    "bare loop, half the cores": _BARE,
-    "ours, S3 at 0 ms, half the cores": _PARTS.format("two a core"),
-    "ours, disk": _PARTS.format("one a core"),
-    **{f"ours, S3 at {ms} ms": _PARTS.format("two a core") for ms in DELAYS_MS},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +141,7 @@ class Bench:
         events = [(path.stat().st_mtime, recordings(str(path))) for path in parts]
         self._check(name, str(to), events, len(self.paths))
         shutil.rmtree(to)
-        return Rates.of(events, len(CORES), len(self.paths), wall_s)
+        return Rates.of(events, len(CORES) * _AT_ONCE, len(self.paths), wall_s)
 
     def ours_s3(self, name: str, bucket: str, delay_ms: float, cores: list[int]) -> Rates:
         """The same from S3, and the labels to it."""
@@ -215,7 +208,8 @@ def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> No
     whole = {name: [r.whole for r in found] for name, found in results.items()}
     for name, found in results.items():
         clips = len(bench.few if "half" in name else bench.paths)
-        report.add(f"{name}: steady", "clips/s", steady[name], _STEADY.get(name, _PEER))
+        note = _PARTS if "ours" in name else _BARE if "bare" in name else _PEER
+        report.add(f"{name}: steady", "clips/s", steady[name], note)
         report.add(f"{name}: whole job", "clips/s", whole[name])
         beside = [clips / r.whole - clips / r.steady for r in found]
         report.add(f"{name}: start and end", "s", beside, "whole job, less its clips when steady")

@@ -82,14 +82,19 @@ def _killed(command: list[str], environment: dict[str, str], to: str, left: floa
         while _done(to, listed, sizes) < sum(sizes) - most:
             _wait(process, began)
     finally:
-        others = descendants(process.pid)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pid in others[1:]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
+        if process.returncode is None:  # else its number may be another one's by now
+            _kill(process)
     return _done(to, listed, sizes)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    others = descendants(process.pid)[1:]
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for pid in others:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], began: float) -> None:

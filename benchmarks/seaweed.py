@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -140,22 +141,19 @@ class SeaweedFS:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free together with the port 10,000 above, where SeaweedFS has its gRPC."""
-    held: list[socket.socket] = []
+    """Ports that are free together with the port 10,000 above, where SeaweedFS has its gRPC.
+
+    Both lie below those that Linux gives to connections (from 32,768 on): on a busy machine one
+    of these is taken before the server has it.
+    """
     found: list[int] = []
-    try:
-        while len(found) < count:
-            low = socket.create_server(("127.0.0.1", 0))
-            held.append(low)
-            port = low.getsockname()[1]
-            if port + 10_000 > 65_535 - 1:
-                continue
-            try:
-                held.append(socket.create_server(("127.0.0.1", port + 10_000)))
-            except OSError:
-                continue
-            found.append(port)
-    finally:
-        for s in held:
-            s.close()
-    return found
+    for low in random.sample(range(11_000, 21_000), 1_000):
+        try:
+            for port in (low, low + 10_000):
+                socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found.append(low)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"no {count} free ports")
