@@ -124,6 +124,10 @@ class FeatureConfig(WindowConfig):
             "f_min and f_max must be ordered and within 0 and half the sample rate",
         )
 
+    def with_hop(self, hop_s: float | None) -> "FeatureConfig":
+        """The same with another hop, where one is given. Raises ConfigError."""
+        return self if hop_s is None else dataclasses.replace(self, hop_s=hop_s)
+
     @property
     def f_max_hz(self) -> float:
         """Upper edge of the highest band, Hz."""

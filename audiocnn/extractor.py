@@ -168,15 +168,25 @@ class Extractor:
             try:
                 return self._ask(Task(path=path, items=items, condemned=condemned))
             except _Died as death:
-                self.close()
-                deaths[death.at] += 1
-                if deaths[death.at] == _ATTEMPTS:
-                    if death.at == len(items):
-                        raise InstallationError(f"the process that wrote {path} {death}") from death
-                    condemned[death.at] = AudioError(
-                        "crashed", f"the process that decoded it {death}"
-                    )
-                self._start()
+                if death.at == len(items) and deaths[death.at] + 1 == _ATTEMPTS:
+                    self.close()
+                    raise InstallationError(f"the process that wrote {path} {death}") from death
+                self._begin_again(death, death.at, deaths, condemned)
+
+    def _begin_again(
+        self, death: _Died, at: int, deaths: Counter[int], condemned: dict[int, AudioError]
+    ) -> None:
+        """Start another process, which passes over the recording that has killed enough of them.
+
+        Raises InstallationError where passing over it does not help.
+        """
+        self.close()
+        deaths[at] += 1
+        if deaths[at] > _ATTEMPTS:
+            raise InstallationError(f"the process that decodes {death}") from death
+        if deaths[at] == _ATTEMPTS:
+            condemned[at] = AudioError("crashed", f"the process that decoded it {death}")
+        self._start()
 
     def windows(self, recordings: list[Recording]) -> Generator[Found | Ended, None, None]:
         """The windows of recordings, in order, and after each one's last whether it failed.
@@ -208,13 +218,7 @@ class Extractor:
                         first = at + 1
                         yield Ended(at=at, attempt=deaths[at], error=error)
             except _Died as death:
-                self.close()
-                deaths[first] += 1
-                if deaths[first] > _ATTEMPTS:
-                    raise InstallationError(f"the process that decodes {death}") from death
-                if deaths[first] == _ATTEMPTS:
-                    condemned[first] = AudioError("crashed", f"the process that decoded it {death}")
-                self._start()
+                self._begin_again(death, first, deaths, condemned)
 
     def _stream(self, stream: Stream) -> Iterator[tuple[str, Any]]:
         self._send(stream, stream.first)

@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audiocnn import storage
 from audiocnn.bundle import read_summary
 from audiocnn.config import AudioLimits, FeatureConfig, from_json
 from audiocnn.errors import ConfigError, FormatError, MismatchError
 from audiocnn.labels import FORMAT
-from audiocnn.labelset import NOTE, SUMMARY, Part, find_parts
+from audiocnn.labelset import NOTE, SUMMARY, Part, batches, find_parts
 
 Vectors = npt.NDArray[np.float32]
-
-_ROWS = 4_096
-"""Rows in memory at once: 8 MB of embeddings of 512 numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +41,7 @@ class Labelled:
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows of all parts, some thousands at a time. Raises StorageError, FormatError."""
-        for part in self.parts:
-            with storage.open_binary(part.uri) as file:
-                try:
-                    yield from pq.ParquetFile(file).iter_batches(_ROWS, columns=columns)
-                except pa.ArrowInvalid as error:
-                    raise FormatError(f"{part.uri}: a damaged part of labels ({error})") from error
+        return batches(self.parts, columns)
 
     def require_embeddings(self) -> None:
         """Raise ConfigError where the labels have none."""

@@ -14,6 +14,7 @@ from audiocnn.errors import AudioError
 from audiocnn.extractor import Ended, Extractor, Found
 from audiocnn.labels import LabelWriter, Ledger, Scored
 from audiocnn.manifest import Entry
+from audiocnn.predictor import Predictor
 
 BATCH = 64
 """Windows that the model gets at once."""
@@ -29,6 +30,23 @@ class Judged:
     """[windows, features] float16, where they were asked for."""
     gpu_s: float = 0.0
     """Seconds of a GPU that it took."""
+
+
+class Model:
+    """A predictor, as labelling asks it."""
+
+    def __init__(self, predictor: Predictor, *, embeddings: bool) -> None:
+        self.predictor, self.embeddings = predictor, embeddings
+
+    def judge(self, logmel: np.ndarray) -> Judged:
+        """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
+        began = time.perf_counter()
+        scores, embeddings = self.predictor.scores_and_embeddings(logmel)
+        return Judged(
+            scores=scores,
+            embeddings=embeddings.astype(np.float16) if self.embeddings else None,
+            gpu_s=time.perf_counter() - began if self.predictor.device.type == "cuda" else 0.0,
+        )
 
 
 Judge = Callable[[np.ndarray], Judged]

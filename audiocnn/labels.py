@@ -7,6 +7,7 @@ why. It is written whole or not at all, so that which parts are there says what 
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,27 +188,44 @@ def _close(writer: pq.ParquetWriter, ledger: Ledger) -> None:
     writer.close()
 
 
+@contextmanager
+def opened(uri: str, block_bytes: int = 8 << 20) -> Iterator[pq.ParquetFile]:
+    """A part, to read. Raises StorageError, and FormatError where it is none, or damaged."""
+    try:
+        with storage.open_binary(uri, block_bytes=block_bytes) as file:
+            yield pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"{uri}: no part of labels, or a damaged part ({error})") from error
+
+
 def read_ledger(uri: str) -> Ledger:
     """What a part says of itself. Raises StorageError, and FormatError where it is none of ours."""
+    with opened(uri, _FOOTER) as file:
+        return _ledger(uri, file.metadata.metadata)
+
+
+def _ledger(uri: str, metadata: dict[bytes, bytes] | None) -> Ledger:
+    """What is in a part's footer. Raises FormatError."""
     try:
-        with storage.open_binary(uri, block_bytes=_FOOTER) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        return Ledger.from_json(json.loads(metadata[_LEDGER]))
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{uri}: no part of labels, or a damaged one ({error})") from error
+        return Ledger.from_json(json.loads((metadata or {})[_LEDGER]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{uri}: no part of labels, or a damaged part ({error})") from error
 
 
 def outcomes(uri: str) -> Iterator[tuple[str, str, bool]]:
-    """URI, version, and whether it failed, of every recording that a part has."""
+    """URI, version, and whether it failed, of every recording that a part has.
+
+    Raises StorageError, FormatError.
+    """
     last = None
-    with storage.open_binary(uri) as stream:
-        file = pq.ParquetFile(stream)
+    with opened(uri) as file:
+        failures = _ledger(uri, file.metadata.metadata).failures
         for batch in file.iter_batches(columns=["uri", "version"]):
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 if row != last:  # a recording's rows stand together
                     last = row
                     yield *row, False
-    for failure in read_ledger(uri).failures:
+    for failure in failures:
         yield failure["uri"], failure["version"], True
 
 
@@ -216,7 +234,8 @@ def without(uri: str, gone: set[str]) -> bool:
 
     Where nothing is, the part is removed. Raises StorageError, FormatError.
     """
-    ledger, table = read_ledger(uri), storage.read_parquet(uri)
+    with opened(uri) as file:
+        ledger, table = _ledger(uri, file.metadata.metadata), file.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
     left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
     left.failures = [row for row in ledger.failures if row["uri"] not in gone]

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audiocnn import listing, storage
+from audiocnn import outputs, storage
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
-from audiocnn.labels import FORMAT, Ledger, read_ledger
+from audiocnn.labels import FORMAT, Ledger, opened, read_ledger
 
 NOTE = "labels.json"
 SUMMARY = "summary.json"
@@ -32,6 +32,8 @@ OWNED = (*_FILES, *(f"version-*/{name}" for name in _FILES))
 
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
 _FOOTERS, _FOOTERS_AT_ONCE = 1_024, 16
+_ROWS = 4_096
+"""Rows in memory at once: 8 MB of embeddings of 512 numbers."""
 
 
 def choose(
@@ -69,6 +71,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     )
 
 
+def is_current(uri: str, listing_id: str) -> bool:
+    """Whether a listing is still the one that the labels are made of: no other run has begun."""
+    now = storage.read_json(storage.join(uri, NOTE))["listing"]
+    return now is not None and now["id"] == listing_id
+
+
 @dataclass(frozen=True, kw_only=True, order=True)
 class Part:
     """A part that is there: which shard of which listing it is the outcome of."""
@@ -88,12 +96,9 @@ def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
 
     Raises StorageError.
     """
-    folder = storage.join(uri, "parts")
-    if not storage.exists(folder):
-        return []
     found = [
         Part(listing_id=name[1], shard=int(name[2]), uri=file.uri)
-        for file in listing.iter_files(folder)
+        for file in outputs.below(storage.join(uri, "parts"))
         if (name := _PART.match(file.path)) and (listings is None or name[1] in listings)
     ]
     order = {one: place for place, one in enumerate(listings or [])}
@@ -107,12 +112,14 @@ def read_labels(uri: str) -> pa.Table:
     return pa.concat_tables(tables).replace_schema_metadata(None)
 
 
-def rows(parts: list[Part], columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of labels, part by part; a batch of one is in memory."""
+def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of labels, part by part, some thousands at a time.
+
+    Raises StorageError, FormatError.
+    """
     for part in parts:
-        with storage.open_binary(part.uri) as file:
-            for batch in pq.ParquetFile(file).iter_batches(columns=columns):
-                yield from batch.to_pylist()
+        with opened(part.uri) as file:
+            yield from file.iter_batches(_ROWS, columns=columns)
 
 
 def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:

@@ -1,9 +1,10 @@
 """The folder that a job writes: that it may be written, and what an earlier run left in it."""
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from audiocnn.errors import ConfigError
-from audiocnn.listing import list_files
+from audiocnn.listing import StoredFile, list_files
 from audiocnn.storage import absolute, exists, join, remove
 
 
@@ -37,8 +38,32 @@ def clear(uri: str, marker: str, owned: tuple[str, ...]) -> None:
     beside them stays.
     """
     # Listed first: an object store's folder is gone with its last file.
-    files = list_files(uri) if exists(uri) else []
+    files = below(uri)
     remove(join(uri, marker))
     for file in files:
-        if any(fnmatchcase(file.path, pattern) for pattern in owned):
+        if _is_owned(file.path, owned):
             remove(file.uri)
+
+
+def sweep(uri: str, folder: str, owned: tuple[str, ...], kept: Collection[str]) -> int:
+    """Remove the job's own files in a folder of an output but for some; the bytes of these.
+
+    `owned` are patterns as for `clear`, `kept` paths; both are of paths below `uri`.
+    """
+    size = 0
+    for file in below(join(uri, folder)):
+        path = f"{folder}/{file.path}"
+        if path in kept:
+            size += file.size
+        elif _is_owned(path, owned):
+            remove(file.uri)
+    return size
+
+
+def below(uri: str) -> list[StoredFile]:
+    """Every file below a folder, sorted by path; none where there is no folder."""
+    return list_files(uri) if exists(uri) else []
+
+
+def _is_owned(path: str, owned: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in owned)

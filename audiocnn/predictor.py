@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -78,8 +78,7 @@ class Predictor:
 
         Raises AudioError, when the window that shows the fault is asked for.
         """
-        config = self.bundle.feature
-        return windows(data, config if hop_s is None else replace(config, hop_s=hop_s), limits)
+        return windows(data, self.bundle.feature.with_hop(hop_s), limits)
 
     def features(self, samples: list[Samples]) -> np.ndarray:
         """Windows of samples -> [windows, n_mels, n_frames] decibels: what ingest stores.

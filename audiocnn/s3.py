@@ -30,6 +30,7 @@ from fsspec.asyn import sync
 from obstore.store import S3Store
 from s3fs import S3FileSystem
 
+from audiocnn import local
 from audiocnn.errors import (
     ChangedError,
     ConfigError,
@@ -74,8 +75,8 @@ _MEANS = {
     "404": "not found",
     "InvalidObjectState": "archived: restore it first",
     "KeyTooLongError": "its name is too long",
-    "PreconditionFailed": "it changed meanwhile",
-    "412": "it changed meanwhile",
+    "PreconditionFailed": local.CHANGED,
+    "412": local.CHANGED,
     "InvalidRange": "it is shorter than expected",
     "301": _REGION,
     "PermanentRedirect": _REGION,

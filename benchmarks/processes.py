@@ -1,12 +1,13 @@
 """Commands as a benchmark runs them: on chosen cores, with the memory of all their processes."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,17 +65,13 @@ def run(
     cores: set[int],
     memory: Memory | None = None,
 ) -> float:
-    """Run a command to its end; returns its wall time in seconds. Raises RuntimeError.
-
-    One thread of OpenMP, and no Ray cluster but its own.
-    """
-    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+    """Run a command to its end; returns its wall time in seconds. Raises RuntimeError."""
     started = time.perf_counter()
     with on_cores(cores):
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, **ours, **environment},
+            env=whole_environment(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -92,6 +89,21 @@ def run(
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\nended with {process.returncode}:\n{output}")
     return wall_s
+
+
+def whole_environment(more: dict[str, str]) -> dict[str, str]:
+    """Our variables and more: one thread of OpenMP, and no Ray cluster but its own."""
+    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+    return {**os.environ, **ours, **more}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [s.getsockname()[1] for s in sockets]
 
 
 def script(name: str) -> str:

@@ -12,7 +12,7 @@ from audiocnn import labelset, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.manifest import shard_sizes
 from benchmarks.harness import ROOT, Report
-from benchmarks.processes import descendants, run
+from benchmarks.processes import descendants, run, whole_environment
 from benchmarks.proxy import Exchange, proxy
 
 if TYPE_CHECKING:
@@ -68,9 +68,8 @@ def _killed(command: list[str], environment: dict[str, str], to: str, left: floa
 
     Its process group is killed, and what Ray took out of that with it, as if by a power cut.
     """
-    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **ours, **environment}, start_new_session=True,
+        command, cwd=ROOT, env=whole_environment(environment), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     began = time.monotonic()

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from audiocnn.model import AudioCNN
 from benchmarks import peers
 from benchmarks.harness import RECORDINGS, ROOT, Report
 from benchmarks.load import Outcome, closed_loop, open_loop, post
-from benchmarks.processes import script
+from benchmarks.processes import free_ports, script
 
 CORES = len(os.sched_getaffinity(0))
 PEERS = ("fastapi", "litserve", "bentoml")
@@ -196,7 +195,7 @@ class Bench:
 
     def ours(self) -> None:
         """`audiocnn serve`, with maps and without."""
-        port = _free_port()
+        port = free_ports(1)[0]
         command = [script("audiocnn"), "serve", self.bundle, "--port", str(port)]
         request = post(port, _PLAIN, self.body)
         with running([*command, "--replicas", str(CORES)], port, request, self.bundle) as started_s:
@@ -213,7 +212,7 @@ class Bench:
 
     def peer(self, name: str) -> None:
         """One of `benchmarks.peers`."""
-        port = _free_port()
+        port = free_ports(1)[0]
         python = self.options.bentoml if name == "bentoml" else sys.executable
         body, headers = self.body, {}
         if name != "fastapi":
@@ -264,13 +263,6 @@ def main(options: Options) -> None:
     bench.fill(report)
     report.show()
     print(report.write(options.out))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ import uuid
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from audiocnn import listing, outputs, storage
+from audiocnn import outputs, storage
 from audiocnn.audio import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.corpus import Corpus, with_folds
@@ -77,7 +76,8 @@ def ingest(options: Ingest) -> FeatureSet:
     if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
         raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
     features.write()
-    size = _remove_strays(features)
+    # Parts that no longer hold, and what a killed worker left.
+    size = outputs.sweep(to, "parts", _OWNED, features.parts)
     _say(features, size, ledgers, len(plan.to_do), time.monotonic() - began)
     return features
 
@@ -121,14 +121,9 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
 
 def _ledgers(to: str) -> list[Ledger]:
     """What the parts that are there say of themselves."""
-    parts = [file.uri for file in _parts(to)]
+    parts = [file.uri for file in outputs.below(storage.join(to, "parts"))]
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as readers:
         return [ledger for ledger in readers.map(read_ledger, parts) if ledger is not None]
-
-
-def _parts(to: str) -> list[listing.StoredFile]:
-    folder = storage.join(to, "parts")
-    return listing.list_files(folder) if storage.exists(folder) else []
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
@@ -221,18 +216,6 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
         folds={fold: dict(sorted(clips.items())) for fold, clips in sorted(folds.items())},
         bands={fold: BandSums.merge(parts) for fold, parts in sorted(bands.items())},
     )
-
-
-def _remove_strays(features: FeatureSet) -> int:
-    """Parts that no longer hold, and what a killed worker left; returns the bytes of the others."""
-    size = 0
-    for file in _parts(features.uri):
-        path = f"parts/{file.path}"
-        if path in features.parts:
-            size += file.size
-        elif any(fnmatchcase(path, owned) for owned in _OWNED):
-            storage.remove(file.uri)
-    return size
 
 
 def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seconds: float) -> None:

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any
 
@@ -35,7 +34,6 @@ from pipelines.shards import run_shards
 
 _AT_ONCE = 2
 """Shards that a worker is at: one is read, decoded and written while another one is scored."""
-_IN_PARTS = ("part-*.parquet", ".*.tmp")
 _EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
 
@@ -81,20 +79,19 @@ def label(options: Label) -> dict[str, Any]:
     if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
         run = _list(run)
     done = _do(run, options.workers or cluster.cpus, models)
-    summary = _summary(run, done, time.monotonic() - began)
-    if not _is_current(run):
+    parts = run.parts()
+    summary = _summary(run, parts, done, time.monotonic() - began)
+    if not labelset.is_current(run.to, run.listed["id"]):
         raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
     storage.write_json(storage.join(run.to, SUMMARY), summary)
-    _remove_strays(run)
+    _remove_strays(run, parts)
     _say(run, summary)
     return summary
 
 
 def _begin(options: Label, bundle: Bundle) -> _Run:
     """Find the folder, and what an earlier run left in it. Raises ConfigError."""
-    feature = bundle.feature
-    if options.hop_s is not None:
-        feature = replace(feature, hop_s=options.hop_s)  # raises where it does not fit the window
+    feature = bundle.feature.with_hop(options.hop_s)
     made_with = {
         "bundle": bundle.fingerprint,
         "features": feature.fingerprint,
@@ -223,14 +220,11 @@ def _say_plan(run: _Run, to_do: int, before: int) -> None:
         display.say(f"going on with what was listed {listed['at']}: {before} are done")
 
 
-def _is_current(run: _Run) -> bool:
-    now = storage.read_json(storage.join(run.to, NOTE))["listing"]
-    return now is not None and now["id"] == run.listed["id"]
-
-
-def _summary(run: _Run, done: tuple[int, float], seconds: float) -> dict[str, Any]:
+def _summary(
+    run: _Run, parts: list[Part], done: tuple[int, float], seconds: float
+) -> dict[str, Any]:
     """The summary; writes failures and events. Raises LedgerError where it does not add up."""
-    parts, (done_now, done_s) = run.parts(), done
+    done_now, done_s = done
     total, reasons, failed = labelset.collect(run.to, parts)
     recordings = run.listed["recordings"]
     if total.labelled + failed != recordings:
@@ -239,8 +233,10 @@ def _summary(run: _Run, done: tuple[int, float], seconds: float) -> dict[str, An
         )
     for folder in ("raven", "audacity"):  # whose files are named by recordings that may be gone
         storage.remove(storage.join(run.to, folder))
+    batches = labelset.batches(parts, _EVENT_COLUMNS)
+    rows = chain.from_iterable(batch.to_pylist() for batch in batches)
     written = export(
-        run.note["formats"], merged(labelset.rows(parts, _EVENT_COLUMNS)), run.to,
+        run.note["formats"], merged(rows), run.to,
         bucket=storage.absolute(run.options.bucket),
     )  # fmt: skip
     return {
@@ -270,12 +266,10 @@ def _summary(run: _Run, done: tuple[int, float], seconds: float) -> dict[str, An
     }
 
 
-def _remove_strays(run: _Run) -> None:
+def _remove_strays(run: _Run, parts: list[Part]) -> None:
     """What killed workers left, parts of a run that lost against this one, the manifest before."""
-    known = {part.uri for part in run.parts()}
-    for file in listing.iter_files(storage.join(run.to, "parts")):
-        if file.uri not in known and any(fnmatchcase(file.path, own) for own in _IN_PARTS):
-            storage.remove(file.uri)
+    kept = {labelset.part_name(part.listing_id, part.shard) for part in parts}
+    outputs.sweep(run.to, "parts", labelset.OWNED, kept)
     for name in run.note["listings"][-2:-1]:
         storage.remove(storage.join(run.to, f"manifest-{name}.parquet"))
 

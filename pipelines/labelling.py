@@ -4,7 +4,6 @@ import ctypes
 import queue
 import random
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from audiocnn.bundle import Bundle
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import ConfigError
 from audiocnn.extractor import Extractor
-from audiocnn.labeller import Judged, Labeller
+from audiocnn.labeller import Judged, Labeller, Model
 from audiocnn.labels import Ledger, read_ledger
-from audiocnn.labelset import NOTE, part_name
+from audiocnn.labelset import is_current, part_name
 from audiocnn.manifest import read_shard
 from audiocnn.predictor import Predictor
 from pipelines import session
@@ -42,32 +41,13 @@ class Work:
     options: Label
 
 
-class Model:
-    """A bundle on a device."""
-
-    def __init__(self, bundle: Bundle, *, embeddings: bool) -> None:
-        self.predictor, self.embeddings = Predictor(bundle), embeddings
-
-    def judge(self, logmel: np.ndarray) -> Judged:
-        """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
-        began = time.perf_counter()
-        scores, embeddings = self.predictor.scores_and_embeddings(logmel)
-        return Judged(
-            scores=scores,
-            embeddings=embeddings.astype(np.float16) if self.embeddings else None,
-            gpu_s=time.perf_counter() - began if self.predictor.device.type == "cuda" else 0.0,
-        )
-
-
 class GpuModel(Model):
     """A bundle on a share of a GPU, as an actor."""
 
     def __init__(self, options: Label, storage_options: dict[str, dict[str, Any]]) -> None:
         storage.configure(storage_options)
-        # Ray counts GPUs; where torch has none, as under test, it is a CPU.
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.predictor = Predictor.load(options.bundle, device)
-        self.embeddings = options.embeddings
+        # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
+        super().__init__(Predictor.load(options.bundle), embeddings=options.embeddings)
 
 
 def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
@@ -115,7 +95,8 @@ class LabelWorker:
         self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
         with self._extractor():  # it starts while the bundle is read
             self.bundle = Bundle.read(work.options.bundle)
-        self.own = None if models else Model(self.bundle, embeddings=work.options.embeddings)
+        embeddings = work.options.embeddings
+        self.own = None if models else Model(Predictor(self.bundle), embeddings=embeddings)
 
     def run(self, index: int, shard: int) -> dict[str, int]:
         """Label a shard and write its part; returns how many recordings it has and how many failed.
@@ -134,8 +115,7 @@ class LabelWorker:
                 self.bundle, extractor, self._judge, options.top_k, embeddings=options.embeddings
             )
             ledger = labeller.part(entries, path)
-            current = storage.read_json(storage.join(self.work.to, NOTE))["listing"]
-            if current is None or current["id"] != self.work.listing_id:
+            if not is_current(self.work.to, self.work.listing_id):
                 raise ConfigError(f"--to {self.work.to}: another run of it began meanwhile")
         return ledger
 

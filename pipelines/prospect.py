@@ -11,12 +11,12 @@ from audiocnn import listing, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import StorageError
 from audiocnn.extractor import Extractor
-from audiocnn.labeller import Labeller
+from audiocnn.labeller import Labeller, Model
 from audiocnn.listing import StoredFile
 from audiocnn.manifest import Census, Entry
+from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording
 from pipelines import display
-from pipelines.labelling import Model
 from pipelines.options import Label
 from pipelines.survey import HEADERS, Headers, read_headers, say_headers
 
@@ -30,8 +30,7 @@ def prospect(options: Label) -> tuple[Census, Headers]:
     """
     storage.configure(options.storage_options)
     bundle = Bundle.read(options.bundle)
-    if options.hop_s is not None:
-        bundle = replace(bundle, feature=replace(bundle.feature, hop_s=options.hop_s))
+    bundle = replace(bundle, feature=bundle.feature.with_hop(options.hop_s))
     display.step(f"dry run of {display.short(options.bucket)}")
     census = Census()
     with display.bar(0) as bar:
@@ -69,7 +68,7 @@ def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> fl
         Extractor(bundle.feature, options.limits, options.storage_options) as extractor,
         tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
     ):
-        judge = Model(bundle, embeddings=options.embeddings).judge
+        judge = Model(Predictor(bundle), embeddings=options.embeddings).judge
         labeller = Labeller(bundle, extractor, judge, options.top_k, embeddings=options.embeddings)
         path = os.path.join(folder, "part.parquet")
         labeller.part(entries[:1], path)  # while it starts

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audiocnn import labels, labelset, storage
 from audiocnn.config import AudioLimits, to_json
 from audiocnn.extractor import Extractor
-from audiocnn.labeller import Judged, Labeller
+from audiocnn.labeller import Labeller, Model
 from audiocnn.listing import list_files
 from audiocnn.manifest import Entry
 from audiocnn.predictor import Predictor
@@ -38,11 +37,7 @@ def write_notes(to: str, bucket: str, predictor: Predictor, bundle: str, **chang
 
 def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> None:
     """Labels of a folder of sounds, in parts of ten recordings, as the job makes them."""
-
-    def judge(logmel: np.ndarray) -> Judged:
-        scores, embeddings = predictor.scores_and_embeddings(logmel)
-        return Judged(scores=scores, embeddings=embeddings.astype(np.float16))
-
+    judge = Model(predictor, embeddings=True).judge
     found = [
         Entry(recording=Recording(uri=f.uri, size=f.size, version=f.version), wrong=None)
         for f in list_files(bucket)

@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 import pytest
 import schemathesis
 import soundfile
-from cluster import free_ports
 from conftest import descendants, make_bundle
 from hostile import HOSTILE, sound
 from hypothesis import given, settings
@@ -37,6 +36,7 @@ from audiocnn.bundle import recalibrate
 from audiocnn.calibration import Calibration
 from audiocnn.errors import REASONS
 from benchmarks.load import Outcome, closed_loop, post
+from benchmarks.processes import free_ports
 
 AUDIOCNN = Path(sys.executable).with_name("audiocnn")
 slow = pytest.mark.slow

@@ -10,12 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
-from cluster import Head, free_ports
+from cluster import Head
 from conftest import make_bundle
 from hostile import sound
 
 from audiocnn.predictor import Predictor
 from benchmarks.load import Connection, Outcome, closed_loop, post
+from benchmarks.processes import free_ports
 
 pytestmark = pytest.mark.slow
 

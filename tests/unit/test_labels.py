@@ -21,7 +21,7 @@ from audiocnn.changes import compared
 from audiocnn.config import AudioLimits
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
 from audiocnn.extractor import Ended, Extractor, Found
-from audiocnn.labeller import Judged, Labeller
+from audiocnn.labeller import Judged, Labeller, Model
 from audiocnn.listing import StoredFile
 from audiocnn.manifest import Census, Entry, row_of
 from audiocnn.predictor import Predictor
@@ -111,14 +111,6 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor(make_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-def judge(predictor: Predictor) -> Any:
-    def call(logmel: np.ndarray) -> Judged:
-        scores, embeddings = predictor.scores_and_embeddings(logmel)
-        return Judged(scores=scores, embeddings=embeddings.astype(np.float16))
-
-    return call
-
-
 def test_windows_are_those_of_the_one_decoder_and_front_end(
     sounds: list[Recording], predictor: Predictor
 ) -> None:
@@ -143,8 +135,9 @@ def test_windows_are_those_of_the_one_decoder_and_front_end(
 def label(
     folder: Path, sounds: list[Recording], predictor: Predictor, top_k: int = 2, **options: Any
 ) -> tuple[Path, labels.Ledger]:
+    judge = Model(predictor, embeddings=True).judge
     with Extractor(SMALL, LIMITS, **options) as extractor:
-        labeller = Labeller(predictor.bundle, extractor, judge(predictor), top_k, embeddings=True)
+        labeller = Labeller(predictor.bundle, extractor, judge, top_k, embeddings=True)
         path = folder / "part.parquet"
         ledger = labeller.part([Entry(recording=r, wrong=None) for r in sounds], str(path))
     assert labels.read_ledger(str(path)) == ledger
@@ -229,13 +222,13 @@ def test_a_front_end_killed_at_any_moment_loses_nothing(
     sounds: list[Recording], predictor: Predictor, quiet: Path, tmp_path: Path
 ) -> None:
     expected = pq.read_table(quiet).to_pylist()
-    moments = random.Random(4)
+    moments, model = random.Random(4), Model(predictor, embeddings=True)
     with Extractor(SMALL, LIMITS) as extractor:
 
         def interrupted(logmel: np.ndarray) -> Judged:
             if moments.random() < 0.5:
                 extractor._process.kill()
-            return judge(predictor)(logmel)  # type: ignore[no-any-return]
+            return model.judge(logmel)
 
         labeller = Labeller(predictor.bundle, extractor, interrupted, 2, embeddings=True)
         path = tmp_path / "again.parquet"

@@ -12,7 +12,7 @@ import pytest
 from conftest import make_bundle
 from small_labels import write_notes, write_parts
 
-from audiocnn import labelled
+from audiocnn import labelset
 from audiocnn.calibration import UNKNOWN
 from audiocnn.labelled import Labelled, open_labels
 from audiocnn.picking import MOST_OF_A_RECORDING, Pick, choose
@@ -30,7 +30,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def make(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Labels of made-up rows, opened; read fifty rows at a time."""
     predictor.bundle.write(str(tmp_path / "bundle"))
-    monkeypatch.setattr(labelled, "_ROWS", 50)
+    monkeypatch.setattr(labelset, "_ROWS", 50)
 
     def call(rows: list[dict[str, Any]], parts: int = 3) -> Labelled:
         to = tmp_path / "made-up"

@@ -11,7 +11,7 @@ import pytest
 from conftest import make_bundle
 from small_labels import change_note, label_bucket, write_notes, write_parts
 
-from audiocnn import labelled, labelset, storage, synthetic
+from audiocnn import labelset, storage, synthetic
 from audiocnn.errors import ConfigError, FormatError, MismatchError, StorageError
 from audiocnn.labelled import Labelled, open_labels
 from audiocnn.predictor import Predictor
@@ -84,7 +84,7 @@ def test_the_nearest_are_those_that_brute_force_finds(place: Path) -> None:
 def test_parts_stream_by_and_nothing_is_lost(
     place: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelled, "_ROWS", 64)
+    monkeypatch.setattr(labelset, "_ROWS", 64)
     monkeypatch.setattr("audiocnn.similar._AT_ONCE", 2)
     rows = random_rows(1_000)
     labels = made_up(place, tmp_path, rows)
