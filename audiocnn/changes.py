@@ -13,7 +13,9 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from audiocnn import labelset
 from audiocnn.labels import outcomes
+from audiocnn.labelset import Part
 from audiocnn.manifest import MANIFEST
 
 _BATCH = 10_000
@@ -48,7 +50,7 @@ class Changes:
 
 @contextmanager
 def compared(
-    rows: Iterable[dict[str, Any]], parts: Iterable[str], *, retry_failed: bool
+    rows: Iterable[dict[str, Any]], parts: list[Part], *, retry_failed: bool
 ) -> Iterator[Changes]:
     """Compare a listing (rows of a manifest) with what the parts have.
 
@@ -64,9 +66,9 @@ def compared(
         yield Changes(database)
 
 
-def _done(parts: Iterable[str], retry_failed: bool) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        for uri, version, failed in outcomes(part):
+def _done(parts: list[Part], retry_failed: bool) -> Iterator[dict[str, Any]]:
+    for part, file in labelset.files(parts):
+        for uri, version, failed in outcomes(part, file):
             # Nothing equals NULL: it is to be done again, and to be taken out.
             yield {
                 "part": part,

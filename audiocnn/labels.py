@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -189,38 +189,41 @@ def _close(writer: pq.ParquetWriter, ledger: Ledger) -> None:
 
 
 @contextmanager
-def opened(uri: str, block_bytes: int = 8 << 20) -> Iterator[pq.ParquetFile]:
-    """A part, to read. Raises StorageError, and FormatError where it is none, or damaged."""
+def reading(uri: str, file: BinaryIO) -> Iterator[pq.ParquetFile]:
+    """The file of a part, to read. Raises FormatError where it is none, or damaged."""
     try:
-        with storage.open_binary(uri, block_bytes=block_bytes) as file:
+        with file:
             yield pq.ParquetFile(file)
     except pa.ArrowInvalid as error:
         raise FormatError(f"{uri}: no part of labels, or a damaged part ({error})") from error
 
 
-def read_ledger(uri: str) -> Ledger:
-    """What a part says of itself. Raises StorageError, and FormatError where it is none of ours."""
-    with opened(uri, _FOOTER) as file:
-        return _ledger(uri, file.metadata.metadata)
+def read_ledger(uri: str, size: int | None = None) -> Ledger:
+    """What a part says of itself; fewer requests where its size in bytes is known.
+
+    Raises StorageError, and FormatError where it is none of ours.
+    """
+    with reading(uri, storage.open_binary(uri, block_bytes=_FOOTER, size=size)) as part:
+        return _ledger(uri, part)
 
 
-def _ledger(uri: str, metadata: dict[bytes, bytes] | None) -> Ledger:
+def _ledger(uri: str, part: pq.ParquetFile) -> Ledger:
     """What is in a part's footer. Raises FormatError."""
     try:
-        return Ledger.from_json(json.loads((metadata or {})[_LEDGER]))
+        return Ledger.from_json(json.loads((part.metadata.metadata or {})[_LEDGER]))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{uri}: no part of labels, or a damaged part ({error})") from error
 
 
-def outcomes(uri: str) -> Iterator[tuple[str, str, bool]]:
+def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
     """URI, version, and whether it failed, of every recording that a part has.
 
     Raises StorageError, FormatError.
     """
     last = None
-    with opened(uri) as file:
-        failures = _ledger(uri, file.metadata.metadata).failures
-        for batch in file.iter_batches(columns=["uri", "version"]):
+    with reading(uri, file) as part:
+        failures = _ledger(uri, part).failures
+        for batch in part.iter_batches(columns=["uri", "version"]):
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 if row != last:  # a recording's rows stand together
                     last = row
@@ -234,8 +237,8 @@ def without(uri: str, gone: set[str]) -> bool:
 
     Where nothing is, the part is removed. Raises StorageError, FormatError.
     """
-    with opened(uri) as file:
-        ledger, table = _ledger(uri, file.metadata.metadata), file.read()
+    with reading(uri, storage.open_binary(uri)) as part:
+        ledger, table = _ledger(uri, part), part.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
     left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
     left.failures = [row for row in ledger.failures if row["uri"] not in gone]

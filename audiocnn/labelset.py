@@ -8,9 +8,8 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +17,8 @@ import pyarrow.parquet as pq
 from audiocnn import outputs, storage
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
-from audiocnn.labels import FORMAT, Ledger, opened, read_ledger
+from audiocnn.labels import FORMAT, Ledger, read_ledger, reading
+from audiocnn.storage import ahead, open_binary
 
 NOTE = "labels.json"
 SUMMARY = "summary.json"
@@ -31,7 +31,7 @@ OWNED = (*_FILES, *(f"version-*/{name}" for name in _FILES))
 """What a job writes below its folder, as patterns of paths."""
 
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
-_FOOTERS, _FOOTERS_AT_ONCE = 1_024, 16
+_FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
 _ROWS = 4_096
 """Rows in memory at once: 8 MB of embeddings of 512 numbers."""
 
@@ -84,6 +84,8 @@ class Part:
     listing_id: str
     shard: int
     uri: str
+    size: int
+    """Bytes."""
 
 
 def part_name(listing_id: str, shard: int) -> str:
@@ -97,7 +99,7 @@ def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
     Raises StorageError.
     """
     found = [
-        Part(listing_id=name[1], shard=int(name[2]), uri=file.uri)
+        Part(listing_id=name[1], shard=int(name[2]), uri=file.uri, size=file.size)
         for file in outputs.below(storage.join(uri, "parts"))
         if (name := _PART.match(file.path)) and (listings is None or name[1] in listings)
     ]
@@ -117,9 +119,18 @@ def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
 
     Raises StorageError, FormatError.
     """
-    for part in parts:
-        with opened(part.uri) as file:
-            yield from file.iter_batches(_ROWS, columns=columns)
+    for uri, file in files(parts):
+        with reading(uri, file) as part:
+            yield from part.iter_batches(_ROWS, columns=columns)
+
+
+def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
+    """Each part's URI and its file, to be closed; small ones are fetched ahead, a few of them.
+
+    Raises StorageError.
+    """
+    opened = ahead(lambda part: open_binary(part.uri, size=part.size), parts, _FILES_AHEAD)
+    yield from zip((part.uri for part in parts), opened, strict=True)
 
 
 def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
@@ -131,13 +142,11 @@ def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
     with (
         storage.placed(storage.join(uri, "failures.parquet")) as path,
         pq.ParquetWriter(path, FAILURES, compression="zstd") as file,
-        ThreadPoolExecutor(_FOOTERS_AT_ONCE) as readers,
     ):
-        for start in range(0, len(parts), _FOOTERS):
-            group = [part.uri for part in parts[start : start + _FOOTERS]]
-            for ledger in readers.map(read_ledger, group):
-                total.merge(ledger)
-                reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
-                failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
+        for ledger in ahead(lambda part: read_ledger(part.uri, part.size), parts, _FOOTERS_AHEAD):
+            total.merge(ledger)
+            reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
+            failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
+            if failed:
                 file.write_table(pa.Table.from_pylist(failed, FAILURES))
     return total, reasons, sum(reasons.values())

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audiocnn import storage
 from audiocnn.audio import AUDIO_SUFFIXES
-from audiocnn.listing import StoredFile
+from audiocnn.listing import StoredFile, stored_file
 from audiocnn.recordings import Recording
 
 MANIFEST = pa.schema(
@@ -24,9 +24,9 @@ MANIFEST = pa.schema(
 )
 """Its columns; `wrong` says why a recording cannot be tried."""
 
-_FEWEST, _MOST = 16, 4_096
+_RECORDINGS, _BYTES = (32, 4_096), (32 << 20, 1 << 30)
+"""How much the first shards may hold, and how much any may."""
 _GROWTH = 64
-_SHARD_BYTES = 1 << 30
 _KINDS = 100
 _BLOCK = 1 << 18
 
@@ -77,12 +77,14 @@ def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
     shards = count = 0
     with storage.placed(uri) as path, pq.ParquetWriter(path, MANIFEST, compression="zstd") as file:
         held: list[dict[str, Any]] = []
-        size = 0
+        size = written = 0
         for row in rows:
-            most = min(_MOST, max(_FEWEST, count // _GROWTH))
-            if held and (len(held) >= most or size + row["size"] > _SHARD_BYTES):
+            full = len(held) >= _room(_RECORDINGS, count) or size + row["size"] > _room(
+                _BYTES, written
+            )
+            if held and full:
                 _write_shard(file, held)
-                shards, count, size = shards + 1, count + len(held), 0
+                shards, count, written, size = shards + 1, count + len(held), written + size, 0
                 held.clear()
             held.append(row)
             size += row["size"]
@@ -90,6 +92,12 @@ def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
             _write_shard(file, held)
             shards += 1
     return shards
+
+
+def _room(limits: tuple[int, int], before: int) -> int:
+    """How much the next shard may hold, by how much those before it do."""
+    first, most = limits
+    return min(most, max(first, before // _GROWTH))
 
 
 def _write_shard(file: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
@@ -105,9 +113,10 @@ class Entry:
 
 
 def read_shard(uri: str, index: int) -> list[Entry]:
-    """One shard of a manifest. Raises StorageError."""
-    with storage.open_binary(uri, block_bytes=_BLOCK) as file:
-        table = pq.ParquetFile(file, metadata=_metadata(uri)).read_row_group(index)
+    """One shard of a manifest, by one request. Raises StorageError."""
+    stored, metadata = _known(uri)
+    with _opened(stored) as file:
+        table = pq.ParquetFile(file, metadata=metadata).read_row_group(index)
     return [
         Entry(
             recording=Recording(uri=row["uri"], size=row["size"], version=row["version"] or None),
@@ -119,12 +128,19 @@ def read_shard(uri: str, index: int) -> list[Entry]:
 
 def shard_sizes(uri: str) -> list[int]:
     """Recordings in each shard of a manifest. Raises StorageError."""
-    metadata = _metadata(uri)
+    _, metadata = _known(uri)
     return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
 
 @lru_cache(maxsize=2)
-def _metadata(uri: str) -> pq.FileMetaData:
-    """Where each shard lies; kept, for a large manifest's takes a while to read."""
-    with storage.open_binary(uri, block_bytes=_BLOCK) as file:
-        return pq.read_metadata(file)
+def _known(uri: str) -> tuple[StoredFile, pq.FileMetaData]:
+    """What a manifest is, and where each shard lies; kept, for both take requests."""
+    stored = stored_file(uri)
+    with _opened(stored) as file:
+        return stored, pq.read_metadata(file)
+
+
+def _opened(stored: StoredFile) -> BinaryIO:
+    return storage.open_binary(
+        stored.uri, block_bytes=_BLOCK, version=stored.version, size=stored.size
+    )

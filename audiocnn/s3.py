@@ -22,22 +22,15 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-import aiohttp
 import botocore.exceptions
 import obstore
-from botocore.parsers import ResponseParserError
+from botocore.utils import parse_timestamp
 from fsspec.asyn import sync
 from obstore.store import S3Store
 from s3fs import S3FileSystem
 
-from audiocnn import local
-from audiocnn.errors import (
-    ChangedError,
-    ConfigError,
-    GoneError,
-    StorageError,
-    UnreadableError,
-)
+from audiocnn import s3answers
+from audiocnn.errors import ConfigError, StorageError
 
 PATIENCE_S = 20.0
 """Seconds after which a request that failed is not tried again."""
@@ -45,53 +38,6 @@ PATIENCE_S = 20.0
 _LONGEST_WAIT_S = 3.0
 _SLOWEST_BYTES_PER_S = 250_000
 _RENEW_S = 600
-_SLOW = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
-_BROKEN = (
-    botocore.exceptions.ConnectionError,
-    botocore.exceptions.HTTPClientError,
-    ResponseParserError,
-    aiohttp.ClientError,
-    TimeoutError,
-)
-_NO_KEYS = (
-    botocore.exceptions.NoCredentialsError,
-    botocore.exceptions.PartialCredentialsError,
-    botocore.exceptions.ProfileNotFound,
-    botocore.exceptions.CredentialRetrievalError,
-)
-_EXPIRED = "the session's keys have expired; renew them, and the same command goes on"
-_REGION = "the bucket is in another region: set AWS_DEFAULT_REGION to it"
-_MEANS = {
-    "NoSuchBucket": "no such bucket at {endpoint}",
-    "InvalidAccessKeyId": "access denied: the access key is not known to {endpoint}",
-    "SignatureDoesNotMatch": "access denied: the secret key is not the one that {endpoint} knows",
-    "ExpiredToken": _EXPIRED,
-    "TokenRefreshRequired": _EXPIRED,
-    "InvalidToken": "access denied: the session token is not accepted by {endpoint}",
-    "RequestTimeTooSkewed": "access denied: this machine's clock is not that of {endpoint}",
-    "AccessDenied": "access denied by {endpoint}",
-    "403": "access denied by {endpoint}",
-    "NoSuchKey": "not found",
-    "404": "not found",
-    "InvalidObjectState": "archived: restore it first",
-    "KeyTooLongError": "its name is too long",
-    "PreconditionFailed": local.CHANGED,
-    "412": local.CHANGED,
-    "InvalidRange": "it is shorter than expected",
-    "301": _REGION,
-    "PermanentRedirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-}
-_ONE_OBJECT = {
-    "AccessDenied", "403", "NoSuchKey", "404", "InvalidObjectState", "KeyTooLongError",
-    "InvalidRequest", "InvalidURI", "InvalidRange", "PreconditionFailed", "412",
-}  # fmt: skip
-"""Answers to a read that are about that object alone."""
-_KINDS: dict[str, type[UnreadableError]] = {
-    "NoSuchKey": GoneError, "404": GoneError,
-    "PreconditionFailed": ChangedError, "412": ChangedError,
-}  # fmt: skip
-
 _NOT_FOR_OBSTORE = re.compile(r"[\x00-\x1f\x7f]|//|/$|^/|(^|/)\.{1,2}(/|$)")
 """Keys that obstore's paths cannot name: control characters, empty and dot segments. s3fs reads
 them. SeaweedFS refuses dot segments, and lists `a//b` and `a\\b` as `a/b`, by which they are read.
@@ -125,7 +71,7 @@ class FileSystem(S3FileSystem):  # type: ignore[misc]
                 return await asyncio.wait_for(call, limit)
             except Exception as error:
                 late = time.monotonic() - begun + wait > self.patience_s
-                if late or not _passes(error):
+                if late or not s3answers.passes(error):
                     raise
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
             wait = min(2 * wait, _LONGEST_WAIT_S)
@@ -160,9 +106,20 @@ def filesystem() -> FileSystem:
     try:
         fs = FileSystem()
         fs.connect()
+        # botocore's own takes half of the time of a listing.
+        parsers = fs.session.get_component("response_parser_factory")
+        parsers.set_parser_defaults(timestamp_parser=_timestamp)
     except (TypeError, KeyError, ValueError) as error:  # an unknown option, or an odd value
         raise ConfigError(f"--storage-options: s3: {error}") from error
     return fs
+
+
+def _timestamp(value: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # a number, or HTTP's form
+        found: datetime = parse_timestamp(value)
+        return found
 
 
 def forget() -> None:
@@ -258,7 +215,7 @@ def exists(path: str) -> bool:
             fs.call("head_object", Bucket=bucket, Key=key)
             return True
         except OSError as error:
-            if _answer(error)[1] >= 500:
+            if s3answers.answer(error)[1] >= 500:
                 raise
             # The answer to a HEAD has no reason; that of the listing has.
     below = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
@@ -346,25 +303,7 @@ def _credentials(fs: FileSystem) -> Callable[[], Any]:
 
 def explain(uri: str, error: Exception, seconds: float, *, read: bool) -> StorageError:
     """One line on what either client raised; UnreadableError where it is about one object read."""
-    code, status = _answer(error)
-    kind: type[StorageError] = StorageError
-    if read and code in _ONE_OBJECT:
-        kind = _KINDS.get(code, UnreadableError)
-    if isinstance(error, _NO_KEYS):
-        return StorageError(
-            f"{uri}: no usable keys ({error}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE, or the storage option anon"
-        )
-    where = _endpoint_or_none()
-    if code in _MEANS:
-        return kind(f"{uri}: {_MEANS[code].format(endpoint=where)}")
-    if code:
-        said = re.search("<Message>(.*?)</Message>", str(error))
-        what = f"after {seconds:.0f} s" if status >= 500 else said[1] if said else error
-        return kind(f"{uri}: {where} answered {code} ({what})")
-    if isinstance(error, (*_BROKEN, obstore.exceptions.GenericError)):
-        return StorageError(f"{uri}: no whole answer from {where} in {seconds:.0f} s")
-    return kind(f"{uri}: {' '.join(str(error).split())}")
+    return s3answers.explain(uri, error, seconds, _endpoint_or_none(), read=read)
 
 
 def _endpoint_or_none() -> str:
@@ -372,26 +311,3 @@ def _endpoint_or_none() -> str:
         return endpoint()
     except Exception:  # what is being explained already may be why
         return "the endpoint"
-
-
-def _answer(error: BaseException | None) -> tuple[str, int]:
-    """Code and HTTP status of the server's answer behind an error; "" and 0 where it has none."""
-    text = str(error)
-    while error is not None:
-        answer = getattr(error, "response", None)
-        if isinstance(answer, dict):
-            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return str(answer.get("Error", {}).get("Code") or status), int(status)
-        error = error.__cause__
-    found = re.search(r"status code: (\d+)", text)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    status = int(found[1]) if found else 301 if "redirect without LOCATION" in text else 0
-    return (code[1] if code else str(status or "")), status
-
-
-def _passes(error: Exception) -> bool:
-    """Whether the same request may do better in a moment."""
-    code, status = _answer(error)
-    if isinstance(error, botocore.exceptions.SSLError):
-        return False
-    return status >= 500 or code in _SLOW or isinstance(error, _BROKEN)

@@ -13,7 +13,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -39,6 +41,7 @@ from audiocnn.rangefile import RangeFile
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _CLIENTS = {"aiohttp", "aiobotocore", "botocore", "s3fs", "obstore"}
 _CLIENTS |= {"gcsfs", "google", "adlfs", "azure"}
@@ -217,23 +220,43 @@ def read_range(uri: str, offset: int, size: int, *, version: str | None = None) 
 
 
 @partial(reported, read=True)
-def open_binary(uri: str, *, block_bytes: int = 8 << 20, version: str | None = None) -> BinaryIO:
+def open_binary(
+    uri: str, *, block_bytes: int = 8 << 20, version: str | None = None, size: int | None = None
+) -> BinaryIO:
     """A file to read and to seek in; where it is not local, by blocks, one of them in memory.
 
-    Raises as `read_bytes` does, here and while it is read.
+    One that is no larger than a block is one request, or two where its `size` is not given. Raises
+    as `read_bytes` does, here and while it is read.
     """
     if is_local(uri):
         return local.open_file(absolute(uri), version)
-    if on_s3(uri):
+    if size is None and on_s3(uri):
         size, now = s3().head(s3_path(uri))
         if version and now and now.strip('"') != version:
             raise ChangedError(f"{uri}: {local.CHANGED}")
         version = now
-    else:
+    elif size is None:
         fs, path = filesystem(uri)
-        size, version = fs.size(path), None  # what else there is has no versions
+        size = int(fs.size(path))
     read = partial(read_range, uri, version=version)
+    if size <= block_bytes:
+        return io.BytesIO(read(0, size))
     return io.BufferedReader(RangeFile(read, size), block_bytes)
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """The results for items in their order, `count` of them on their way, in threads of their own.
+
+    So that requests one after another do not wait for one another.
+    """
+    with ThreadPoolExecutor(count) as pool:
+        pending: deque[Future[R]] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) == count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def printable(text: str) -> str:

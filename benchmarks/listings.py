@@ -1,7 +1,7 @@
 """What listing a bucket costs the process that does it, for `benchmarks/label.py`.
 
-`python -m benchmarks.listings URI MANIFEST OUT [PARTS]` lists into a manifest as the job's driver
-does: everything or, where there are parts, what they do not have. Its OUT says how long that took
+`python -m benchmarks.listings URI MANIFEST OUT [LABELS]` lists into a manifest as the job's driver
+does: everything or, where there are labels, what they do not have. Its OUT says how long that took
 and how much memory the process ever had.
 """
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from audiocnn import labels, listing
 from audiocnn.changes import compared
 from audiocnn.labels import Ledger
+from audiocnn.labelset import find_parts, part_name
 from audiocnn.manifest import Census, row_of, write_manifest
 from benchmarks import objects
 from benchmarks.harness import Report
@@ -33,12 +34,12 @@ def measure(report: Report, sizes: tuple[int, int], folder: Path, cores: list[in
         for size in sizes:
             work = folder / f"listing-{size}"
             (work / "parts").mkdir(parents=True)
-            for what, parts in (("listing", []), ("second listing", [str(work / "parts")])):
+            for what, parts in (("listing", []), ("second listing", [str(work)])):
                 found = _list(size, work, parts, environment, set(cores))
                 _add(report, f"{what}, {size} objects", size, found)
                 peaks[what, size] = found["peak_mib"]
                 if not parts:
-                    _write_parts(work / "manifest.parquet", work / "parts")
+                    _write_parts(work / "manifest.parquet", work)
             shutil.rmtree(work)
     small, large = sizes
     for what in ("listing", "second listing"):
@@ -71,12 +72,12 @@ def _write_parts(manifest: Path, to: Path) -> None:
     """Parts that claim to hold all that a manifest lists; of their columns, those that are read."""
     file = pq.ParquetFile(manifest)
     for index, batch in enumerate(file.iter_batches(_PART_ROWS, columns=["uri", "version"])):
-        with pq.ParquetWriter(to / f"{index:06d}.parquet", batch.schema) as writer:
+        with pq.ParquetWriter(to / part_name("before", index), batch.schema) as writer:
             writer.write_batch(batch)
             labels._close(writer, Ledger(labelled=len(batch)))
 
 
-def main(uri: str, manifest: str, out: str, parts: str | None = None) -> None:
+def main(uri: str, manifest: str, out: str, before: str | None = None) -> None:
     """List, in the process that is measured."""
     began, imported_mib = time.perf_counter(), _resident_mib()
     census, to_do = Census(), 0
@@ -88,11 +89,10 @@ def main(uri: str, manifest: str, out: str, parts: str | None = None) -> None:
             yield row
 
     rows = map(row_of, census.of_recordings(listing.iter_files(uri)))
-    if parts is None:
+    if before is None:
         write_manifest(manifest, counted(rows))
     else:
-        done = sorted(map(str, Path(parts).iterdir()))
-        with compared(rows, done, retry_failed=False) as changes:
+        with compared(rows, find_parts(before), retry_failed=False) as changes:
             for part, _ in changes.stale():
                 raise RuntimeError(f"{part} is not stale")
             write_manifest(manifest, counted(changes.to_do()))

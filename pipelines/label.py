@@ -32,8 +32,8 @@ from pipelines.labelling import LabelWorker, Work, gpu_models
 from pipelines.options import Label
 from pipelines.shards import run_shards
 
-_AT_ONCE = 2
-"""Shards that a worker is at: one is read, decoded and written while another one is scored."""
+_AT_ONCE = 3
+"""Shards that a worker is at: one is decoded, one scored, and one fetched or written."""
 _EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
 
@@ -125,8 +125,7 @@ def _list(run: _Run) -> _Run:
     with display.bar(0) as bar:
         rows = map(row_of, census.of_recordings(_files(run, bar)))
         if run.note["listings"]:
-            parts = [part.uri for part in run.parts()]
-            with compared(rows, parts, retry_failed=run.options.retry_failed) as changes:
+            with compared(rows, run.parts(), retry_failed=run.options.retry_failed) as changes:
                 _require_recordings(run, census)
                 run = _begin_listing(run, name)
                 for part, uris in changes.stale():

@@ -19,13 +19,14 @@ from audiocnn.config import FeatureConfig
 from audiocnn.errors import ConfigError
 from audiocnn.extractor import Extractor
 from audiocnn.labeller import Judged, Labeller, Model
-from audiocnn.labels import Ledger, read_ledger
 from audiocnn.labelset import is_current, part_name
 from audiocnn.manifest import read_shard
 from audiocnn.predictor import Predictor
 from pipelines import session
 from pipelines.options import Label
 
+_FRONT_ENDS = 2
+"""Of a worker: what one sends is scored while the other reads and decodes."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -93,31 +94,30 @@ class LabelWorker:
         self.work, self.models = work, models
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
-        with self._extractor():  # it starts while the bundle is read
-            self.bundle = Bundle.read(work.options.bundle)
+        for _ in range(_FRONT_ENDS):  # they start while the bundle is read
+            self._idle.put(Extractor(work.feature, work.options.limits, storage.configured()))
+        self.bundle = Bundle.read(work.options.bundle)
         embeddings = work.options.embeddings
         self.own = None if models else Model(Predictor(self.bundle), embeddings=embeddings)
 
     def run(self, index: int, shard: int) -> dict[str, int]:
         """Label a shard and write its part; returns how many recordings it has and how many failed.
 
-        A part that is there already is left as it is.
+        Raises ConfigError where another run of the same labels has begun, and AudioCNNError where
+        the store is out of reach or the part cannot be written.
         """
-        part = storage.join(self.work.to, part_name(self.work.listing_id, shard))
-        ledger = read_ledger(part) if storage.exists(part) else self._label(shard, part)
+        work, options = self.work, self.work.options
+        entries = read_shard(work.manifest, shard)
+        with storage.placed(storage.join(work.to, part_name(work.listing_id, shard))) as path:
+            with self._extractor() as extractor:
+                labeller = Labeller(
+                    self.bundle, extractor, self._judge, options.top_k,
+                    embeddings=options.embeddings,
+                )  # fmt: skip
+                ledger = labeller.part(entries, path)
+            if not is_current(work.to, work.listing_id):
+                raise ConfigError(f"--to {work.to}: another run of it began meanwhile")
         return {"done": ledger.labelled + ledger.failed, "failed": ledger.failed}
-
-    def _label(self, shard: int, part: str) -> Ledger:
-        options = self.work.options
-        entries = read_shard(self.work.manifest, shard)
-        with storage.placed(part) as path, self._extractor() as extractor:
-            labeller = Labeller(
-                self.bundle, extractor, self._judge, options.top_k, embeddings=options.embeddings
-            )
-            ledger = labeller.part(entries, path)
-            if not is_current(self.work.to, self.work.listing_id):
-                raise ConfigError(f"--to {self.work.to}: another run of it began meanwhile")
-        return ledger
 
     def _judge(self, logmel: np.ndarray) -> Judged:
         if self.own is None:
@@ -128,12 +128,8 @@ class LabelWorker:
 
     @contextmanager
     def _extractor(self) -> Iterator[Extractor]:
-        """A front end that nobody else uses meanwhile; each is started once."""
-        try:
-            extractor = self._idle.get_nowait()
-        except queue.Empty:
-            limits = self.work.options.limits
-            extractor = Extractor(self.work.feature, limits, storage.configured())
+        """A front end that nobody else uses meanwhile."""
+        extractor = self._idle.get()
         try:
             yield extractor
         finally:

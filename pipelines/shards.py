@@ -83,6 +83,8 @@ def run_shards(
     pool = ActorPoolStrategy(
         size=min(workers, len(shards)),
         max_concurrent_calls_per_actor=at_once,
+        # What waits in a worker's queue is done by it alone, however late it gets.
+        max_tasks_in_flight_per_actor=max(2, at_once),
         enable_true_multi_threading=at_once > 1,
     )
     done = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map(

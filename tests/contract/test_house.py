@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 LIBRARY = [
-    "errors", "cells", "config", "local", "rangefile", "s3", "storage", "listing", "outputs",
-    "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures", "webdataset",
-    "layouts", "download", "synthetic", "features", "parts", "extractor", "extracting",
-    "metrics", "calibration", "featureset", "leaks", "predictions", "batches", "augment",
-    "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures", "report",
-    "manifest", "labels", "labelset", "changes", "labeller", "events", "exports", "labelled",
+    "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",
+    "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures",
+    "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
+    "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
+    "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",
+    "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports", "labelled",
     "similar", "picking", "reviewpage", "review",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""

@@ -22,6 +22,7 @@ from audiocnn.config import AudioLimits
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
 from audiocnn.extractor import Ended, Extractor, Found
 from audiocnn.labeller import Judged, Labeller, Model
+from audiocnn.labelset import Part
 from audiocnn.listing import StoredFile
 from audiocnn.manifest import Census, Entry, row_of
 from audiocnn.predictor import Predictor
@@ -45,7 +46,7 @@ def test_a_manifest_holds_every_recording_once_in_shards_that_grow(tmp_path: Pat
     sizes = manifest.shard_sizes(uri)
     assert len(sizes) == shards
     assert sum(sizes) == 10_000
-    assert sizes[0] == 16
+    assert sizes[0] == 32
     assert max(sizes) <= 10_000 // 64
     assert len(sizes) < 300
     found = [entry for index in range(shards) for entry in manifest.read_shard(uri, index)]
@@ -59,6 +60,11 @@ def test_a_manifest_holds_every_recording_once_in_shards_that_grow(tmp_path: Pat
 def test_large_recordings_make_small_shards(tmp_path: Path) -> None:
     uri = str(tmp_path / "manifest.parquet")
     assert manifest.write_manifest(uri, map(row_of, files(5, 700 << 20))) == 5
+    manifest.write_manifest(uri, map(row_of, files(100_000, 10 << 20)))
+    sizes = manifest.shard_sizes(uri)
+    assert sizes[0] == 3  # of 32 MiB: a few long recordings are shared out too
+    assert sizes[-2] == max(sizes) == 102  # of 1 GiB
+    assert len(sizes) < 2_000
     assert manifest.write_manifest(str(tmp_path / "none.parquet"), []) == 0
     assert manifest.shard_sizes(str(tmp_path / "none.parquet")) == []
 
@@ -293,7 +299,7 @@ def test_a_part_without_some_is_the_rest(
     assert pq.read_table(path).to_pylist() == kept
     assert after.windows == len(kept)
     assert after.cpu_s == before.cpu_s
-    told = {(uri, failed) for uri, _, failed in labels.outcomes(str(path))}
+    told = {(uri, failed) for uri, _, failed in labels.outcomes(str(path), path.open("rb"))}
     assert told == {(r.uri, at == 33) for at, r in enumerate(sounds) if r.uri not in drop}
     assert not labels.without(str(path), {r.uri for r in sounds})
     assert not path.exists()
@@ -313,16 +319,17 @@ def test_what_changed_is_what_is_new_or_other_or_gone(sounds: list[Recording], q
     ]
     now[0]["version"] = "new"
     now.append({"uri": "/z.wav", "size": 1, "version": "v", "wrong": None})
-    with compared(iter(now), [str(quiet)], retry_failed=False) as changes:
+    before = [Part(listing_id="a", shard=0, uri=str(quiet), size=quiet.stat().st_size)]
+    with compared(iter(now), before, retry_failed=False) as changes:
         assert [row["uri"] for row in changes.to_do()] == sorted([sounds[0].uri, "/z.wav"])
         assert list(changes.stale()) == [(str(quiet), {sounds[0].uri, sounds[5].uri})]
-    with compared(iter(now), [str(quiet)], retry_failed=True) as changes:
+    with compared(iter(now), before, retry_failed=True) as changes:
         assert {row["uri"] for row in changes.to_do()} == {
             sounds[0].uri, sounds[10].uri, sounds[33].uri, "/z.wav",
         }  # fmt: skip
     with (
         pytest.raises(StorageError, match="gone away"),
-        compared(failing(now), [str(quiet)], retry_failed=False),
+        compared(failing(now), before, retry_failed=False),
     ):
         pass
 
