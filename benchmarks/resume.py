@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LEFT, _LEFT_QUICK = 0.01, 0.25
 """Share of the recordings that is not in parts when the job is killed; one part where larger."""
+_SLOW_S = 0.1
+"""How late the store is for the job that is killed, so that its last moments are long enough."""
 _ATTEMPTS = 3
 _LOOK_S = 0.02
 _LONGEST_S = 900.0
@@ -50,7 +52,7 @@ def _nearly_done(bench: "Bench") -> tuple[str, int]:
     left = _LEFT_QUICK if bench.options.quick else _LEFT
     for _ in range(_ATTEMPTS):
         to = bench.server.bucket() + "/labels"
-        with proxy(bench.server.endpoint, 0, bench.new()) as store:
+        with proxy(bench.server.endpoint, _SLOW_S, bench.new()) as store:
             command = bench.command(bench.uri, to, bench.cores)
             done = _killed(command, bench.environment(store), to, left)
         if done < len(bench.paths):

@@ -16,8 +16,8 @@ LIBRARY = [
     "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
     "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",
-    "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports", "labelled",
-    "similar", "picking", "reviewpage", "review",
+    "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports",
+    "labelled", "similar", "picking", "reviewpage", "review",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
