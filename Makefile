@@ -80,6 +80,7 @@ $(VENV)/transformers/.ready: $(VENV)/.bench
 
 bench-label: $(VENV)/transformers/.ready  ## Speed of labelling, and of its peers: twenty minutes
 	$(BIN)/python -m benchmarks.label
+	$(BIN)/python -m benchmarks.listings
 
 bench-gpu: setup  ## What must hold on a GPU, and how fast it trains there
 	$(BIN)/python -m benchmarks.gpu

@@ -25,7 +25,7 @@ import tyro
 from audiocnn import storage
 from audiocnn.labels import read_ledger
 from audiocnn.labelset import SUMMARY
-from benchmarks import corpora, listings, progress, resume
+from benchmarks import corpora, progress, resume
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, ROOT, Report
 from benchmarks.processes import on_cores, run, script
@@ -60,13 +60,10 @@ class Options:
     """Clips that each contender labels in a round."""
     rounds: int = 2
     """Rounds; every contender has its turn in each."""
-    listed: tuple[int, int] = (10_000, 1_000_000)
-    """Objects in the buckets that are only listed."""
     transformers: str = str(ROOT / ".venv" / "transformers" / "bin" / "python")
     """The Python that Transformers is installed for; where it is not there, a peer is missing."""
     quick: bool = False
-    """A smoke run: 192 clips, a small network, one round, one delay and two peers, 2,000 and 20,000
-    objects listed."""
+    """A smoke run: 192 clips, a small network, one round, one delay and two peers."""
     out: Path | None = None
     """Where the JSON goes; benchmarks/results/label.json when not given."""
 
@@ -240,7 +237,7 @@ def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> No
 def main(options: Options) -> None:
     """Measure, print and write."""
     if options.quick:
-        options = replace(options, clips=192, rounds=1, listed=(2_000, 20_000))
+        options = replace(options, clips=192, rounds=1)
     report = Report(name="label")
     folder = Path(tempfile.mkdtemp(prefix="audiocnn-bench-"))
     try:
@@ -256,7 +253,6 @@ def main(options: Options) -> None:
                     results[name].append(rates)
             compare(report, results, bench)
             resume.measure(report, bench)
-        listings.measure(report, options.listed, folder, CORES)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.show()

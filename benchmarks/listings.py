@@ -1,19 +1,21 @@
-"""What listing a bucket costs the process that does it, for `benchmarks/label.py`.
+"""What listing a bucket costs the driver of `audiocnn label`: time, and memory that stays flat.
 
-`python -m benchmarks.listings URI MANIFEST OUT [LABELS]` lists into a manifest as the job's driver
-does: everything or, where there are labels, what they do not have. Its OUT says how long that took
-and how much memory the process ever had.
+Each listing is a process of its own, `listings.py --work FOLDER`, that lists into a manifest as the
+driver does: everything or, the second time, what the parts do not have.
 """
 
 import json
-import resource
+import os
 import shutil
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import tyro
 
 from audiocnn import labels, listing
 from audiocnn.changes import compared
@@ -27,36 +29,55 @@ from benchmarks.processes import run
 _PART_ROWS = 4_096
 
 
-def measure(report: Report, sizes: tuple[int, int], folder: Path, cores: list[int]) -> None:
-    """Add rows and ratios of listing a small and a large bucket, anew and against all parts."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Listing a small and a large bucket, anew and against all parts."""
+
+    objects: tuple[int, int] = (10_000, 1_000_000)
+    """How many there are in each."""
+    quick: bool = False
+    """A smoke run: 2,000 and 20,000."""
+    out: Path | None = None
+    """Where the JSON goes; benchmarks/results/listings.json when not given."""
+    work: Path | None = None
+    """The folder of one listing, which this process is to do: see `_list`."""
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    small, large = (2_000, 20_000) if options.quick else options.objects
+    report = Report(name="listings", settings={"objects": [small, large]})
+    folder = Path(tempfile.mkdtemp(prefix="audiocnn-bench-"))
     peaks: dict[tuple[str, int], float] = {}
-    with objects.server() as environment:
-        for size in sizes:
-            work = folder / f"listing-{size}"
-            (work / "parts").mkdir(parents=True)
-            for what, parts in (("listing", []), ("second listing", [str(work)])):
-                found = _list(size, work, parts, environment, set(cores))
-                _add(report, f"{what}, {size} objects", size, found)
-                peaks[what, size] = found["peak_mib"]
-                if not parts:
-                    _write_parts(work / "manifest.parquet", work)
-            shutil.rmtree(work)
-    small, large = sizes
+    try:
+        with objects.server() as environment:
+            for size in (small, large):
+                work = folder / str(size)
+                (work / "parts").mkdir(parents=True)
+                for what in ("listing", "second listing"):
+                    found = _list(size, work, environment, again=what != "listing")
+                    _add(report, f"{what}, {size} objects", size, found)
+                    peaks[what, size] = found["peak_mib"]
+                    if what == "listing":
+                        _write_parts(work / "manifest.parquet", work)
+                shutil.rmtree(work)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     for what in ("listing", "second listing"):
         name = f"{what.replace(' ', '_')}_memory_{large}_vs_{small}"
         report.ratio(name, [peaks[what, large]], [peaks[what, small]])
+    report.show()
+    print(report.write(options.out))
 
 
-def _list(
-    size: int, work: Path, parts: list[str], environment: dict[str, str], cores: set[int]
-) -> dict[str, Any]:
+def _list(size: int, work: Path, environment: dict[str, str], *, again: bool) -> dict[str, Any]:
     """List a bucket in a process of its own; returns what that found."""
-    out = work / "out.json"
-    command = [sys.executable, "-m", "benchmarks.listings", objects.bucket(size)]
-    run([*command, str(work / "manifest.parquet"), str(out), *parts], environment, cores)
-    found: dict[str, Any] = json.loads(out.read_text())
-    if found["recordings"] != size or found["to_do"] != (0 if parts else size):
-        raise RuntimeError(f"{size} objects, parts {parts}: {found}")
+    (work / "job.json").write_text(json.dumps({"uri": objects.bucket(size), "again": again}))
+    command = [sys.executable, "-m", "benchmarks.listings", "--work", str(work)]
+    run(command, environment, os.sched_getaffinity(0))
+    found: dict[str, Any] = json.loads((work / "out.json").read_text())
+    if found["recordings"] != size or found["to_do"] != (0 if again else size):
+        raise RuntimeError(f"{size} objects, again: {again}: {found}")
     return found
 
 
@@ -77,9 +98,10 @@ def _write_parts(manifest: Path, to: Path) -> None:
             labels._close(writer, Ledger(labelled=len(batch)))
 
 
-def main(uri: str, manifest: str, out: str, before: str | None = None) -> None:
+def listing_of(work: Path) -> None:
     """List, in the process that is measured."""
-    began, imported_mib = time.perf_counter(), _resident_mib()
+    began, imported_mib = time.perf_counter(), _mib("VmRSS")
+    job, manifest = json.loads((work / "job.json").read_text()), str(work / "manifest.parquet")
     census, to_do = Census(), 0
 
     def counted(rows: Any) -> Any:
@@ -88,28 +110,30 @@ def main(uri: str, manifest: str, out: str, before: str | None = None) -> None:
             to_do += 1
             yield row
 
-    rows = map(row_of, census.of_recordings(listing.iter_files(uri)))
-    if before is None:
-        write_manifest(manifest, counted(rows))
-    else:
-        with compared(rows, find_parts(before), retry_failed=False) as changes:
+    rows = map(row_of, census.of_recordings(listing.iter_files(job["uri"])))
+    if job["again"]:
+        with compared(rows, find_parts(str(work)), retry_failed=False) as changes:
             for part, _ in changes.stale():
                 raise RuntimeError(f"{part} is not stale")
             write_manifest(manifest, counted(changes.to_do()))
+    else:
+        write_manifest(manifest, counted(rows))
     found = {
         "seconds": time.perf_counter() - began,
         "recordings": census.recordings,
         "to_do": to_do,
         "imported_mib": imported_mib,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": _mib("VmHWM"),  # not getrusage's, which begins at the parent's
     }
-    Path(out).write_text(json.dumps(found))
+    (work / "out.json").write_text(json.dumps(found))
 
 
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def _mib(name: str) -> float:
+    """A figure of /proc/self/status that is in kB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    chosen = tyro.cli(Options)
+    listing_of(chosen.work) if chosen.work else main(chosen)

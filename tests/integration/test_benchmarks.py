@@ -31,7 +31,7 @@ SERVE = {
 
 LABEL = {
     "disk_vs_bare_loop", "s3_100ms_vs_bare_loop", "vs_best_peer", "whole_job_vs_best_peer",
-    "resume_bytes_fraction", "listing_memory_20000_vs_2000",
+    "resume_bytes_fraction",
 }  # fmt: skip
 
 
@@ -109,3 +109,12 @@ def test_the_quick_run_of_label_gives_every_ratio(corpus: Path, tmp_path: Path) 
     assert set(ratios) >= LABEL
     assert all(math.isfinite(value) and value > 0 for value in ratios.values())
     assert ratios["resume_bytes_fraction"] < 0.3  # a quarter is left when it is killed
+
+
+@pytest.mark.slow
+def test_the_quick_run_of_listings_gives_every_ratio(tmp_path: Path) -> None:
+    ratios = figures(tmp_path / "listings.json", "listings", "--quick")
+    assert set(ratios) == {
+        "listing_memory_20000_vs_2000", "second_listing_memory_20000_vs_2000"
+    }  # fmt: skip
+    assert ratios["listing_memory_20000_vs_2000"] < 1.2

@@ -1,9 +1,7 @@
 """The endpoint over real HTTP on a real Ray Serve: one command, two replicas."""
 
-import asyncio
 import io
 import json
-import os
 import re
 import select
 import signal
@@ -18,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -27,6 +24,7 @@ import pytest
 import schemathesis
 import soundfile
 from conftest import descendants, make_bundle
+from endpoint import AUDIOCNN, Endpoint
 from hostile import HOSTILE, sound
 from hypothesis import given, settings
 from websockets.sync.client import connect
@@ -35,68 +33,9 @@ from audiocnn import synthetic
 from audiocnn.bundle import recalibrate
 from audiocnn.calibration import Calibration
 from audiocnn.errors import REASONS
-from benchmarks.load import Outcome, closed_loop, post
-from benchmarks.processes import free_ports
+from benchmarks.load import Outcome, post
 
-AUDIOCNN = Path(sys.executable).with_name("audiocnn")
 slow = pytest.mark.slow
-
-
-class Endpoint:
-    """A running `audiocnn serve`."""
-
-    def __init__(self, bundle: Path, *options: str, **environment: str) -> None:
-        self.port, self.metrics_port = free_ports(2)
-        ports = ["--port", str(self.port), "--metrics-port", str(self.metrics_port)]
-        self.process = subprocess.Popen(
-            [AUDIOCNN, "serve", str(bundle), *ports, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        self.said: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        began = time.monotonic()
-        while not self.saw("answers;"):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() - began < 120, self.said
-            time.sleep(0.1)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.said.extend(self.process.stdout)
-
-    def saw(self, text: str) -> bool:
-        return any(text in line for line in self.said)
-
-    def close(self) -> float:
-        """Interrupt it as Ctrl-C would; returns the seconds that it took."""
-        began = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
-        self._reader.join(10)
-        return time.monotonic() - began
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    def ask(
-        self, path: str, body: bytes | None = None, **headers: str
-    ) -> tuple[int, dict[str, Any]]:
-        request = urllib.request.Request(self.url(path), body, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
-
-    def load(self, request: bytes, clients: int, seconds: float) -> Outcome:
-        return asyncio.run(closed_loop(self.port, request, clients, seconds))
-
-    def replicas(self) -> list[psutil.Process]:
-        return descendants(self.process.pid, "ray::ServeReplica:audiocnn:Endpoint")
 
 
 @pytest.fixture(scope="module")
