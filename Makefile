@@ -10,7 +10,7 @@ ESC10 ?= ../shared/data/esc10
 # Files of tests side by side: what they wait for is mostly Ray's start.
 TWO_AT_ONCE := -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-slow bench-ingest bench-train bench-serve bench-label bench-gpu \
+.PHONY: help setup demo test test-slow test-browser dashboard check-dashboard bench-ingest bench-train bench-serve bench-label bench-gpu \
   bench-float16 esc10 lint format clean
 
 help:  ## What can be made
@@ -37,6 +37,19 @@ test: lint  ## Lint and the default tests; real recordings where ../shared/data 
 
 test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Kills and whole commands
 	$(BIN)/pytest $(TWO_AT_ONCE) -m slow
+
+test-browser: $(VENV)/.browser check-dashboard  ## The dashboard in Chromium, which must be there
+	$(BIN)/pytest -m browser
+
+# What was built from the source that is here is what is kept.
+check-dashboard: dashboard
+	@test -z "$$(git status --porcelain serve/page serve/dashboard/lib/schema.ts)" \
+	  || { git status --short serve/page serve/dashboard; echo "commit what make dashboard built"; exit 2; }
+
+$(VENV)/.browser: $(VENV)/.ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
+	  --editable '.[browser]'
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.ready
 	@echo "installing the peers that benchmarks compare with (once)"
@@ -91,6 +104,15 @@ esc10: setup  ## The accuracy of docs/accuracy.md: ESC-10, five folds; ESC10=pat
 
 bench-float16: setup  ## What float16 features cost in accuracy: ten minutes
 	$(BIN)/python -m benchmarks.float16
+
+# Node 20 or newer; who only uses audiocnn needs none, for what this builds is kept in serve/page.
+dashboard: setup  ## Build the dashboard's page anew
+	cd serve/dashboard && npm ci --no-audit --no-fund --loglevel=error
+	$(BIN)/python -m serve.http > serve/dashboard/openapi.json
+	cd serve/dashboard && npm run --silent types && npm run --silent check \
+	  && NEXT_TELEMETRY_DISABLED=1 npm run --silent build
+	rm -rf serve/page && mkdir serve/page
+	cp -r serve/dashboard/out/index.html serve/dashboard/out/_next serve/page/
 
 lint: setup  ## ruff, mypy, and the rules of the house
 	$(BIN)/ruff check .

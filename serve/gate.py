@@ -21,8 +21,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NAME_IN_SCOPE = "audiocnn.problem"
 """Where the application leaves the name of a problem that it answered with."""
-_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems")
-"""Paths that say nothing about anybody, and are for load balancers and people."""
+_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
+"""Paths that say nothing about anybody, and are for load balancers and people; and the page's."""
 _IN_BASE64 = ("/inference",)
 _MOST_HELD = 512 << 20
 """Bytes of all bodies that are on their way into one replica."""
@@ -119,7 +119,7 @@ class Gate:
     async def _pass(self, exchange: "_Exchange") -> None:
         scope = exchange.scope
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path.startswith(_OPEN):
+        if path == "/" or path.startswith(_OPEN):
             await self.app(scope, exchange.receive, exchange.send)
             return
         self._check_origin(exchange)

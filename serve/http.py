@@ -1,7 +1,9 @@
 """The routes: HTTP in, what the service says out, and every mistake as problem+json."""
 
+import asyncio
 import base64
 import binascii
+import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from audiocnn import __version__
-from serve import docs, schemas
+from serve import docs, pages, schemas
 from serve.encoding import Answer
 from serve.gate import NAME_IN_SCOPE, App, Gate
 from serve.meters import Meters
@@ -57,6 +59,20 @@ def make_app(
 ) -> App:
     """The whole application; `service` gives the current one, or raises Problem."""
     meters = meters or Meters()
+    app: App = Gate(make_api(service, meters, with_keys=bool(keys)), options, keys, meters)
+    if options.cors:
+        app = CORSMiddleware(
+            app,
+            allow_origins=options.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-api-key"],
+            expose_headers=["retry-after", "x-request-id"],
+        )
+    return app
+
+
+def make_api(service: Callable[[], Service], meters: Meters, *, with_keys: bool) -> FastAPI:
+    """The routes, and the OpenAPI document that describes them."""
     api = FastAPI(
         title="audiocnn",
         version=__version__,
@@ -73,23 +89,15 @@ def make_app(
     _add_tutorial(api, service)
     _add_card(api, service)
     _add_documents(api)
+    _add_dashboard(api)
 
     @api.websocket("/v1/stream")
     async def _stream(socket: WebSocket) -> None:
         await stream(socket, service)
 
     _answer_mistakes(api)
-    _document(api, with_keys=bool(keys))
-    app: App = Gate(api, options, keys, meters)
-    if options.cors:
-        app = CORSMiddleware(
-            app,
-            allow_origins=options.cors,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key"],
-            expose_headers=["retry-after", "x-request-id"],
-        )
-    return app
+    _document(api, with_keys=with_keys)
+    return api
 
 
 def _described(kind: Kind) -> dict[str, Any]:
@@ -168,6 +176,32 @@ def _add_documents(api: FastAPI) -> None:
         return f"{kind.status} {kind.title}\n\nWhat to do: {kind.mend}.\n"
 
 
+def _add_dashboard(api: FastAPI) -> None:
+    @api.get("/", include_in_schema=False)
+    async def _index(request: Request) -> Response:
+        return pages.page("index.html", request.headers.get("accept-encoding", ""))
+
+    @api.get("/_next/{path:path}", include_in_schema=False)
+    async def _file(request: Request, path: str) -> Response:
+        return pages.page(f"_next/{path}", request.headers.get("accept-encoding", ""))
+
+    @api.get("/samples", summary="Names of generated sounds to try")
+    async def _samples() -> list[str]:
+        return list(pages.SAMPLES)
+
+    @api.get(
+        "/samples/{name}.flac",
+        response_class=Response,
+        responses={
+            200: {"content": {"audio/flac": _AUDIO}}, 404: _described(KINDS["not-found"])
+        },
+        summary="A generated sound",
+    )  # fmt: skip
+    async def _sample(name: str) -> Response:
+        sound = await asyncio.to_thread(pages.sample, name)
+        return Response(sound, media_type="audio/flac")
+
+
 async def _recording(request: Request) -> bytes:
     """The bytes of the recording that was sent. Raises Problem."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -237,3 +271,11 @@ def _document(api: FastAPI, *, with_keys: bool) -> None:
         return document
 
     api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _nothing() -> Service:
+    raise Problem("not-ready", "there is only the document")
+
+
+if __name__ == "__main__":  # what the dashboard's types are generated from
+    print(json.dumps(make_api(_nothing, Meters(), with_keys=False).openapi(), indent=1))

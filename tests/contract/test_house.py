@@ -30,7 +30,8 @@ PIPELINES = [
 
 SERVE = [
     "options", "problems", "keys", "arrays", "encoding", "meters", "decoding", "decoder", "model",
-    "service", "schemas", "stream", "gate", "docs", "http", "configfile", "app", "proxy", "run",
+    "service", "schemas", "stream", "gate", "docs", "pages", "http", "configfile", "app", "proxy",
+    "run",
 ]  # fmt: skip
 """The endpoint's modules, likewise; Ray is known to `app` and `run` alone."""
 

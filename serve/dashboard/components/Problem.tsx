@@ -1,0 +1,15 @@
+import type { Trouble } from "@/lib/api";
+import { Button } from "./ui/button";
+
+/** What went wrong, in a sentence that says what to do. */
+export function Problem({ trouble, onAgain }: { trouble: Trouble; onAgain: () => void }) {
+  return (
+    <div role="alert" data-trouble={trouble.name} className="rounded-xl border border-bad bg-card p-4">
+      <p className="font-medium text-bad">{trouble.sentence}</p>
+      {trouble.detail && <p className="mt-1 text-sm text-faint">The server says: {trouble.detail}</p>}
+      <Button className="mt-3" onClick={onAgain}>
+        Try again
+      </Button>
+    </div>
+  );
+}

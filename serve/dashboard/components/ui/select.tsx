@@ -1,0 +1,25 @@
+/** A choice of one of several names: the browser's own, for a phone and a screen reader know it. */
+export function Select({
+  label,
+  value,
+  options,
+  onChange,
+}: {
+  label: string;
+  value: string;
+  options: string[];
+  onChange: (value: string) => void;
+}) {
+  return (
+    <select
+      aria-label={label}
+      value={value}
+      onChange={(event) => onChange(event.target.value)}
+      className="min-h-9 max-w-56 rounded-md border border-line bg-card px-2 text-sm text-ink hover:border-accent"
+    >
+      {options.map((option) => (
+        <option key={option}>{option}</option>
+      ))}
+    </select>
+  );
+}

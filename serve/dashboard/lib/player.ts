@@ -1,0 +1,61 @@
+/** Plays one sound at a time; everything that draws a cursor listens to it. */
+export class Player {
+  private readonly audio = new Audio();
+  private readonly listeners = new Set<(time: number, playing: boolean) => void>();
+  private offset = 0;
+  private frame = 0;
+
+  constructor() {
+    for (const event of ["play", "pause", "seeked", "ended", "loadedmetadata"]) {
+      this.audio.addEventListener(event, this.tell);
+    }
+  }
+
+  /** Seconds of the recording. */
+  get time(): number {
+    return this.offset + this.audio.currentTime;
+  }
+
+  get playing(): boolean {
+    return !this.audio.paused && !this.audio.ended;
+  }
+
+  /** Take a sound that begins at `offset` seconds of the recording. */
+  load(url: string, offset = 0): void {
+    if (this.audio.src === url && this.offset === offset) return;
+    this.audio.pause();
+    this.offset = offset;
+    this.audio.src = url;
+  }
+
+  async play(): Promise<void> {
+    await this.audio.play();
+  }
+
+  pause(): void {
+    this.audio.pause();
+  }
+
+  seek(time: number): void {
+    this.audio.currentTime = Math.max(0, time - this.offset);
+    this.tell();
+  }
+
+  close(): void {
+    this.audio.pause();
+    this.audio.removeAttribute("src");
+    cancelAnimationFrame(this.frame);
+  }
+
+  subscribe(listener: (time: number, playing: boolean) => void): () => void {
+    this.listeners.add(listener);
+    listener(this.time, this.playing);
+    return () => this.listeners.delete(listener);
+  }
+
+  private readonly tell = (): void => {
+    cancelAnimationFrame(this.frame);
+    for (const listener of this.listeners) listener(this.time, this.playing);
+    if (this.playing) this.frame = requestAnimationFrame(this.tell);
+  };
+}
