@@ -67,7 +67,8 @@ def _serve(options: Serve) -> None:
         cluster = session.connect(options.metrics_port)
         options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
         address = run.start(options, keys)
-        display.say(f"{address}/v1/predict answers; {address}/docs says how to ask; Ctrl-C ends it")
+        display.say(f"{address} shows and explains, for people; Ctrl-C ends it")
+        display.say(f"{address}/v1/predict answers; {address}/docs says how to ask")
         for event in run.rolls(options, keys):
             display.say(event)
     finally:

@@ -90,7 +90,7 @@ def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
     """Serve until SIGINT or SIGTERM; on SIGUSR1 roll, and yield what became of it in words."""
     again = threading.Event()
     signal.signal(signal.SIGUSR1, lambda *_: again.set())
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     while True:
         if again.wait(1.0):
             again.clear()
@@ -98,6 +98,11 @@ def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
                 yield f"bundle {roll(options, keys)} answers now"
             except AudioCNNError as error:
                 yield f"what answered before goes on: {error}"
+
+
+def _interrupt(*_: object) -> None:
+    """End as by Ctrl-C; not by SIGINT, which a shell lets commands in the background ignore."""
+    raise KeyboardInterrupt
 
 
 def stop() -> None:

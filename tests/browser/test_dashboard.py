@@ -219,6 +219,22 @@ def test_a_sample_is_in_the_url_and_can_be_shared(page: Page, endpoint: Endpoint
     expect(page.get_by_role("heading", name="siren.flac")).to_be_visible()
 
 
+def test_two_sounds_are_side_by_side(page: Page, endpoint: Endpoint) -> None:
+    page.get_by_role("button", name="siren").click()
+    page.get_by_role("button", name="Compare with another sound").click()
+    page.get_by_role("button", name="bell").nth(1).click()
+    for name in ("siren.flac", "bell.flac"):
+        expect(page.get_by_role("heading", name=name)).to_be_visible()
+    expect(page.locator("[data-map=conv1]")).to_have_count(2)
+    page.get_by_role("heading", name="bell.flac").wait_for()
+    shoot(page, "compare")
+    shared = page.url
+    page.goto("about:blank")
+    page.goto(shared)
+    for name in ("siren.flac", "bell.flac"):
+        expect(page.get_by_role("heading", name=name)).to_be_visible()
+
+
 def test_trouble_is_a_sentence_that_says_what_to_do(page: Page, tmp_path: Path) -> None:
     cases = {
         "text.wav": (b"no sound at all " * 10, "Send WAV, FLAC, OGG or MP3"),

@@ -1,8 +1,8 @@
 "use client";
 
 import { useEffect, useState } from "react";
-import { type Card as Model, key, model, sample, setKey, Trouble } from "@/lib/api";
-import { useView } from "@/lib/view";
+import { type Card as Model, key, model, sample as fetchSample, setKey, Trouble } from "@/lib/api";
+import { useView, type View } from "@/lib/view";
 import { Panel } from "./Panel";
 import { Problem } from "./Problem";
 import { Sounds } from "./Sounds";
@@ -10,7 +10,7 @@ import { Button } from "./ui/button";
 
 export function Dashboard() {
   const [view, change] = useView();
-  const [sound, setSound] = useState<File | null>(null);
+  const [other, setOther] = useState<View>({});
   const [card, setCard] = useState<Model | null>(null);
   const [trouble, setTrouble] = useState<Trouble | null>(null);
   const [turn, setTurn] = useState(0);
@@ -26,13 +26,9 @@ export function Dashboard() {
     model().then(setCard, fail);
   }, [turn]);
 
-  useEffect(() => {
-    if (view.sample) sample(view.sample).then(setSound, fail);
-  }, [view.sample, turn]);
-
-  const afresh = { window: undefined, explain: undefined, channel: undefined };
+  const comparing = view.beside !== undefined;
   return (
-    <main className="mx-auto grid max-w-6xl gap-4 p-4 sm:p-6">
+    <main className={`mx-auto grid gap-4 p-4 sm:p-6 ${comparing ? "max-w-[120rem]" : "max-w-6xl"}`}>
       <header className="flex flex-wrap items-baseline justify-between gap-x-6 gap-y-1">
         <h1 className="text-xl font-semibold">What the model heard</h1>
         {card && (
@@ -43,16 +39,81 @@ export function Dashboard() {
       </header>
       {trouble?.name === "key" && <Key onKey={again} />}
       {trouble && <Problem trouble={trouble} onAgain={again} />}
+      <div className={`grid gap-4 ${comparing ? "lg:grid-cols-2" : ""}`}>
+        <Side
+          key={`first ${turn}`}
+          card={card}
+          view={view}
+          onView={change}
+          sample={view.sample}
+          onSample={(name) => change({ sample: name })}
+          onTrouble={fail}
+        />
+        {comparing && (
+          <Side
+            key={`second ${turn}`}
+            card={card}
+            view={other}
+            onView={(some) => setOther((before) => ({ ...before, ...some }))}
+            sample={view.beside || undefined}
+            onSample={(name) => change({ beside: name ?? "" })}
+            onTrouble={fail}
+          />
+        )}
+      </div>
+      <p className="text-center">
+        <Button onClick={() => change({ beside: comparing ? undefined : "" })}>
+          {comparing ? "One sound alone" : "Compare with another sound"}
+        </Button>
+      </p>
+    </main>
+  );
+}
+
+const afresh: View = { window: undefined, explain: undefined, channel: undefined };
+
+/** Where a sound comes from, and everything about it. */
+function Side({
+  card,
+  view,
+  onView,
+  sample,
+  onSample,
+  onTrouble,
+}: {
+  card: Model | null;
+  view: View;
+  onView: (change: View) => void;
+  /** The generated sound that is shown, if it is one. */
+  sample: string | undefined;
+  onSample: (name: string | undefined) => void;
+  onTrouble: (error: unknown) => void;
+}) {
+  const [sound, setSound] = useState<File | null>(null);
+  useEffect(() => {
+    if (!sample) return;
+    let wanted = true;
+    fetchSample(sample).then((found) => wanted && setSound(found), onTrouble);
+    return () => {
+      wanted = false; // a file was chosen meanwhile
+    };
+    // What is told of trouble is another function each time, and no reason to fetch again.
+  }, [sample]);
+  return (
+    <div className="grid min-w-0 content-start gap-4">
       <Sounds
-        key={turn}
         onFile={(file) => {
-          change({ ...afresh, sample: undefined });
+          onView(afresh);
+          onSample(undefined);
           setSound(file);
         }}
-        onSample={(name) => change({ ...afresh, sample: name })}
+        onSample={(name) => {
+          onView(afresh);
+          onSample(name);
+        }}
       />
-      {sound && card && <Panel sound={sound} classes={card.classes} view={view} onView={change} />}
-    </main>
+      {sound && card && <Panel sound={sound} classes={card.classes} view={view} onView={onView} />}
+    </div>
   );
 }
 

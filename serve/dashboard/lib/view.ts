@@ -4,6 +4,8 @@ import { useCallback, useSyncExternalStore } from "react";
 export interface View {
   /** One of the server's own sounds; a person's file cannot be in a URL. */
   sample?: string;
+  /** The generated sound beside it; empty while there is none yet. */
+  beside?: string;
   window?: number;
   /** The class that evidence is shown for. */
   explain?: string;
@@ -23,6 +25,7 @@ export function parse(fragment: string): View {
   };
   return {
     sample: given.get("sample") ?? undefined,
+    beside: given.get("beside") ?? undefined,
     window: number("window"),
     explain: given.get("explain") ?? undefined,
     layer: given.get("layer") ?? undefined,
