@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from endpoint import Endpoint
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from audiocnn import synthetic
 from audiocnn.config import ModelConfig, TrainConfig
@@ -19,6 +17,11 @@ from pipelines.ingest import ingest
 from pipelines.options import Ingest, Train
 from pipelines.recipes import esc10
 from pipelines.train import train
+
+pytest.importorskip("playwright", reason="`make test-browser` installs it")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 
