@@ -63,7 +63,7 @@ class Options:
     transformers: str = str(ROOT / ".venv" / "transformers" / "bin" / "python")
     """The Python that Transformers is installed for; where it is not there, a peer is missing."""
     quick: bool = False
-    """A smoke run: 192 clips, a small network, one round, one delay and two peers."""
+    """A smoke run: 384 clips, a small network, one round, one delay and two peers."""
     out: Path | None = None
     """Where the JSON goes; benchmarks/results/label.json when not given."""
 
@@ -237,7 +237,7 @@ def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> No
 def main(options: Options) -> None:
     """Measure, print and write."""
     if options.quick:
-        options = replace(options, clips=192, rounds=1)
+        options = replace(options, clips=384, rounds=1)
     report = Report(name="label")
     folder = Path(tempfile.mkdtemp(prefix="audiocnn-bench-"))
     try:
