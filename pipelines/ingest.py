@@ -7,7 +7,6 @@ clips that are in none of them, and writes `features.json` last.
 import time
 import uuid
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,7 @@ from pipelines.shards import deal, run_shards
 
 _FORMAT = "audiocnn.ingest/1"
 _OWNED = ("parts/part-*.parquet", "parts/.*.tmp", "failures.parquet", "job.json")
-_FOOTERS_AT_ONCE = 16
+_FOOTERS_AHEAD = 16
 
 
 class IngestWorker:
@@ -122,8 +121,8 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
 def _ledgers(to: str) -> list[Ledger]:
     """What the parts that are there say of themselves."""
     parts = [file.uri for file in outputs.below(storage.join(to, "parts"))]
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as readers:
-        return [ledger for ledger in readers.map(read_ledger, parts) if ledger is not None]
+    ledgers = storage.ahead(read_ledger, parts, _FOOTERS_AHEAD)
+    return [ledger for ledger in ledgers if ledger is not None]
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
