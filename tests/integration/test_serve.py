@@ -54,9 +54,10 @@ def endpoint(bundle: Path) -> Iterator[Endpoint]:
 
 def test_it_says_where_it_answers_and_nothing_else(endpoint: Endpoint) -> None:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in endpoint.said]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[0].startswith("▸ serve ")
-    assert endpoint.url("/v1/predict") in lines[1]
+    assert f"{endpoint.url('')} shows" in lines[1]
+    assert endpoint.url("/v1/predict") in lines[2]
     assert endpoint.ask("/readyz")[0] == 200
 
 
