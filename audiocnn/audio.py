@@ -21,27 +21,17 @@ from audiocnn.containers import Spliced, WavHeader, check_mp3, check_ogg, read_w
 from audiocnn.errors import AudioError
 
 __all__ = [
-    "AUDIO_SUFFIXES",
-    "AudioInfo",
-    "AudioLimits",
-    "Samples",
-    "Source",
-    "Window",
-    "WindowConfig",
-    "batched",
-    "count_windows",
-    "cut",
-    "decode",
-    "needs_libsndfile",
-    "read",
-    "read_info",
-    "windows",
-]
+    "AUDIO_SUFFIXES", "AudioInfo", "AudioLimits", "Samples", "Segment", "Source", "Window",
+    "WindowConfig", "batched", "count_windows", "cut", "decode", "needs_libsndfile", "read",
+    "read_info", "windows", "within",
+]  # fmt: skip
 
 Samples = npt.NDArray[np.float32]
 Samples16 = npt.NDArray[np.int16]
 Source = bytes | BinaryIO
 """A recording: its bytes, or a seekable file of them."""
+Segment = tuple[float, float]
+"""A stretch of a recording: where it begins and where it ends, in seconds."""
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """File names that are taken for recordings when a folder or a bucket is listed."""
@@ -312,13 +302,38 @@ def _check_ending(info: AudioInfo, total: int, limits: AudioLimits) -> None:
 
 
 def windows(
-    source: Source, config: WindowConfig, limits: AudioLimits | None = None
+    source: Source,
+    config: WindowConfig,
+    limits: AudioLimits | None = None,
+    segment: Segment | None = None,
 ) -> Iterator[Window]:
-    """The windows of a recording, in order; memory is a block and a window, whatever its length.
+    """The windows of a recording, or of a segment of it, whose beginning is then their time 0.
 
-    Raises AudioError as `decode` does.
+    They are in order; memory is a block and a window, whatever the length. Raises AudioError as
+    `decode` and `within` do.
     """
-    return cut(decode(source, config.sample_rate, limits), config)
+    blocks = decode(source, config.sample_rate, limits)
+    if segment is not None:
+        blocks = within(blocks, config.sample_rate, segment)
+    return cut(blocks, config)
+
+
+def within(blocks: Iterable[Samples], sample_rate: int, segment: Segment) -> Iterator[Samples]:
+    """What of consecutive blocks lies in a segment; nothing after it is decoded.
+
+    Raises AudioError too_short where nothing does.
+    """
+    first, end = (round(time * sample_rate) for time in segment)
+    at = found = 0
+    for block in blocks:
+        part = block[max(0, first - at) : max(0, end - at)]
+        at, found = at + len(block), found + len(part)
+        if len(part):
+            yield part
+        if at >= end:
+            break
+    if not found:
+        raise AudioError("too_short", f"no sound from {segment[0]:g} to {segment[1]:g} s")
 
 
 def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:

@@ -1,11 +1,13 @@
 """Labelled corpora: clips, what cannot be one, class order, folds, and source groups."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from audiocnn import storage
+from audiocnn.audio import Segment
 from audiocnn.errors import CorpusError
 from audiocnn.recordings import Archive, Recording
 
@@ -18,6 +20,7 @@ class Clip:
     is another one where the file was changed, and None where it was not listed; `size` is in
     bytes, and None likewise. Where there is an `archive`, the bytes are there, and `uri` is
     for people.
+    Where there is a `segment`, the clip is that stretch of the recording alone.
     """
 
     clip_id: str
@@ -28,11 +31,12 @@ class Clip:
     size: int | None = None
     version: str | None = None
     archive: Archive | None = None
+    segment: Segment | None = None
 
     @property
     def recording(self) -> Recording:
         """Where its bytes are."""
-        return Recording(uri=self.uri, size=self.size, archive=self.archive)
+        return Recording(uri=self.uri, size=self.size, archive=self.archive, segment=self.segment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +90,19 @@ def entry(
     size: int | None = None,
     version: str = "",
     archive: Archive | None = None,
+    segment: tuple[str, str] = ("", ""),
 ) -> Clip | Rejected:
     """A clip from what a corpus says of it, as text, or why it is none.
 
-    The empty text is none: no fold, no source, no version.
+    The empty text is none: no fold, no source, no version. Of a `segment`, its beginning and its
+    end in seconds, `clip_id` becomes another one, and the recording is the source where none is
+    given.
     """
     label, fold = label.strip(), fold.strip()
-    number = _fold(fold)
+    number, stretch = _fold(fold), _segment(*segment)
+    if stretch:
+        source = source or clip_id
+        clip_id = f"{clip_id}#t={stretch[0]!r},{stretch[1]!r}"  # as W3C's Media Fragments have it
     wrong = None
     if not _is_utf8(uri + clip_id) or "\0" in uri:
         wrong = "path", "its name is not UTF-8, or has a NUL in it"
@@ -102,6 +112,8 @@ def entry(
         wrong = "label", "its label or its source is not UTF-8"
     elif fold and number is None:
         wrong = "fold", f"{fold!r} is no whole number from 0 to 2147483647"
+    elif any(segment) and not stretch:
+        wrong = "segment", f"from {segment[0]!r} to {segment[1]!r}"
     if wrong:
         return Rejected(uri=storage.printable(uri), reason=wrong[0], detail=wrong[1])
     return Clip(
@@ -113,7 +125,16 @@ def entry(
         size=size,
         version=version or None,
         archive=archive,
+        segment=stretch,
     )
+
+
+def _segment(onset_s: str, offset_s: str) -> Segment | None:
+    try:
+        first, end = float(onset_s), float(offset_s)
+    except ValueError:
+        return None
+    return (first, end) if 0 <= first < end < math.inf else None
 
 
 def _is_utf8(text: str) -> bool:
@@ -134,7 +155,7 @@ def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreview
     Raises CorpusError for fewer than two classes, clips with and without folds, or a source in
     two folds.
     """
-    seen: set[str] = set()
+    seen: set[str | tuple[str, Segment | None]] = set()
     clips: list[Clip] = []
     rejected: list[Rejected] = []
     ignored = 0
@@ -143,8 +164,8 @@ def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreview
             ignored += 1
         elif isinstance(item, Rejected):
             rejected.append(item)
-        elif seen.isdisjoint((item.clip_id, item.uri)):
-            seen.update((item.clip_id, item.uri))
+        elif seen.isdisjoint(names := (item.clip_id, (item.uri, item.segment))):
+            seen.update(names)
             clips.append(item)
         else:
             detail = f"listed a second time, here as {item.label!r}"

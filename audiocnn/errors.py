@@ -35,6 +35,7 @@ REASONS = {
     "label": "no label, a label without a sound, or one that is not UTF-8",
     "duplicate": "listed twice; the first is used",
     "fold": "a fold that is no whole number from 0 to 2147483647",
+    "segment": "onset_s and offset_s that are no stretch of time in seconds, or not both there",
     "path": "a name that is not UTF-8, or leads where its manifest may not",
 }
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from audiocnn import storage
-from audiocnn.audio import AudioLimits, Source, Window, batched, windows
+from audiocnn.audio import AudioLimits, Segment, Source, Window, batched, windows
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
 from audiocnn.extractor import Progress, Stream, Task
@@ -103,14 +103,15 @@ class _FrontEnd:
     def part(self, task: Task) -> Ledger:
         """Write a part. Raises AudioCNNError where that, or reading any clip at all, is no use."""
         with PartWriter(task.path, self.logmel.config) as part:
-            for at, read in self._read_ahead([recording_of(item) for item in task.items]):
+            recordings = [recording_of(item) for item in task.items]
+            for at, read in self._read_ahead(recordings):
                 self.progress.begin(at)
                 item = task.items[at]
                 try:
                     if at in task.condemned:
                         raise task.condemned[at]
                     with Windows() as found:
-                        for features in self._groups(read):
+                        for features in self._groups(read, recordings[at].segment):
                             found.append(**features)
                         part.add(item, found)
                 except (AudioError, UnreadableError) as error:
@@ -128,7 +129,7 @@ class _FrontEnd:
             try:
                 if at in task.condemned:
                     raise task.condemned[at]
-                for features in self._groups(read):
+                for features in self._groups(read, task.recordings[at].segment):
                     found = {name: features[name] for name in ("start_s", "duration_s", "logmel")}
                     yield "windows", {"at": at, **found}
             except (AudioError, UnreadableError) as error:
@@ -146,11 +147,11 @@ class _FrontEnd:
                 reads.append(begin_to_read(recordings[ahead], self.limits.max_bytes, self.readers))
             yield at, reads.popleft()
 
-    def _groups(self, read: _Read) -> Iterator[dict[str, np.ndarray]]:
+    def _groups(self, read: _Read, segment: Segment | None) -> Iterator[dict[str, np.ndarray]]:
         """Arrays of a recording's windows, some at a time. Raises AudioCNNError."""
         try:
             with closing(read()) as source:
-                cut = windows(source, self.logmel.config, self.limits)
+                cut = windows(source, self.logmel.config, self.limits, segment)
                 for group in batched(cut, _WINDOWS_AT_ONCE):
                     yield self._features(group)
                     self.progress.beat()

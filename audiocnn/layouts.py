@@ -23,7 +23,7 @@ from audiocnn.listing import StoredFile
 from audiocnn.webdataset import WebDataset
 
 _MANIFESTS = (".csv", ".parquet")
-_COLUMNS = ("uri", "label", "fold", "source", "suggested")
+_COLUMNS = ("uri", "label", "fold", "source", "suggested", "onset_s", "offset_s")
 
 
 class Layout(Protocol):
@@ -46,6 +46,7 @@ class Layout(Protocol):
 class Manifest:
     """A CSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it.
 
+    With `onset_s,offset_s` a row's clip is that stretch of the recording, in seconds.
     Where it has a column `suggested` too, it is a review: a row without a label was not answered.
     """
 
@@ -72,7 +73,8 @@ class Manifest:
             else:
                 where = self._resolve(base, name)
                 fold, source = row.get("fold") or "", row.get("source") or ""
-                yield entry(where, name, label, fold=fold, source=source)
+                times = row.get("onset_s") or "", row.get("offset_s") or ""
+                yield entry(where, name, label, fold=fold, source=source, segment=times)
 
     def _wrong_path(self, base: str, name: str) -> str | None:
         """Why a manifest in the folder `base` may not name this, if so."""

@@ -144,14 +144,14 @@ def item_of(clip: Clip) -> Item:
     said = [
         item[name]
         for name in ("clip_id", "uri", "label", "fold", "source", "size", "version", "archive")
-    ]
+    ]  # a segment is in the clip_id
     return {**item, "key": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}
 
 
 def recording_of(item: Item) -> Recording:
     """Where an item's bytes are."""
     archive = item["archive"] and Archive(**item["archive"])
-    return Recording(uri=item["uri"], size=item["size"], archive=archive)
+    return Recording(uri=item["uri"], size=item["size"], archive=archive, segment=item["segment"])
 
 
 def part_name(config: FeatureConfig, items: list[Item]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from audiocnn import local, storage
-from audiocnn.audio import Source
+from audiocnn.audio import Segment, Source
 from audiocnn.errors import AudioError
 
 _WHOLE = 32 << 20
@@ -34,6 +34,8 @@ class Recording:
     archive: Archive | None = None
     version: str | None = None
     """As a listing has it; where it is given, nothing else is read."""
+    segment: Segment | None = None
+    """What of it is meant; None: all of it."""
 
 
 def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callable[[], Source]:

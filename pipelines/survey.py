@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import monotonic
 
@@ -72,7 +72,7 @@ def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
     def look(recording: Recording) -> AudioInfo | AudioCNNError:
         try:
             with closing(open_recording(recording, limits.max_bytes)) as source:
-                return read_info(source, limits)
+                return _of_segment(read_info(source, limits), recording)
         except (AudioError, UnreadableError) as error:
             return error
 
@@ -84,6 +84,14 @@ def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
             else:
                 headers.failures.append((recording, answer))
     return headers
+
+
+def _of_segment(info: AudioInfo, recording: Recording) -> AudioInfo:
+    """As long as what is meant of the recording, where the header tells."""
+    if recording.segment is None:
+        return info
+    first, end = (round(time * info.sample_rate) for time in recording.segment)
+    return replace(info, frames=max(0, min(info.frames, end) - first))
 
 
 def say_headers(headers: Headers, total: int, unit: str) -> None:

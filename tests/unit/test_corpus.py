@@ -114,6 +114,48 @@ def test_of_a_clip_that_is_listed_twice_the_first_is_used(tmp_path: Path) -> Non
     assert "'z'" in corpus.rejected[-1].detail
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_row_with_times_is_a_segment_of_its_recording(tmp_path: Path, kind: str) -> None:
+    rows = [
+        ("long.wav", "x", 0.5, 3.0),
+        ("long.wav", "y", 3.0, 4.25),
+        ("long.wav", "x", None, None),
+    ]
+    frame = pd.DataFrame(rows, columns=["uri", "label", "onset_s", "offset_s"])
+    path = tmp_path / f"m.{kind}"
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    corpus = read_corpus(str(path))
+    assert corpus.rejected == ()
+    assert {clip.clip_id: clip.segment for clip in corpus.clips} == {
+        "long.wav": None,
+        "long.wav#t=0.5,3.0": (0.5, 3.0),
+        "long.wav#t=3.0,4.25": (3.0, 4.25),
+    }
+    cut = [clip for clip in corpus.clips if clip.segment]
+    assert {clip.uri for clip in cut} == {f"{tmp_path}/long.wav"}
+    assert {clip.source for clip in cut} == {"long.wav"}  # so that one fold has them all
+
+
+@pytest.mark.parametrize(
+    "times",
+    [("1", ""), ("", "1"), ("2", "1"), ("1", "1"), ("-1", "1"), ("0", "inf"), ("nan", "1"),
+     ("a", "b")],
+)  # fmt: skip
+def test_a_segment_is_a_stretch_of_time(tmp_path: Path, times: tuple[str, str]) -> None:
+    corpus = read_corpus(
+        manifest(tmp_path / "m.csv", [("a.wav", "x", *times)], "onset_s", "offset_s")
+    )
+    assert list(reasons(corpus).values()) == ["segment"]
+    assert len(corpus.clips) == 2
+
+
+def test_a_segment_that_is_listed_twice_is_one_clip(tmp_path: Path) -> None:
+    rows = [("a.wav", "x", "1", "2"), ("./a.wav", "y", "1.0", "2.0"), ("a.wav", "y", "1", "3")]
+    corpus = read_corpus(manifest(tmp_path / "m.csv", rows, "onset_s", "offset_s"))
+    assert list(reasons(corpus).values()) == ["duplicate"]
+    assert [clip.segment for clip in corpus.clips if clip.segment] == [(1.0, 2.0), (1.0, 3.0)]
+
+
 def test_a_manifest_elsewhere_names_no_files_of_this_machine() -> None:
     local = ["/etc/passwd", "file:///etc/passwd", "local:///etc/passwd", "zip://x::file:///a.zip"]
     rows = [(name, "x") for name in [*local, "../up.wav", "s3://other/fine.wav"]]

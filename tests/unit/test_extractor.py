@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import deadly
@@ -38,6 +39,7 @@ def items_of(recordings: list[Recording]) -> list[Item]:
             fold=1,
             size=recording.size,
             archive=recording.archive,
+            segment=recording.segment,
         )
         for place, recording in enumerate(recordings)
     ]
@@ -101,6 +103,23 @@ def test_sums_are_of_the_log_mels_that_are_stored(sounds: list[Recording], tmp_p
     assert said.count == exact.count
     assert np.allclose(said.total, exact.total, rtol=1e-5)
     assert np.allclose(said.squares, exact.squares, rtol=1e-5)
+
+
+def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(tmp_path: Path) -> None:
+    sound = synthetic.sound("siren", 1, 9.3, 22_050)  # another rate than the model's
+    whole = Recording(uri=str(tmp_path / "long.flac"))
+    Path(whole.uri).write_bytes(synthetic.encode(sound, 22_050, "flac"))
+    (all_of_it,) = read([whole], tmp_path)
+    size = SMALL.window_s
+    times = [(size, 2 * size), (2 * size, 4 * size), (0.0, size), (8.0, 100.0), (9.5, 11.0)]
+    second, two_more, first, rest, beyond = read(
+        [replace(whole, segment=one) for one in times], tmp_path
+    )
+    assert np.array_equal(first, all_of_it[:1])
+    assert np.array_equal(second, all_of_it[1:2])
+    assert np.array_equal(two_more, all_of_it[2:4])
+    assert not isinstance(rest, str)
+    assert beyond == "too_short: no sound from 9.5 to 11 s"
 
 
 def test_a_second_part_is_written_by_the_same_process(
