@@ -1,7 +1,7 @@
 """Labels that are there: with the bundle that made them, and read batch by batch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,16 @@ from audiocnn import storage
 from audiocnn.bundle import read_summary
 from audiocnn.config import AudioLimits, FeatureConfig, from_json
 from audiocnn.errors import ConfigError, FormatError, MismatchError
-from audiocnn.labels import FORMAT
-from audiocnn.labelset import NOTE, SUMMARY, Part, batches, find_parts
+from audiocnn.labelset import (
+    NOTE,
+    SUMMARY,
+    Part,
+    batches,
+    find_parts,
+    limits_of,
+    name_in,
+    read_note,
+)
 
 Vectors = npt.NDArray[np.float32]
 
@@ -53,7 +61,7 @@ class Labelled:
 
     def name(self, uri: str) -> str:
         """A recording for people: its path below the bucket where it is there."""
-        return uri.removeprefix(self.bucket.rstrip("/") + "/")
+        return name_in(self.bucket, uri)
 
 
 def open_labels(uri: str, bundle: str | None = None) -> Labelled:
@@ -63,10 +71,9 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
     where the bundle is gone, and MismatchError where it is another one.
     """
     uri = storage.absolute(uri)
-    note = storage.read_format(storage.join(uri, NOTE), FORMAT, "labels")
+    note = read_note(uri)
     try:
         made_with, where = note["made_with"], storage.absolute(bundle or note["bundle"])
-        limits = {field.name: made_with[field.name] for field in fields(AudioLimits)}
         summary = _bundle(where, made_with["bundle"], uri)
         feature = from_json(FeatureConfig, summary["feature"])
         return Labelled(
@@ -76,7 +83,7 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
             fingerprint=made_with["bundle"],
             classes=tuple(summary["classes"]),
             feature=replace(feature, hop_s=made_with["hop_s"]),
-            limits=from_json(AudioLimits, limits),
+            limits=limits_of(made_with),
             has_embeddings=bool(made_with["embeddings"]),
             finished=storage.exists(storage.join(uri, SUMMARY)),
             parts=find_parts(uri, note["listings"]),

@@ -204,10 +204,10 @@ def read_ledger(uri: str, size: int | None = None) -> Ledger:
     Raises StorageError, and FormatError where it is none of ours.
     """
     with reading(uri, storage.open_binary(uri, block_bytes=_FOOTER, size=size)) as part:
-        return _ledger(uri, part)
+        return ledger_of(uri, part)
 
 
-def _ledger(uri: str, part: pq.ParquetFile) -> Ledger:
+def ledger_of(uri: str, part: pq.ParquetFile) -> Ledger:
     """What is in a part's footer. Raises FormatError."""
     try:
         return Ledger.from_json(json.loads((part.metadata.metadata or {})[_LEDGER]))
@@ -222,7 +222,7 @@ def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
     """
     last = None
     with reading(uri, file) as part:
-        failures = _ledger(uri, part).failures
+        failures = ledger_of(uri, part).failures
         for batch in part.iter_batches(columns=["uri", "version"]):
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 if row != last:  # a recording's rows stand together
@@ -238,7 +238,7 @@ def without(uri: str, gone: set[str]) -> bool:
     Where nothing is, the part is removed. Raises StorageError, FormatError.
     """
     with reading(uri, storage.open_binary(uri)) as part:
-        ledger, table = _ledger(uri, part), part.read()
+        ledger, table = ledger_of(uri, part), part.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
     left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
     left.failures = [row for row in ledger.failures if row["uri"] not in gone]

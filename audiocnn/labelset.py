@@ -8,13 +8,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audiocnn import outputs, storage
+from audiocnn.config import AudioLimits, from_json
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
 from audiocnn.labels import FORMAT, Ledger, read_ledger, reading
@@ -45,7 +46,7 @@ def choose(
     """
     folder, others = to, []
     while storage.exists(storage.join(folder, NOTE)):
-        note = storage.read_format(storage.join(folder, NOTE), FORMAT, "labels")
+        note = read_note(folder)
         if note["made_with"] == made_with:
             return folder, note
         others.append(note["made_with"])
@@ -69,6 +70,22 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
         for name, value in now.items()
         if before.get(name) != value
     )
+
+
+def read_note(uri: str) -> dict[str, Any]:
+    """`labels.json`. Raises StorageError where there is none, FormatError for another format."""
+    return storage.read_format(storage.join(uri, NOTE), FORMAT, "labels")
+
+
+def limits_of(made_with: dict[str, Any]) -> AudioLimits:
+    """What a recording may be, by the `made_with` of a note."""
+    limits = {field.name: made_with[field.name] for field in fields(AudioLimits)}
+    return from_json(AudioLimits, limits)
+
+
+def name_in(bucket: str, uri: str) -> str:
+    """A recording for people: its path below the bucket where it is there."""
+    return uri.removeprefix(bucket.rstrip("/") + "/")
 
 
 def is_current(uri: str, listing_id: str) -> bool:

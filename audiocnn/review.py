@@ -3,13 +3,9 @@
 The answers go into the manifest's empty column `label`; `ingest` takes it as it is.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import soundfile
 
 from audiocnn import local, outputs, storage
 from audiocnn.audio import Samples, windows
@@ -20,6 +16,7 @@ from audiocnn.labelled import Labelled
 from audiocnn.picking import Pick
 from audiocnn.recordings import Recording, closing, open_recording
 from audiocnn.reviewpage import COLUMNS, Clip, page
+from audiocnn.sounds import wav
 
 MANIFEST = "review.csv"
 """Written last."""
@@ -64,12 +61,13 @@ def write_review(to: str, labels: Labelled, picks: Sequence[Pick]) -> Written:
         groups[pick.uri][number] = pick
     outputs.clear(to, MANIFEST, _OWNED)
     clips: dict[int, Clip] = {}
+    rate = labels.feature.sample_rate
     skipped: dict[str, str] = {}
     for uri, group in groups.items():
         try:
             for number, samples in _sounds(labels, uri, group):
                 path = f"clips/{number:04d}.wav"
-                storage.write_bytes(storage.join(to, path), _wav(samples, labels))
+                storage.write_bytes(storage.join(to, path), wav(samples, rate))
                 clips[number] = Clip(path=path, name=labels.name(uri), pick=group[number])
         except (AudioError, UnreadableError) as error:
             skipped[uri] = failure_row(uri, error)["reason"]
@@ -106,16 +104,3 @@ def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tupl
             if not wanted:
                 return
     raise ChangedError(f"{uri}: {local.CHANGED}")
-
-
-def _wav(samples: Samples, labels: Labelled) -> bytes:
-    """Mono samples as 16-bit WAV, which decode to the same where they came from 16 bits.
-
-    What goes beyond full scale, as floats may, is made as quiet as it must be.
-    """
-    peak = max(1.0, float(np.abs(samples).max()))
-    scaled = np.rint(samples * (32_768 / peak)).clip(-32_768, 32_767)
-    buffer = io.BytesIO()
-    rate = labels.feature.sample_rate
-    soundfile.write(buffer, scaled.astype(np.int16), rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()

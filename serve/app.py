@@ -22,6 +22,7 @@ from serve.meters import Meters
 from serve.model import Inferred, LocalModel, Model, Wanted
 from serve.options import Serve
 from serve.problems import Problem
+from serve.results import Results
 from serve.service import Service
 
 NAME = "audiocnn"
@@ -158,10 +159,11 @@ class Endpoint:
         self.meters = RayMeters()
         self.decoder = Decoder(options.limits, timeout_s=options.timeout_s / 2)
         self.current = Current(self._open, self.decoder, options.timeout_s)
+        self.results = Results(options.labels, options.timeout_s / 2) if options.labels else None
 
     def __serve_build_asgi_app__(self) -> App:
         """Ray's question, once in each replica."""
-        return make_app(self.current.service, self.options, self.keys, self.meters)
+        return make_app(self.current.service, self.options, self.keys, self.meters, self.results)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Roll in the bundle that a deployment's `user_config` names."""
@@ -174,6 +176,8 @@ class Endpoint:
 
     def __del__(self) -> None:
         self.decoder.close()
+        if self.results is not None:
+            self.results.close()
 
     def _open(self, uri: str, fingerprint: str | None) -> Opened:
         bundle = read_bundle(uri, fingerprint)

@@ -1,4 +1,4 @@
-"""Recordings from the network -> samples, without trusting a byte of them.
+"""Recordings -> samples, without trusting a byte of them.
 
 16-bit WAV is read by numpy alone. Anything else goes through libsndfile, in a process that is
 killed when it takes too long, and whose memory is bounded.
@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing import Pipe
 from time import monotonic
+from typing import Any, cast
 
 import numpy as np
 
 from audiocnn.audio import AudioInfo, AudioLimits, Samples, needs_libsndfile, read
-from audiocnn.errors import AudioError, InstallationError
+from audiocnn.errors import AudioError, InstallationError, StorageError
+from serve.decoding import Cut
 
 _START_S = 120.0
 """Seconds in which the process must have imported what it needs, on a busy machine too."""
@@ -45,12 +47,22 @@ class Decoder:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._decode, body, sample_rate)
 
+    async def cut_out(self, cut: Cut) -> Samples:
+        """A segment of a recording in storage. Raises AudioError, StorageError."""
+        loop = asyncio.get_running_loop()
+        _, samples = await loop.run_in_executor(self._threads, self._ask, cut, None)
+        return samples
+
     def _decode(self, body: bytes, sample_rate: int) -> tuple[AudioInfo, Samples]:
         if not needs_libsndfile(body):
             return read(body, sample_rate, self.limits)
+        info, samples = self._ask((sample_rate, self.limits), body)
+        return cast(AudioInfo, info), samples
+
+    def _ask(self, what: Any, body: bytes | None) -> tuple[AudioInfo | None, Samples]:
         process = self._idle.get()
         try:
-            return process.decode(body, sample_rate, self.limits, self.timeout_s)
+            return process.ask(what, body, self.timeout_s)
         except AudioError as error:
             if error.reason == "crashed":
                 process.close()
@@ -85,21 +97,22 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
-    def decode(
-        self, body: bytes, sample_rate: int, limits: AudioLimits, timeout_s: float
-    ) -> tuple[AudioInfo, Samples]:
-        """As `audiocnn.audio.read`; `crashed` where the process dies or takes too long."""
+    def ask(
+        self, what: Any, body: bytes | None, timeout_s: float
+    ) -> tuple[AudioInfo | None, Samples]:
+        """What `serve.decoding` answers; `crashed` where the process dies or takes too long."""
         try:
             if not self._ready:
                 self._wait(monotonic() + _START_S)
                 self._connection.recv()
                 self._ready = True
             deadline = monotonic() + timeout_s
-            self._connection.send((sample_rate, limits))
-            self._connection.send_bytes(body)
+            self._connection.send(what)
+            if body is not None:
+                self._connection.send_bytes(body)
             self._wait(deadline)
             answer = self._connection.recv()
-            if isinstance(answer, AudioError):
+            if isinstance(answer, AudioError | StorageError):
                 raise answer
             self._wait(deadline)
             return answer, np.frombuffer(self._connection.recv_bytes(), np.float32)

@@ -1,19 +1,37 @@
-"""The process in which a recording from the network is decoded; it may be killed at any time.
+"""The process in which a recording is decoded; it may be killed at any time.
 
 `python -m serve.decoding FD`, started by `serve.decoder.Decoder` and by nothing else. Over the
-socket come recordings; back goes the sound of each, or what is wrong with it.
+socket come recordings from the network, or where in storage one is; back goes the sound of each,
+or what is wrong with it.
 """
 
 import resource
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
-from audiocnn.audio import read
-from audiocnn.errors import AudioError
+import numpy as np
+
+from audiocnn import storage
+from audiocnn.audio import AudioInfo, AudioLimits, Samples, decode, read, within
+from audiocnn.errors import AudioError, StorageError
+from audiocnn.recordings import Recording, closing, open_recording
 
 MOST_MEMORY = 768 << 20
 """Bytes that this process may allocate: far more than any recording within the limits takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A segment of a recording in storage, as mono samples at a rate."""
+
+    recording: Recording
+    """With the `segment` that is wanted."""
+    sample_rate: int
+    limits: AudioLimits
+    storage_options: dict[str, dict[str, Any]]
 
 
 def main() -> None:
@@ -25,11 +43,9 @@ def main() -> None:
     with suppress(EOFError, OSError):
         connection.send("ready")
         while True:
-            sample_rate, limits = connection.recv()
-            body = connection.recv_bytes()
             try:
-                info, samples = read(body, sample_rate, limits)
-            except AudioError as error:
+                info, samples = _answer(connection)
+            except (AudioError, StorageError) as error:
                 connection.send(error)
                 continue
             except Exception as error:
@@ -40,5 +56,23 @@ def main() -> None:
             connection.send_bytes(samples.data)
 
 
+def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
+    """What the next message asks for. Raises AudioError, StorageError, EOFError."""
+    asked = connection.recv()
+    if isinstance(asked, Cut):
+        return None, _cut_out(asked)
+    return read(connection.recv_bytes(), *asked)
+
+
+def _cut_out(asked: Cut) -> Samples:
+    storage.configure(asked.storage_options)
+    segment = asked.recording.segment or (0.0, asked.limits.max_duration_s)
+    with closing(open_recording(asked.recording, asked.limits.max_bytes)) as source:
+        blocks = decode(source, asked.sample_rate, asked.limits)
+        return np.concatenate(list(within(blocks, asked.sample_rate, segment)))
+
+
 if __name__ == "__main__":
-    main()
+    from serve import decoding  # noqa: PLW0406: `Cut` is unpickled as its
+
+    decoding.main()

@@ -22,6 +22,7 @@ from serve.gate import NAME_IN_SCOPE, App, Gate
 from serve.meters import Meters
 from serve.options import Serve
 from serve.problems import KINDS, Kind, Problem
+from serve.results import Results
 from serve.service import Service
 from serve.stream import stream
 
@@ -56,10 +57,12 @@ def make_app(
     options: Serve,
     keys: tuple[str, ...],
     meters: Meters | None = None,
+    results: Results | None = None,
 ) -> App:
     """The whole application; `service` gives the current one, or raises Problem."""
     meters = meters or Meters()
-    app: App = Gate(make_api(service, meters, with_keys=bool(keys)), options, keys, meters)
+    api = make_api(service, meters, results, with_keys=bool(keys))
+    app: App = Gate(api, options, keys, meters)
     if options.cors:
         app = CORSMiddleware(
             app,
@@ -71,7 +74,13 @@ def make_app(
     return app
 
 
-def make_api(service: Callable[[], Service], meters: Meters, *, with_keys: bool) -> FastAPI:
+def make_api(
+    service: Callable[[], Service],
+    meters: Meters,
+    results: Results | None = None,
+    *,
+    with_keys: bool,
+) -> FastAPI:
     """The routes, and the OpenAPI document that describes them."""
     api = FastAPI(
         title="audiocnn",
@@ -87,7 +96,8 @@ def make_api(service: Callable[[], Service], meters: Meters, *, with_keys: bool)
     )
     _add_predict(api, service, meters)
     _add_tutorial(api, service)
-    _add_card(api, service)
+    _add_card(api, service, with_labels=results is not None)
+    _add_labels(api, service, results)
     _add_documents(api)
     _add_dashboard(api)
 
@@ -141,10 +151,11 @@ def _add_tutorial(api: FastAPI, service: Callable[[], Service]) -> None:
         return Answer(answer, request.headers.get("accept-encoding", ""))
 
 
-def _add_card(api: FastAPI, service: Callable[[], Service]) -> None:
+def _add_card(api: FastAPI, service: Callable[[], Service], *, with_labels: bool) -> None:
     @api.get("/v1/model", response_model=schemas.Card, summary="The model that answers")
     async def _card(request: Request) -> Answer:
-        return Answer(service().card(), request.headers.get("accept-encoding", ""))
+        card = {**service().card(), "labels": with_labels}
+        return Answer(card, request.headers.get("accept-encoding", ""))
 
     @api.get("/healthz", response_model=schemas.Health, summary="Whether this process lives")
     async def _healthz() -> dict[str, str]:
@@ -154,6 +165,60 @@ def _add_card(api: FastAPI, service: Callable[[], Service]) -> None:
     async def _readyz() -> dict[str, str]:
         await service().check()
         return {"status": "ok", "bundle": service().bundle.fingerprint}
+
+
+def _add_labels(api: FastAPI, service: Callable[[], Service], results: Results | None) -> None:
+    def there() -> Results:
+        if results is None:
+            raise Problem("not-found", "this endpoint shows no labels: it was given no --labels")
+        return results
+
+    missing: dict[int | str, dict[str, Any]] = {404: _described(KINDS["not-found"])}
+
+    @api.get(
+        "/v1/labels",
+        response_model=schemas.LabelsCard,
+        responses=missing,
+        summary="The labels that can be looked through",
+    )
+    async def _labels(request: Request) -> Answer:
+        return Answer(there().card(), request.headers.get("accept-encoding", ""))
+
+    @api.get(
+        "/v1/labels/windows",
+        response_model=schemas.LabelledWindows,
+        responses=missing,
+        summary="Windows by class, score and name",
+    )
+    async def _windows(
+        request: Request, options: Annotated[schemas.LabelsOptions, Query()]
+    ) -> Answer:
+        found = await there().find(options.query())
+        return Answer(found, request.headers.get("accept-encoding", ""))
+
+    @api.get(
+        "/v1/labels/sound",
+        response_class=Response,
+        responses={200: {"content": {"audio/wav": _AUDIO}}, **missing},
+        summary="The sound of a window",
+    )
+    async def _sound(
+        uri: Annotated[str, Query(max_length=10_000)],
+        start_s: Annotated[float, Query(allow_inf_nan=False)],
+    ) -> Response:
+        rate = service().bundle.feature.sample_rate
+        return Response(await there().sound(uri, start_s, rate), media_type="audio/wav")
+
+    @api.post(
+        "/v1/labels/corrections",
+        response_class=Response,
+        responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **missing},
+        summary="What windows really are -> a manifest for `audiocnn ingest`",
+    )
+    async def _corrections(asked: schemas.Corrections) -> Response:
+        rows = [(row.uri, row.start_s, row.label) for row in asked.rows]
+        name = {"content-disposition": 'attachment; filename="corrections.csv"'}
+        return Response(await there().manifest(rows), headers=name, media_type="text/csv")
 
 
 def _add_documents(api: FastAPI) -> None:

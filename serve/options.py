@@ -50,6 +50,8 @@ class Serve:
     """Longest that an answer may take once its request is there."""
     metrics_port: int | None = None
     """Port of Ray's metrics, ours among them, for Prometheus; any when not given."""
+    labels: str | None = None
+    """Labels that `audiocnn label` made with this bundle, to look through on the dashboard."""
     config: str | None = None
     """Write a config file for Ray's `serve deploy` here, and serve nothing."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -38,6 +38,11 @@ KINDS = {
     ),
     "not-found": Kind(status=404, title="There is nothing here", mend="see /docs"),
     "method": Kind(status=405, title="Not with this method", mend="see /docs"),
+    "changed": Kind(
+        status=410,
+        title="The recording is not what was labelled any more",
+        mend="label the bucket again",
+    ),
     "slow-upload": Kind(
         status=408, title="The request took too long to arrive", mend="send it faster, or less"
     ),
@@ -66,6 +71,11 @@ KINDS = {
     "internal": Kind(status=500, title="Our own mistake", mend="tell us, with the request's id"),
     "busy": Kind(status=503, title="All replicas are busy", mend="wait for Retry-After seconds"),
     "not-ready": Kind(status=503, title="The model is not ready", mend="wait"),
+    "storage": Kind(
+        status=503,
+        title="The storage of the recordings is out of reach",
+        mend="see the server's log, and try again",
+    ),
     "slow-answer": Kind(
         status=504, title="The answer took too long", mend="ask for less, or try again"
     ),

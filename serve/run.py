@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from audiocnn import storage
+from audiocnn.browse import read_state
 from audiocnn.bundle import Bundle
-from audiocnn.errors import AudioCNNError, ConfigError
+from audiocnn.errors import AudioCNNError, ConfigError, MismatchError
 from serve.keys import VARIABLE, read_keys
 from serve.options import Serve
 
@@ -20,11 +21,11 @@ def check(options: Serve) -> tuple[str, ...]:
     """The digests of the API keys, once everything that can be wrong before Ray starts is not.
 
     Raises AudioCNNError: no keys for an address that others can reach, a port that is taken, a
-    bundle that is not there or damaged.
+    bundle that is not there or damaged, labels that are not there or by another bundle.
     """
     storage.configure(options.storage_options)
     if options.config is not None:  # keys and ports are the cluster's
-        Bundle.read(options.bundle)
+        _check_artefacts(options)
         return ()
     keys = read_keys(options.keys)
     if not keys and not options.is_local:
@@ -32,10 +33,21 @@ def check(options: Serve) -> tuple[str, ...]:
             f"--host {options.host} can be reached by others, so it needs API keys: set {VARIABLE} "
             "or name a file by --keys; `openssl rand -hex 32` makes a good one"
         )
-    Bundle.read(options.bundle)
+    _check_artefacts(options)
     if not os.environ.get("RAY_ADDRESS"):
         _check_port(options)
     return keys
+
+
+def _check_artefacts(options: Serve) -> None:
+    bundle = Bundle.read(options.bundle).fingerprint
+    if options.labels is not None:
+        made_by = read_state(options.labels).bundle
+        if made_by != bundle:
+            raise MismatchError(
+                f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
+                f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
+            )
 
 
 def fit(options: Serve, cpus: int, gpus: int) -> Serve:

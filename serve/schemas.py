@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from audiocnn.browse import Query, Sort
 from serve.options import Arrays, Asked, Maps
 
 _Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
@@ -200,6 +201,88 @@ class Card(BaseModel):
     metrics: dict[str, Any]
     maps: list[str]
     limits: dict[str, Any]
+    labels: bool = Field(False, description="Whether there are labels to look through.")
+
+
+class LabelledClass(BaseModel):
+    """A class and its windows."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str = Field(alias="class")
+    windows: int
+
+
+class LabelsCard(BaseModel):
+    """What `GET /v1/labels` says: the sums of the parts that were read so far."""
+
+    bucket: str
+    bundle: str
+    finished: bool
+    parts: int
+    parts_read: int
+    recordings: int
+    failed: int
+    windows: int
+    classes: list[LabelledClass]
+    trouble: str | None = Field(description="Why it is not up to date.")
+
+
+class LabelsOptions(BaseModel):
+    """The query of `GET /v1/labels/windows`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: str | None = Field(None, max_length=1_000)
+    name: str = Field("", max_length=1_000, description="Part of the recording's URI.")
+    lowest: float = Field(0.0, ge=0, le=1, description="Score.")
+    highest: float = Field(1.0, ge=0, le=1, description="Score.")
+    sort: Sort = "highest"
+    offset: int = Field(0, ge=0, le=10**9)
+    limit: int = Field(50, ge=1, le=500)
+
+    def query(self) -> Query:
+        """The same for the labels."""
+        return Query(**self.model_dump())
+
+
+class LabelledWindow(BaseModel):
+    """A window of a labelled bucket."""
+
+    uri: str
+    name: str = Field(description="The recording's path below the bucket.")
+    start_s: float
+    end_s: float
+    label: str
+    score: float
+
+
+class LabelledWindows(BaseModel):
+    """What `GET /v1/labels/windows` found."""
+
+    total: int
+    histogram: list[int] = Field(
+        description="Windows of this label and name by score, from 0 to 1 in equal steps."
+    )
+    rows: list[LabelledWindow]
+
+
+class Correction(BaseModel):
+    """What a person says that a window is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uri: str = Field(max_length=10_000)
+    start_s: float = Field(allow_inf_nan=False)
+    label: str = Field(max_length=1_000)
+
+
+class Corrections(BaseModel):
+    """The body of `POST /v1/labels/corrections`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: list[Correction] = Field(max_length=100_000)
 
 
 class Health(BaseModel):

@@ -17,7 +17,8 @@ LIBRARY = [
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
     "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",
     "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports",
-    "labelled", "similar", "picking", "reviewpage", "review",
+    "labelled", "similar", "picking", "reviewpage", "sounds",
+    "review", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
@@ -30,8 +31,8 @@ PIPELINES = [
 
 SERVE = [
     "options", "problems", "keys", "arrays", "encoding", "meters", "decoding", "decoder", "model",
-    "service", "schemas", "stream", "gate", "docs", "pages", "http", "configfile", "app", "proxy",
-    "run",
+    "service", "results", "schemas", "stream", "gate", "docs", "pages", "http", "configfile",
+    "app", "proxy", "run",
 ]  # fmt: skip
 """The endpoint's modules, likewise; Ray is known to `app` and `run` alone."""
 

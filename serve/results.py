@@ -1,0 +1,106 @@
+"""Labels that an endpoint was given: looked through, listened to, corrected."""
+
+import asyncio
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from audiocnn import storage
+from audiocnn.browse import Browser, Query, Row
+from audiocnn.cells import csv_file
+from audiocnn.errors import AudioError, StorageError, UnreadableError
+from audiocnn.labelset import name_in
+from audiocnn.recordings import Recording
+from audiocnn.sounds import wav
+from serve.decoder import Decoder
+from serve.decoding import Cut
+from serve.problems import Problem
+
+COLUMNS = ("uri", "label", "suggested", "score", "onset_s", "offset_s", "bundle")
+"""Of corrections: a manifest for `ingest`."""
+_LOG = logging.getLogger("audiocnn.serve")
+
+
+class Results:
+    """The labels at a URI; their recordings are decoded within `timeout_s` seconds."""
+
+    def __init__(self, uri: str, timeout_s: float) -> None:
+        self._browser = Browser(uri)
+        self._decoder = Decoder(self._browser.state.limits, timeout_s=timeout_s)
+        self._browser.refresh()
+
+    def close(self) -> None:
+        """Remove what was copied. Nothing may be asked any more."""
+        self._browser.close()
+        self._decoder.close()
+
+    def card(self) -> dict[str, Any]:
+        """The answer of `GET /v1/labels`: what is there so far."""
+        self._browser.refresh()
+        state = self._browser.state
+        classes = sorted(state.sums.classes.items(), key=lambda pair: (-pair[1], pair[0]))
+        return {
+            "bucket": state.bucket,
+            "bundle": state.bundle,
+            "finished": state.finished,
+            "parts": state.parts,
+            "parts_read": state.parts_read,
+            "recordings": state.sums.labelled,
+            "failed": state.failed,
+            "windows": state.sums.windows,
+            "classes": [{"class": name, "windows": windows} for name, windows in classes],
+            "trouble": state.trouble,
+        }
+
+    async def find(self, query: Query) -> dict[str, Any]:
+        """The answer of `GET /v1/labels/windows`."""
+        found = await asyncio.to_thread(self._browser.find, query)
+        rows = [self._named(row) for row in found.rows]
+        return {"total": found.total, "histogram": found.histogram, "rows": rows}
+
+    async def sound(self, uri: str, start_s: float, sample_rate: int) -> bytes:
+        """A window's sound, WAV, without the padding. Raises Problem."""
+        (row,) = await self._rows([(uri, start_s)])
+        segment = row.start_s, row.end_s
+        recording = Recording(uri=row.uri, version=row.version or None, segment=segment)
+        cut = Cut(
+            recording=recording,
+            sample_rate=sample_rate,
+            limits=self._browser.state.limits,
+            storage_options=storage.configured(),
+        )
+        try:
+            samples = await self._decoder.cut_out(cut)
+        except UnreadableError as error:
+            raise Problem("changed", str(error)) from error
+        except StorageError as error:
+            _LOG.error(str(error))
+            raise Problem("storage", "see the server's log") from error
+        except AudioError as error:
+            raise Problem.of_audio(error) from error
+        return wav(samples, sample_rate)
+
+    async def manifest(self, corrections: list[tuple[str, float, str]]) -> bytes:
+        """URIs, seconds and labels -> a CSV that `ingest` takes. Raises Problem."""
+        bundle = self._browser.state.bundle
+        places = [(uri, start_s) for uri, start_s, _ in corrections]
+        rows = []
+        for row, (_, _, label) in zip(await self._rows(places), corrections, strict=True):
+            score, start_s, end_s = (round(v, 6) for v in (row.score, row.start_s, row.end_s))
+            rows.append((row.uri, label, row.label, score, start_s, end_s, bundle))
+        return csv_file([COLUMNS, *rows])
+
+    async def _rows(self, places: list[tuple[str, float]]) -> list[Row]:
+        """The windows at these places, in their order. Raises Problem where there is none."""
+        found = await asyncio.to_thread(self._browser.windows, places)
+        by_place = {(row.uri, row.start_s): row for row in found}
+        for uri, start_s in places:
+            if (uri, start_s) not in by_place:
+                where = f"at {start_s:g} s of {uri!r}"
+                raise Problem("not-found", f"no window {where} among the labels")
+        return [by_place[place] for place in places]
+
+    def _named(self, row: Row) -> dict[str, Any]:
+        plain = asdict(row)
+        del plain["version"]
+        return {**plain, "name": name_in(self._browser.state.bucket, row.uri)}
