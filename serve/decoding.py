@@ -73,6 +73,7 @@ def _cut_out(asked: Cut) -> Samples:
 
 
 if __name__ == "__main__":
-    from serve import decoding  # noqa: PLW0406: `Cut` is unpickled as its
+    from serve import decoding  # noqa: PLW0406
 
+    # Not as `__main__`: `Cut` comes unpickled as this module's.
     decoding.main()
