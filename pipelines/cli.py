@@ -1,16 +1,27 @@
 """The `audiocnn` command: one verb a job, and each job imported only when its verb is called."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
 import tyro
 
-from audiocnn.errors import AudioCNNError
-from pipelines.options import Demo, Doctor, Evaluate, Ingest, Label, Review, Similar, Train
+from audiocnn.errors import AudioCNNError, ConfigError
+from pipelines.options import (
+    Demo,
+    Doctor,
+    Evaluate,
+    Ingest,
+    Label,
+    Review,
+    Similar,
+    Submit,
+    Train,
+)
 from pipelines.recipes import RECIPES
 from serve.options import Serve
 
@@ -75,6 +86,19 @@ def _serve(options: Serve) -> None:
         run.stop()
 
 
+def _submit(options: Submit) -> None:
+    from pipelines.reach import require_shared
+    from pipelines.submit import submit
+
+    if not options.command:
+        raise ConfigError(f"submit: which verb? One of {', '.join(VERBS)}")
+    # What is wrong with the command line is said here, before anything is sent.
+    require_shared(parse(list(options.command)), "the cluster's nodes have none of it")
+    code = submit(options)
+    if code:
+        raise SystemExit(code)
+
+
 def _demo(options: Demo) -> None:
     from pipelines.demo import demo
 
@@ -96,6 +120,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "similar": (Similar, _similar),
     "review": (Review, _review),
     "serve": (Serve, _serve),
+    "submit": (Submit, _submit),
     "demo": (Demo, _demo),
     "doctor": (Doctor, _doctor),
 }
@@ -106,11 +131,14 @@ def main() -> None:
     try:
         options = parse(sys.argv[1:])
         run = next(run for kind, run in VERBS.values() if isinstance(options, kind))
-        if not isinstance(options, Doctor | Similar | Review):  # which start no Ray
-            _prepare()
+        if not isinstance(options, Doctor | Similar | Review | Submit):  # which start no Ray
+            _prepare(options)
         run(options)
     except AudioCNNError as error:
-        print(f"audiocnn: {error}", file=sys.stderr)
+        from pipelines import display
+
+        if not display.error(str(error)):
+            print(f"audiocnn: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
         print("audiocnn: stopped" + "".join(f"; {text}" for text in stop.args), file=sys.stderr)
@@ -145,6 +173,9 @@ def _json_object(
 
 def parse(arguments: list[str]) -> Any:
     """The options of a command line; usage errors and `--help` leave by SystemExit."""
+    command: list[str] = []
+    if arguments[:1] == ["submit"]:
+        arguments, command = _without_command(arguments)
     recipe = RECIPES[_recipe(arguments)]()
     kinds = [
         Annotated[kind, tyro.conf.subcommand(name, default=_defaults(kind, recipe))]
@@ -153,7 +184,7 @@ def parse(arguments: list[str]) -> Any:
     union: Any = kinds[0]
     for kind in kinds[1:]:
         union = union | kind
-    return tyro.cli(
+    options = tyro.cli(
         union,
         args=arguments,
         prog="audiocnn",
@@ -161,6 +192,16 @@ def parse(arguments: list[str]) -> Any:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         registry=_TYPES,
     )
+    return replace(options, command=tuple(command)) if command else options
+
+
+def _without_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The options of submit itself, with the verb alone; and the command from the verb on."""
+    verbs = [at for at, one in enumerate(arguments) if one in VERBS and one != "submit"]
+    if not verbs:
+        return arguments, []
+    own, command = arguments[1 : verbs[0]], arguments[verbs[0] :]
+    return ["submit", command[0], *own], command
 
 
 def _recipe(arguments: list[str]) -> str:
@@ -184,10 +225,15 @@ def _defaults(kind: type, recipe: Any) -> Any:
     return kind(**values)
 
 
-def _prepare() -> None:
-    from pipelines import session
+def _prepare(options: Any) -> None:
+    from pipelines import display, session
 
     session.divert_native_stderr()
+    verb = next(name for name, (kind, _) in VERBS.items() if isinstance(options, kind))
+    display.about(verb=verb, job=session.job_id())
+    if os.environ.get("RAY_ADDRESS"):
+        session.connect()
+        session.require_reach(options)
 
 
 if __name__ == "__main__":

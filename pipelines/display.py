@@ -1,12 +1,14 @@
 """What a job prints: steps, a progress bar on a terminal, tables, and warnings."""
 
+import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -25,24 +27,50 @@ Thing = TypeVar("Thing")
 
 console = Console(highlight=False)
 
+LOG = "AUDIOCNN_LOG"
+"""Set to `json` for a line of JSON an event, in the place of what is for people."""
 _LINE_EVERY_S = 30.0
+_about: dict[str, Any] = {}
 
 
-def step(text: str) -> None:
-    """Say what begins."""
-    console.print("[bold cyan]▸[/] ", end="")
-    console.print(text, style="bold", markup=False, soft_wrap=True)
+def about(**names: Any) -> None:
+    """What every event from now on is about: the verb, the job, the bundle."""
+    _about.update(names)
 
 
-def say(text: str) -> None:
+def step(text: str, **figures: Any) -> None:
+    """Say what begins. Figures are for machines that read the log."""
+    if not _logged("info", text, figures):
+        console.print("[bold cyan]▸[/] ", end="")
+        console.print(text, style="bold", markup=False, soft_wrap=True)
+
+
+def say(text: str, **figures: Any) -> None:
     """One line below a step. The text is data: square brackets in it are no markup."""
-    console.print(f"  {text}", markup=False, soft_wrap=True)
+    if not _logged("info", text, figures):
+        console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
-def warn(text: str) -> None:
+def warn(text: str, **figures: Any) -> None:
     """One line that should not be missed."""
-    console.print("[bold yellow]![/] ", end="")
-    console.print(text, markup=False, soft_wrap=True)
+    if not _logged("warning", text, figures):
+        console.print("[bold yellow]![/] ", end="")
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def error(text: str) -> bool:
+    """Log why the command ends; whether that was done, or is still to be said to people."""
+    return _logged("error", text, {})
+
+
+def _logged(level: str, text: str, figures: dict[str, Any]) -> bool:
+    """Print an event as JSON, where that is wanted; whether it was."""
+    if os.environ.get(LOG) != "json":
+        return False
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    event = {"at": at, "level": level, **_about, "message": text.strip(), **figures}
+    print(json.dumps(event, default=str), flush=True)
+    return True
 
 
 def short(uri: str) -> str:
@@ -60,6 +88,10 @@ def command() -> str:
 
 def table(columns: list[str], rows: list[list[str]]) -> None:
     """A small table; the first column is text, the others are figures."""
+    if os.environ.get(LOG) == "json":
+        for row in rows:
+            say(row[0], **dict(zip(columns[1:], row[1:], strict=False)))
+        return
     drawn = Table(box=None, pad_edge=True)
     for index, name in enumerate(columns):
         drawn.add_column(name, justify="right" if index else "left")
@@ -93,7 +125,10 @@ class Bar:
         if not console.is_terminal and now - self._said > _LINE_EVERY_S:
             self._said = now
             left = (self._total - done) / max(rate, 1e-9)
-            say(f"{done}/{self._total} {unit}, {note}, {duration(left)} left")
+            say(
+                f"{done}/{self._total} {unit}, {note}, {duration(left)} left",
+                done=done, total=self._total, failed=failed, per_s=rate, left_s=left,
+            )  # fmt: skip
 
     def bytes(self, done: int, total: int) -> None:
         """Show how many megabytes have come."""

@@ -21,12 +21,15 @@ from audiocnn.featureset import FeatureSet, Part
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import BandSums, Item, Ledger, item_of, part_name, read_ledger
 from pipelines import display, session
+from pipelines.meters import meters
 from pipelines.options import Ingest
 from pipelines.shards import deal, run_shards
 
 _FORMAT = "audiocnn.ingest/1"
 _OWNED = ("parts/part-*.parquet", "parts/.*.tmp", "failures.parquet", "job.json")
 _FOOTERS_AHEAD = 16
+_WORTH_A_WORKER = 2_000
+"""Clips for which another node may be started: some seconds of work for one of its cores."""
 
 
 class IngestWorker:
@@ -38,8 +41,13 @@ class IngestWorker:
 
     def run(self, index: int, shard: list[Item]) -> dict[str, Any]:
         """Write the part of these clips; returns what it says of itself."""
+        began = time.monotonic()
         with storage.placed(storage.join(self.to, part_name(self.feature, shard))) as path:
-            return self.extractor.part(shard, path).to_json()
+            ledger = self.extractor.part(shard, path)
+        count = meters("ingest")
+        count.recordings(len(ledger.ingested), len(ledger.failed), sum(ledger.windows.values()))
+        count.step("shard", time.monotonic() - began)
+        return ledger.to_json()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +173,12 @@ def _run(options: Ingest, to: str, plan: _Plan) -> list[Ledger]:
     """The ledgers of what is to do."""
     cluster = session.connect()
     arguments = {"to": to, "feature": options.feature, "limits": options.limits}
-    workers = options.workers or cluster.cpus
+    cluster.require(options.workers or 1, gpu=False)
+    workers = options.workers or cluster.workers(len(plan.to_do) // _WORTH_A_WORKER)
     ledgers: list[Ledger] = []
     with display.bar(len(plan.to_do)) as bar:
         for plain in run_shards(
-            IngestWorker, arguments, deal(plan.to_do, workers), workers=workers
+            IngestWorker, arguments, deal(plan.to_do, workers), verb="ingest", workers=workers
         ):
             ledgers.append(Ledger.from_json(plain))
             failed = sum(len(ledger.failed) for ledger in ledgers)
@@ -221,7 +230,8 @@ def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seco
     counts, to = features.counts, display.short(features.uri)
     display.say(
         f"{counts['listed']} listed = {counts['ingested']} ingested + {counts['failed']} failed; "
-        f"{counts['windows']} windows in {len(features.parts)} parts -> {to}"
+        f"{counts['windows']} windows in {len(features.parts)} parts -> {to}",
+        **counts,
     )
     hours = sum(ledger.sound_s for ledger in ledgers) / 3600
     rate = f"{read} clips read in {seconds:.0f} s, {read / seconds:.0f} a second"

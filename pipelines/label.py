@@ -34,6 +34,8 @@ from pipelines.shards import run_shards
 
 _AT_ONCE = 3
 """Shards that a worker is at: one is decoded, one scored, and one fetched or written."""
+_WORTH_A_WORKER = 1_000
+"""Recordings for which another node may be started: half a minute's work for one of its cores."""
 _EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
 
@@ -73,12 +75,14 @@ def label(options: Label) -> dict[str, Any]:
     storage.configure(options.storage_options)
     # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
     run = _begin(options, Bundle.read(options.bundle))
+    display.about(bundle=run.bundle.fingerprint)
     cluster = session.connect()
     cluster.require(options.workers or 1, gpu=False)
     models = gpu_models(options, cluster)
     if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
         run = _list(run)
-    done = _do(run, options.workers or cluster.cpus, models)
+    worth = run.listed["recordings"] // _WORTH_A_WORKER
+    done = _do(run, options.workers or cluster.workers(worth), models)
     parts = run.parts()
     summary = _summary(run, parts, done, time.monotonic() - began)
     if not labelset.is_current(run.to, run.listed["id"]):
@@ -196,6 +200,7 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
                 LabelWorker,
                 {"work": work, "models": models},
                 to_do,
+                verb="label",
                 workers=workers,
                 at_once=_AT_ONCE,
             ):
@@ -278,7 +283,8 @@ def _say(run: _Run, summary: dict[str, Any]) -> None:
     display.say(
         f"{summary['listed']} listed = {summary['labelled']} labelled + {summary['skipped']} "
         f"skipped + {summary['failed']} failed; {summary['windows']} windows, "
-        f"{summary['hours']:.2f} h of sound -> {to}"
+        f"{summary['hours']:.2f} h of sound -> {to}",
+        **{name: summary[name] for name in ("listed", "labelled", "skipped", "failed", "windows")},
     )
     if summary["done_now"]:
         display.say(

@@ -4,6 +4,7 @@ import ctypes
 import queue
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from audiocnn.labelset import is_current, part_name
 from audiocnn.manifest import read_shard
 from audiocnn.predictor import Predictor
 from pipelines import session
+from pipelines.meters import meters
 from pipelines.options import Label
 
 _FRONT_ENDS = 2
@@ -106,6 +108,7 @@ class LabelWorker:
         Raises ConfigError where another run of the same labels has begun, and AudioCNNError where
         the store is out of reach or the part cannot be written.
         """
+        began = time.monotonic()
         work, options = self.work, self.work.options
         entries = read_shard(work.manifest, shard)
         with storage.placed(storage.join(work.to, part_name(work.listing_id, shard))) as path:
@@ -117,14 +120,22 @@ class LabelWorker:
                 ledger = labeller.part(entries, path)
             if not is_current(work.to, work.listing_id):
                 raise ConfigError(f"--to {work.to}: another run of it began meanwhile")
+        count = meters("label")
+        count.recordings(ledger.labelled, ledger.failed, ledger.windows)
+        count.step("shard", time.monotonic() - began)
         return {"done": ledger.labelled + ledger.failed, "failed": ledger.failed}
 
     def _judge(self, logmel: np.ndarray) -> Judged:
+        began = time.monotonic()
         if self.own is None:
             judged: Judged = ray.get(random.choice(self.models).judge.remote(logmel))  # noqa: S311
-            return judged
-        with self._lock:  # one core a worker
-            return self.own.judge(logmel)
+        else:
+            with self._lock:  # one core a worker
+                judged = self.own.judge(logmel)
+        count = meters("label")
+        count.batch(len(logmel))
+        count.step("score", time.monotonic() - began)
+        return judged
 
     @contextmanager
     def _extractor(self) -> Iterator[Extractor]:

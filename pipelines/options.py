@@ -201,6 +201,24 @@ class Demo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Run another verb as a job of a Ray cluster, with its log here and its exit code."""
+
+    command: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="VERB ...")]
+    """The verb and its options, as they are without submit."""
+    address: str | None = None
+    """Where the cluster's dashboard answers; RAY_API_SERVER_ADDRESS when not given, then
+    http://127.0.0.1:8265."""
+    env: tuple[str, ...] = ()
+    """Names of variables of this shell that the job is given; keys are better kept on the
+    cluster."""
+    code: bool = True
+    """Send this checkout's code, where there is one; else the cluster's own is run."""
+    detach: bool = False
+    """Leave the job to itself once it is submitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Check this installation: a line a check, with the mend."""
 

@@ -106,7 +106,8 @@ class Listener:
             note = f"{before}step {row['step']}/{row['steps']}"
         else:
             self._done[run] = row["epoch"]
-            display.say(before + _epoch_line(row, self._epochs[run]))
+            figures = {name: value for name, value in row.items() if name != "run"}
+            display.say(before + _epoch_line(row, self._epochs[run]), fold=run or None, **figures)
         bar.update(sum(self._done.values()), note)
 
 

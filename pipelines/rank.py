@@ -17,6 +17,7 @@ from audiocnn.featureset import FeatureSet, Rows
 from audiocnn.model import AudioCNN
 from audiocnn.training import OnStep, Trainer, require_finite
 from pipelines.job import Job
+from pipelines.meters import meters
 from pipelines.progress import Channel
 
 Kept = dict[str, Any]
@@ -136,6 +137,7 @@ class _Scribe:
         self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
         self.log = Log(job.tensorboard, at.epoch)
         self.behind = checkpoint.Behind()
+        self.count = meters("train")
         self.written = self.begun = self.epoch_begun = time.monotonic()
         self.first = at.epoch + at.step / trainer.batches.steps
         self.world = world
@@ -151,7 +153,9 @@ class _Scribe:
         def on_step(step: int, losses: torch.Tensor) -> None:
             if step == self.at.step + 1:
                 self._first_step(epoch)
-            self.stepped = time.monotonic()
+            now = time.monotonic()
+            self.count.step("step", now - self.stepped)
+            self.stepped = now
             self.channel.step(epoch, step, steps)
             if step < steps and self._due():
                 sum_of_losses = losses.item()
@@ -171,6 +175,10 @@ class _Scribe:
             pace = (self.stepped - self.first_stepped) / (steps - 1)
             row["seconds_between_epochs"] = max(0.0, self.waited - pace)
         row["lr"] = self.trainer.schedule.get_last_lr()[0]
+        self.count.windows(steps * self.trainer.config.batch_size)
+        self.count.step("epoch", now - self.epoch_begun)
+        figures = ("epoch", "loss", "validation_loss", "accuracy", "windows_per_s")
+        self.count.now(**{name: row[name] for name in figures if name in row})
         self.log.epoch(row)
         epoch_s = (now - self.begun) / (at.epoch - self.first)
         left_s = epoch_s * (self.trainer.config.epochs - at.epoch)

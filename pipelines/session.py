@@ -1,5 +1,6 @@
 """Joining a Ray cluster or starting one on this machine, without its chatter."""
 
+import json
 import logging
 import os
 import sys
@@ -8,14 +9,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import ray._private.state
 import ray.data
 import ray.exceptions
 import ray.train
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from audiocnn.errors import AudioCNNError, ConfigError
+from pipelines.reach import require_shared, require_whole
 
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
 
@@ -38,8 +42,12 @@ class Cluster:
             )
 
     def groups(self, workers: int, *, gpu: bool) -> int:
-        """How many groups of so many workers there is room for at once: at least one."""
-        return max(1, (self.gpus if gpu else self.cpus) // workers)
+        """How many groups of so many workers there may be room for at once: at least one."""
+        return max(1, (self.most_gpus if gpu else self.most_cpus) // workers)
+
+    def workers(self, worth: int) -> int:
+        """A worker for each CPU that is there; for those that may come, as many as are worth it."""
+        return max(1, self.cpus, min(worth, self.most_cpus))
 
 
 def connect(metrics_port: int | None = None) -> Cluster:
@@ -69,8 +77,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
     there = ray.cluster_resources()
-    # None where no autoscaler has said what its nodes are.
-    ever = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    ever = _most()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     return Cluster(
         cpus=cpus,
@@ -78,6 +85,27 @@ def connect(metrics_port: int | None = None) -> Cluster:
         most_cpus=max(cpus, int(ever.get("CPU", 0))),
         most_gpus=max(gpus, int(ever.get("GPU", 0))),
     )
+
+
+def require_reach(options: Any) -> None:
+    """Raise ConfigError where options name a path that not every node of the cluster has."""
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 or _most():
+        require_shared(options, f"the cluster has {nodes} nodes or may get them")
+    elif RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        require_whole(options)
+
+
+def job_id() -> str | None:
+    """The id of the submitted job that this process is, where it is one."""
+    config = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
+    found: str | None = config.get("metadata", {}).get("job_submission_id")
+    return found
+
+
+def _most() -> dict[str, int]:
+    """The resources that an autoscaler may bring at most; none where there is no autoscaler."""
+    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
 
 def _join(address: str) -> None:

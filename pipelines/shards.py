@@ -14,6 +14,7 @@ from ray.data import ActorPoolStrategy
 
 from audiocnn import storage
 from pipelines import session
+from pipelines.meters import meters
 
 _SHARD_BYTES = 1 << 30
 _SHARDS_A_WORKER = 8
@@ -70,6 +71,7 @@ def run_shards(
     arguments: dict[str, Any],
     shards: Sequence[Any],
     *,
+    verb: str,
     workers: int,
     at_once: int = 1,
 ) -> Iterator[Ledger]:
@@ -77,7 +79,7 @@ def run_shards(
 
     A shard is whatever tells a worker, as JSON, what to do; JSON, not Arrow, for the fields of
     items differ. A worker is at `at_once` of them, in a thread each. Workers reach storage as this
-    process does.
+    process does. Metrics name the job by its verb.
     """
     rows = [{"index": i, "shard": json.dumps(shard)} for i, shard in enumerate(shards)]
     pool = ActorPoolStrategy(
@@ -93,6 +95,8 @@ def run_shards(
         compute=pool,
         num_cpus=1,
     )
+    count = meters(verb)
     with session.user_errors():
-        for row in done.iter_rows():
+        for number, row in enumerate(done.iter_rows(), 1):
+            count.now(shards_left=len(rows) - number)
             yield json.loads(row["ledger"])

@@ -23,9 +23,9 @@ LIBRARY = [
 """The library's modules; each imports only from those before it."""
 
 PIPELINES = [
-    "recipes", "options", "display", "session", "progress", "tensorboard", "shards", "survey",
-    "ingest", "job", "result", "rank", "train", "evaluate", "labelling", "label", "prospect",
-    "similar", "review", "demo", "doctor", "cli",
+    "recipes", "options", "display", "reach", "session", "meters", "progress", "tensorboard",
+    "shards", "survey", "ingest", "job", "result", "rank", "train", "evaluate", "labelling",
+    "label", "prospect", "similar", "review", "submit", "demo", "doctor", "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
 

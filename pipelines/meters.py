@@ -1,0 +1,59 @@
+"""What jobs count, for Prometheus: Ray exports it beside its own, with `ray_` before each name."""
+
+from functools import cache
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+_SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000]
+_COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+
+
+class Meters:
+    """The counts of one job's processes; `verb` says which job's."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = {"verb": verb}
+        self._recordings = Counter(
+            "audiocnn_recordings", "Recordings done, by outcome", tag_keys=("verb", "outcome")
+        )
+        self._windows = Counter("audiocnn_job_windows", "Windows of them", tag_keys=("verb",))
+        self._steps = Histogram(
+            "audiocnn_step_seconds", "Seconds of a step of a job", _SECONDS, ("verb", "step")
+        )
+        self._batches = Histogram(
+            "audiocnn_job_batch_windows", "Windows in a forward", _COUNTS, ("verb",)
+        )
+        self._values = Gauge(
+            "audiocnn_job", "What a job is at: shards_left, epoch, loss, ...", ("verb", "what")
+        )
+
+    def recordings(self, done: int, failed: int, windows: int) -> None:
+        """So many recordings more are done or failed, with so many windows."""
+        for outcome, count in (("done", done), ("failed", failed)):
+            if count:
+                self._recordings.inc(count, {**self._verb, "outcome": outcome})
+        self.windows(windows)
+
+    def windows(self, count: int) -> None:
+        """So many windows more."""
+        if count:
+            self._windows.inc(count, self._verb)
+
+    def step(self, name: str, seconds: float) -> None:
+        """A step of this name took so long."""
+        self._steps.observe(seconds, {**self._verb, "step": name})
+
+    def batch(self, windows: int) -> None:
+        """A forward had so many windows."""
+        self._batches.observe(windows, self._verb)
+
+    def now(self, **values: float) -> None:
+        """What the job is at."""
+        for what, value in values.items():
+            self._values.set(value, {**self._verb, "what": what})
+
+
+@cache
+def meters(verb: str) -> Meters:
+    """The counts that are this process's, of a verb."""
+    return Meters(verb)

@@ -1,0 +1,52 @@
+"""What a job prints, for people and for machines."""
+
+import json
+
+import pytest
+
+from pipelines import display
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(display.LOG, "json")
+    monkeypatch.setattr(display, "_about", {})
+
+
+def events(printed: str) -> list[dict[str, object]]:
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert all(event.pop("at").endswith("+00:00") for event in found)
+    return found
+
+
+@pytest.mark.usefixtures("machine")
+def test_an_event_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    display.about(verb="label", job="audiocnn-label-1")
+    display.step("label [bold] a\nbucket")
+    display.about(bundle="f00d")
+    display.say("3 done", done=3, loss=0.5)
+    display.warn("1 failed")
+    assert display.error("it ends")
+    display.table(["class", "clips"], [["dog", "4"]])
+    known = {"verb": "label", "job": "audiocnn-label-1"}
+    whole = {**known, "bundle": "f00d"}
+    assert events(capsys.readouterr().out) == [
+        {"level": "info", **known, "message": "label [bold] a\nbucket"},
+        {"level": "info", **whole, "message": "3 done", "done": 3, "loss": 0.5},
+        {"level": "warning", **whole, "message": "1 failed"},
+        {"level": "error", **whole, "message": "it ends"},
+        {"level": "info", **whole, "message": "dog", "clips": "4"},
+    ]
+
+
+def test_people_see_no_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(display.console, "file", None)
+    display.step("label")
+    display.say("3 done", done=3)
+    assert not display.error("it ends")
+    out = capsys.readouterr().out
+    assert "▸ label" in out
+    assert "  3 done\n" in out
+    assert "{" not in out
