@@ -93,7 +93,7 @@ class ModelReplica:
             _LOG.error(f"{user_config['bundle']} does not load: {error}")
 
     async def infer(self, uri: str, fingerprint: str, samples: Samples, wanted: Wanted) -> Inferred:
-        """What a bundle says of a window. While one rolls in, there are two."""
+        """What a bundle says of a window. While one rolls in, there is one more."""
         model = self._models.get(fingerprint) or await self._model(uri, fingerprint)
         return await model.infer(samples, wanted)
 
@@ -110,7 +110,8 @@ class ModelReplica:
             if bundle.fingerprint not in self._models:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 model = LocalModel(bundle, device, batch_size=self.options.batch_size)
-                for old in list(self._models)[:-1]:
+                kept = 2 if self.options.beside else 1
+                for old in list(self._models)[:-kept]:
                     close = self._models.pop(old).close
                     asyncio.get_running_loop().call_later(2 * self.options.timeout_s, close)
                 self._models[bundle.fingerprint] = model
@@ -159,16 +160,28 @@ class Endpoint:
         self.meters = RayMeters()
         self.decoder = Decoder(options.limits, timeout_s=options.timeout_s / 2)
         self.current = Current(self._open, self.decoder, options.timeout_s)
+        self.beside = (
+            Current(self._open, self.decoder, options.timeout_s) if options.beside else None
+        )
         self.results = Results(options.labels, options.timeout_s / 2) if options.labels else None
 
     def __serve_build_asgi_app__(self) -> App:
         """Ray's question, once in each replica."""
-        return make_app(self.current.service, self.options, self.keys, self.meters, self.results)
+        return make_app(
+            self.current.service,
+            self.options,
+            self.keys,
+            self.meters,
+            results=self.results,
+            beside=self.beside.service if self.beside is not None else None,
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Roll in the bundle that a deployment's `user_config` names."""
         uri = user_config.get("bundle") or self.options.bundle
         await self.current.roll(uri, user_config.get("fingerprint"))
+        if self.beside is not None:
+            await self.beside.roll(str(self.options.beside), None)
 
     async def check_health(self) -> None:
         """Ray's question. Raises RuntimeError."""

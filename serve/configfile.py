@@ -24,7 +24,7 @@ def write_config(options: Serve) -> str:
     }
     if limits := args.get("limits"):
         args["limits"] = {k: v for k, v in limits.items() if v != defaults["limits"][k]}
-    for name in {"bundle", "labels"} & args.keys():
+    for name in {"bundle", "beside", "labels"} & args.keys():
         args[name] = storage.absolute(args[name])
     deployments = [{"name": "Endpoint", "user_config": {"bundle": args["bundle"]}}]
     if options.gpu:

@@ -21,6 +21,8 @@ from audiocnn.audio import AudioInfo, AudioLimits, Samples, needs_libsndfile, re
 from audiocnn.errors import AudioError, InstallationError, StorageError
 from serve.decoding import Cut
 
+_CHILD = "from serve.decoding import main; main()"
+"""Not `-m`: what is sent is unpickled as that module's."""
 _START_S = 120.0
 """Seconds in which the process must have imported what it needs, on a busy machine too."""
 
@@ -79,7 +81,7 @@ class _Process:
         self._connection, theirs = Pipe()
         # Not multiprocessing's own start: it would import the main module, which is Ray's.
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "serve.decoding", str(theirs.fileno())],
+            [sys.executable, "-c", _CHILD, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={

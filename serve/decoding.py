@@ -1,8 +1,8 @@
 """The process in which a recording is decoded; it may be killed at any time.
 
-`python -m serve.decoding FD`, started by `serve.decoder.Decoder` and by nothing else. Over the
-socket come recordings from the network, or where in storage one is; back goes the sound of each,
-or what is wrong with it.
+Started by `serve.decoder.Decoder` and by nothing else. Over the socket of its argument come
+recordings from the network, or where in storage one is; back goes the sound of each, or what is
+wrong with it.
 """
 
 import resource
@@ -70,10 +70,3 @@ def _cut_out(asked: Cut) -> Samples:
     with closing(open_recording(asked.recording, asked.limits.max_bytes)) as source:
         blocks = decode(source, asked.sample_rate, asked.limits)
         return np.concatenate(list(within(blocks, asked.sample_rate, segment)))
-
-
-if __name__ == "__main__":
-    from serve import decoding  # noqa: PLW0406
-
-    # Not as `__main__`: `Cut` comes unpickled as this module's.
-    decoding.main()

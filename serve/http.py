@@ -57,11 +57,16 @@ def make_app(
     options: Serve,
     keys: tuple[str, ...],
     meters: Meters | None = None,
+    *,
     results: Results | None = None,
+    beside: Callable[[], Service] | None = None,
 ) -> App:
-    """The whole application; `service` gives the current one, or raises Problem."""
+    """The whole application; `service` gives the current one, or raises Problem.
+
+    `results` are the labels, and `beside` gives the other bundle's service, where there are such.
+    """
     meters = meters or Meters()
-    api = make_api(service, meters, results, with_keys=bool(keys))
+    api = make_api(service, meters, with_keys=bool(keys), results=results, beside=beside)
     app: App = Gate(api, options, keys, meters)
     if options.cors:
         app = CORSMiddleware(
@@ -77,11 +82,20 @@ def make_app(
 def make_api(
     service: Callable[[], Service],
     meters: Meters,
-    results: Results | None = None,
     *,
     with_keys: bool,
+    results: Results | None = None,
+    beside: Callable[[], Service] | None = None,
 ) -> FastAPI:
     """The routes, and the OpenAPI document that describes them."""
+
+    def either(other: bool) -> Service:
+        if not other:
+            return service()
+        if beside is None:
+            raise Problem("not-found", "no bundle stands beside: this endpoint was given none")
+        return beside()
+
     api = FastAPI(
         title="audiocnn",
         version=__version__,
@@ -94,9 +108,10 @@ def make_api(
             if kind.status not in _KINDS_BY_STATUS
         },
     )
-    _add_predict(api, service, meters)
+    _add_predict(api, either, meters)
     _add_tutorial(api, service)
-    _add_card(api, service, with_labels=results is not None)
+    _add_card(api, either, with_labels=results is not None, with_other=beside is not None)
+    _add_health(api, service)
     _add_labels(api, service, results)
     _add_documents(api)
     _add_dashboard(api)
@@ -116,7 +131,7 @@ def _described(kind: Kind) -> dict[str, Any]:
     return {"description": kind.title, "content": {"application/problem+json": schema}}
 
 
-def _add_predict(api: FastAPI, service: Callable[[], Service], meters: Meters) -> None:
+def _add_predict(api: FastAPI, either: Callable[[bool], Service], meters: Meters) -> None:
     @api.post(
         "/v1/predict",
         response_model=schemas.Answer,
@@ -127,7 +142,8 @@ def _add_predict(api: FastAPI, service: Callable[[], Service], meters: Meters) -
     async def _predict(
         request: Request, options: Annotated[schemas.PredictOptions, Query()]
     ) -> Answer:
-        answer = await service().predict(await _recording(request), options.asked())
+        service = either(options.beside)
+        answer = await service.predict(await _recording(request), options.asked())
         meters.windows(len(answer["windows"]))
         return Answer(answer, request.headers.get("accept-encoding", ""))
 
@@ -151,12 +167,22 @@ def _add_tutorial(api: FastAPI, service: Callable[[], Service]) -> None:
         return Answer(answer, request.headers.get("accept-encoding", ""))
 
 
-def _add_card(api: FastAPI, service: Callable[[], Service], *, with_labels: bool) -> None:
-    @api.get("/v1/model", response_model=schemas.Card, summary="The model that answers")
-    async def _card(request: Request) -> Answer:
-        card = {**service().card(), "labels": with_labels}
+def _add_card(
+    api: FastAPI, either: Callable[[bool], Service], *, with_labels: bool, with_other: bool
+) -> None:
+    @api.get(
+        "/v1/model",
+        response_model=schemas.Card,
+        responses={404: _described(KINDS["not-found"])},
+        summary="The model that answers, or the one beside",
+    )
+    async def _card(request: Request, options: Annotated[schemas.CardOptions, Query()]) -> Answer:
+        other = either(True).bundle.fingerprint if with_other else None
+        card = {**either(options.beside).card(), "labels": with_labels, "beside": other}
         return Answer(card, request.headers.get("accept-encoding", ""))
 
+
+def _add_health(api: FastAPI, service: Callable[[], Service]) -> None:
     @api.get("/healthz", response_model=schemas.Health, summary="Whether this process lives")
     async def _healthz() -> dict[str, str]:
         return {"status": "ok", "bundle": service().bundle.fingerprint}

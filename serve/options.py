@@ -50,6 +50,8 @@ class Serve:
     """Longest that an answer may take once its request is there."""
     metrics_port: int | None = None
     """Port of Ray's metrics, ours among them, for Prometheus; any when not given."""
+    beside: str | None = None
+    """Another bundle, to compare with on the dashboard."""
     labels: str | None = None
     """Labels that `audiocnn label` made with this bundle, to look through on the dashboard."""
     config: str | None = None

@@ -41,6 +41,8 @@ def check(options: Serve) -> tuple[str, ...]:
 
 def _check_artefacts(options: Serve) -> None:
     bundle = Bundle.read(options.bundle).fingerprint
+    if options.beside is not None:
+        Bundle.read(options.beside)
     if options.labels is not None:
         made_by = read_state(options.labels).bundle
         if made_by != bundle:

@@ -47,6 +47,7 @@ class PredictOptions(BaseModel):
     hop_s: _Seconds | None = Field(None, description="From one window to the next; as trained.")
     peaks: int = Field(1_000, ge=1, le=20_000, description="Columns of the waveform.")
     spectrogram: bool = Field(True, description="The log-mel of the window that is looked into.")
+    beside: bool = Field(False, description="By the bundle that stands beside: see /v1/model.")
 
     @model_validator(mode="after")
     def _fits(self) -> "PredictOptions":
@@ -59,9 +60,17 @@ class PredictOptions(BaseModel):
 
     def asked(self) -> Asked:
         """The same for the service."""
-        values: dict[str, Any] = self.model_dump()
+        values: dict[str, Any] = self.model_dump(exclude={"beside"})
         first, end = self.channels.split(":")
         return Asked(**values | {"channels": (int(first), int(end))})
+
+
+class CardOptions(BaseModel):
+    """The query of `GET /v1/model`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    beside: bool = Field(False, description="That of the bundle that stands beside.")
 
 
 class Array(BaseModel):
@@ -201,7 +210,8 @@ class Card(BaseModel):
     metrics: dict[str, Any]
     maps: list[str]
     limits: dict[str, Any]
-    labels: bool = Field(False, description="Whether there are labels to look through.")
+    labels: bool = Field(description="Whether there are labels to look through.")
+    beside: str | None = Field(description="The bundle that stands beside, where there is one.")
 
 
 class LabelledClass(BaseModel):

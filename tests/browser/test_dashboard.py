@@ -1,10 +1,7 @@
 """The dashboard in a real Chromium, against a real endpoint with a model of real recordings."""
 
-import os
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,121 +9,16 @@ import pytest
 from endpoint import Endpoint
 
 from audiocnn import synthetic
-from audiocnn.config import ModelConfig, TrainConfig
-from pipelines.ingest import ingest
-from pipelines.options import Ingest, Train
-from pipelines.recipes import esc10
-from pipelines.train import train
+from audiocnn.bundle import Bundle
 
 pytest.importorskip("playwright", reason="`make test-browser` installs it")
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from chromium import SHOTS, assert_accessible, choose, drop, shades, shoot
+from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
-SHOTS = Path(os.environ.get("AUDIOCNN_SCREENSHOTS", "screenshots"))
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-]  # fmt: skip
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
-
-
-@pytest.fixture(scope="module")
-def bundle(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of ESC-10, trained for a minute."""
-    import ray
-
-    from pipelines import session
-
-    folder, recipe = tmp_path_factory.mktemp("browser"), esc10()
-    session.connect()
-    features = ingest(
-        Ingest(
-            corpus=str(recordings / "esc10"), to=str(folder / "features"), feature=recipe.feature
-        )
-    )
-    train(
-        Train(
-            features=features.uri,
-            to=str(folder / "bundle"),
-            test_fold=2,
-            feature=recipe.feature,
-            model=ModelConfig(stages=(1, 1, 1, 1), channels=16, dropout=0.0),
-            training=TrainConfig(
-                epochs=12, batch_size=16, max_lr=4e-3, augment=recipe.training.augment
-            ),
-        )
-    )
-    ray.shutdown()
-    return folder / "bundle"
-
-
-@pytest.fixture(scope="module")
-def endpoint(bundle: Path) -> Iterator[Endpoint]:
-    running = Endpoint(bundle)
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def page(browser: Browser, endpoint: Endpoint) -> Iterator[Page]:
-    """The dashboard; whatever the page complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    opened.goto(endpoint.url("/"))
-    yield opened
-    context.close()
-    # What the page was made to ask in vain is no complaint; a policy that was broken is.
-    assert [text for text in complaints if "Failed to load resource" not in text] == []
-
-
-@pytest.fixture(scope="module")
-def clip(recordings: Path) -> Path:
-    """A crowing rooster that was trained on."""
-    return next(path for path in sorted((recordings / "esc10").rglob("*")) if is_rooster(path))
-
-
-def is_rooster(path: Path) -> bool:
-    return "Rooster" in path.parent.name and path.name.startswith("1-")
-
-
-def drop(page: Page, path: Path) -> None:
-    page.get_by_label("A recording").set_input_files(path)
-
-
-def shades(canvas: Locator) -> int:
-    """How many different colours a canvas shows."""
-    script = """canvas => {
-        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-        return new Set(new Uint32Array(data.buffer)).size;
-    }"""
-    count: int = canvas.evaluate(script)
-    return count
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shots() -> None:
-    SHOTS.mkdir(parents=True, exist_ok=True)
-
-
-def shoot(page: Page, name: str) -> None:
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
 
 def test_a_dropped_clip_is_answered_and_seen_through(page: Page, clip: Path) -> None:
@@ -154,7 +46,7 @@ def test_the_first_heatmap_is_there_in_a_second_and_a_half(page: Page, clip: Pat
         page.reload()
         page.get_by_role("link", name="the endpoint").wait_for()
         began = time.monotonic()
-        drop(page, clip)
+        choose(page, clip)
         page.locator("[data-map=conv1] canvas").first.wait_for()
         seconds.append(time.monotonic() - began)
     print(f"drop to first heatmap: {min(seconds):.2f} s")
@@ -162,7 +54,7 @@ def test_the_first_heatmap_is_there_in_a_second_and_a_half(page: Page, clip: Pat
 
 
 def test_a_layer_opens_into_blocks_and_channels(page: Page, clip: Path) -> None:
-    drop(page, clip)
+    choose(page, clip)
     page.get_by_role("button", name="inside layer2").click()
     block = page.locator('[data-map="layer2.block0.relu"]')
     assert shades(block.locator("canvas").first) > 10
@@ -185,7 +77,7 @@ def test_a_layer_opens_into_blocks_and_channels(page: Page, clip: Path) -> None:
 
 
 def test_what_speaks_for_a_class_can_be_heard(page: Page, clip: Path) -> None:
-    drop(page, clip)
+    choose(page, clip)
     only = page.get_by_role("button", name="Play only that")
     expect(only).to_be_enabled()
     only.click()
@@ -203,7 +95,7 @@ def test_a_minute_has_a_timeline(page: Page, tmp_path: Path) -> None:
     sounds = [synthetic.sound(name, 3, 10.0) for name in list(synthetic.SOUNDS)[:6]]
     path = tmp_path / "minute.wav"
     path.write_bytes(synthetic.encode(np.concatenate(sounds), 22_050))
-    drop(page, path)
+    choose(page, path)
     windows = page.get_by_role("group", name="Windows").get_by_role("button")
     expect(windows).to_have_count(12)
     windows.nth(7).click()
@@ -238,6 +130,29 @@ def test_two_sounds_are_side_by_side(page: Page, endpoint: Endpoint) -> None:
         expect(page.get_by_role("heading", name=name)).to_be_visible()
 
 
+def test_two_bundles_are_side_by_side(
+    page: Page, endpoint: Endpoint, clip: Path, other_bundle: Bundle
+) -> None:
+    choose(page, clip)
+    page.get_by_role("button", name=f"Compare with bundle {other_bundle.fingerprint}").click()
+    labels = page.get_by_test_id("label")
+    expect(labels).to_have_count(2)
+    expect(labels).to_have_text(["Rooster", "Rooster"])
+    expect(page.get_by_text(f"bundle {other_bundle.fingerprint}", exact=True)).to_be_visible()
+    sure, unsure = (
+        float(text.removesuffix(" %"))
+        for text in page.locator("[data-testid=label] + span").all_text_contents()
+    )
+    assert sure > unsure
+    # What is looked into is looked into in both.
+    page.locator("[data-map=layer1]").first.get_by_role("button", name="channels").click()
+    expect(page.get_by_role("region", name="Channels of layer1")).to_have_count(2)
+    assert "versus=bundle" in page.url
+    shoot(page, "bundles")
+    page.get_by_role("button", name="One bundle alone").click()
+    expect(labels).to_have_count(1)
+
+
 def test_trouble_is_a_sentence_that_says_what_to_do(page: Page, tmp_path: Path) -> None:
     cases = {
         "text.wav": (b"no sound at all " * 10, "Send WAV, FLAC, OGG or MP3"),
@@ -246,10 +161,10 @@ def test_trouble_is_a_sentence_that_says_what_to_do(page: Page, tmp_path: Path) 
     }
     for name, (data, sentence) in cases.items():
         (tmp_path / name).write_bytes(data)
-        drop(page, tmp_path / name)
+        choose(page, tmp_path / name)
         expect(page.locator("[data-trouble]")).to_contain_text(sentence)
     page.route("**/v1/predict*", lambda route: route.abort())
-    drop(page, tmp_path / "cut.wav")
+    choose(page, tmp_path / "cut.wav")
     expect(page.locator("[data-trouble]")).to_contain_text("The server cannot be reached")
     page.unroute("**/v1/predict*")
     page.get_by_role("button", name="Try again").click()
@@ -285,14 +200,9 @@ def test_the_keyboard_is_enough(page: Page) -> None:
 def test_it_is_readable_everywhere(page: Page, clip: Path, scheme: str, width: int) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": width, "height": 900})
-    drop(page, clip)
+    choose(page, clip)
     expect(page.get_by_role("button", name="Play only that")).to_be_enabled()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = Axe().run(page)
-    serious = [
-        v["id"] for v in found.response["violations"] if v["impact"] in ("serious", "critical")
-    ]
-    assert serious == [], found.generate_report()
+    assert_accessible(page, width)
     shoot(page, f"{scheme}-{width}")
 
 

@@ -104,9 +104,11 @@ def client(service: Service) -> Client:
         keys: tuple[str, ...] = (),
         meters: Meters | None = None,
         base: str = "http://127.0.0.1:8000",
+        beside: Service | None = None,
         **options: Any,
     ) -> TestClient:
-        app = make_app(lambda: service, Serve(bundle="b", **options), keys, meters)
+        other = (lambda: beside) if beside is not None else None
+        app = make_app(lambda: service, Serve(bundle="b", **options), keys, meters, beside=other)
         return TestClient(app, base_url=base, raise_server_exceptions=False)
 
     return make
@@ -440,6 +442,35 @@ def test_health_card_and_documents(client: Client, bundle: Bundle) -> None:
     assert card["classes"] == list(bundle.classes)
     assert card["feature"]["n_mels"] == SMALL.n_mels
     assert card["maps"][:2] == ["conv1", "layer1"]
+
+
+def test_another_bundle_answers_beside(
+    client: Client, service: Service, bundle: Bundle, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    classes = ("cat", "dog")
+    model = AudioCNN(bundle.model.config, SMALL.n_mels, len(classes)).eval()
+    calibration = Calibration(temperature=1.0, thresholds=(0.0, 0.0))
+    written = replace(bundle, model=model, classes=classes, calibration=calibration).write(
+        str(tmp_path / "other")
+    )
+    other = Service(written, LocalModel(written), service.decoder)
+    both, body = client(beside=other), sound("wav")
+    for asked, expected in (("", bundle), ("?beside=false", bundle), ("?beside=true", written)):
+        answer = both.post(f"/v1/predict{asked}", content=body).json()
+        assert answer["bundle"] == expected.fingerprint
+        best = Predictor(expected).predict(body)
+        assert answer["predictions"][0]["class"] == best.top_k[0][0]
+        assert answer["predictions"][0]["score"] == pytest.approx(best.top_k[0][1], abs=1e-5)
+        card = both.get(f"/v1/model{asked}").json()
+        assert card["bundle"] == expected.fingerprint
+        assert card["classes"] == list(expected.classes)
+        assert card["beside"] == written.fingerprint != bundle.fingerprint
+    other.model.close()
+    alone = client()
+    assert alone.get("/v1/model").json()["beside"] is None
+    problem(alone.get("/v1/model?beside=true"), 404, "not-found")
+    problem(alone.post("/v1/predict?beside=true", content=body), 404, "not-found")
 
 
 def read_keys_of(*keys: str) -> tuple[str, ...]:

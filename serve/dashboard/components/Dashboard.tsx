@@ -2,7 +2,9 @@
 
 import { useEffect, useState } from "react";
 import { type Card as Model, key, model, sample as fetchSample, setKey, Trouble } from "@/lib/api";
+import { useAsked } from "@/lib/asked";
 import { useView, type View } from "@/lib/view";
+import { Bucket } from "./Bucket";
 import { Panel } from "./Panel";
 import { Problem } from "./Problem";
 import { Sounds } from "./Sounds";
@@ -15,8 +17,7 @@ export function Dashboard() {
   const [trouble, setTrouble] = useState<Trouble | null>(null);
   const [turn, setTurn] = useState(0);
 
-  const fail = (error: unknown) =>
-    setTrouble(error instanceof Trouble ? error : new Trouble("page", `This page failed: ${String(error)}`));
+  const fail = (error: unknown) => setTrouble(Trouble.of(error));
   const again = () => {
     setTrouble(null);
     setTurn((before) => before + 1);
@@ -26,9 +27,11 @@ export function Dashboard() {
     model().then(setCard, fail);
   }, [turn]);
 
-  const comparing = view.beside !== undefined;
+  const bucket = view.bucket === "open" && card?.labels;
+  const comparing = view.beside !== undefined && !bucket;
+  const versus = view.versus !== undefined && !bucket && !comparing && card?.beside != null;
   return (
-    <main className={`mx-auto grid gap-4 p-4 sm:p-6 ${comparing ? "max-w-[120rem]" : "max-w-6xl"}`}>
+    <main className={`mx-auto grid gap-4 p-4 sm:p-6 ${comparing || versus || bucket ? "max-w-[120rem]" : "max-w-6xl"}`}>
       <header className="flex flex-wrap items-baseline justify-between gap-x-6 gap-y-1">
         <h1 className="text-xl font-semibold">What the model heard</h1>
         {card && (
@@ -37,44 +40,68 @@ export function Dashboard() {
           </p>
         )}
       </header>
+      {card?.labels && (
+        <nav aria-label="What is looked at" className="flex gap-2">
+          <Button aria-pressed={!bucket} className={tab} onClick={() => change({ ...afresh, bucket: undefined })}>
+            One sound
+          </Button>
+          <Button aria-pressed={bucket} className={tab} onClick={() => change({ ...afresh, bucket: "open" })}>
+            Labelled bucket
+          </Button>
+        </nav>
+      )}
       {trouble?.name === "key" && <Key onKey={again} />}
       {trouble && <Problem trouble={trouble} onAgain={again} />}
-      <div className={`grid gap-4 ${comparing ? "lg:grid-cols-2" : ""}`}>
-        <Side
-          key={`first ${turn}`}
-          card={card}
-          view={view}
-          onView={change}
-          sample={view.sample}
-          onSample={(name) => change({ sample: name })}
-          onTrouble={fail}
-        />
-        {comparing && (
-          <Side
-            key={`second ${turn}`}
-            card={card}
-            view={other}
-            onView={(some) => setOther((before) => ({ ...before, ...some }))}
-            sample={view.beside || undefined}
-            onSample={(name) => change({ beside: name ?? "" })}
-            onTrouble={fail}
-          />
-        )}
-      </div>
-      <p className="text-center">
-        <Button onClick={() => change({ beside: comparing ? undefined : "" })}>
-          {comparing ? "One sound alone" : "Compare with another sound"}
-        </Button>
-      </p>
+      {bucket ? (
+        <Bucket model={card} view={view} onView={change} />
+      ) : (
+        <>
+          <div className={`grid gap-4 ${comparing ? "lg:grid-cols-2" : ""}`}>
+            <Side
+              key={`first ${turn}`}
+              card={card}
+              versus={versus}
+              view={view}
+              onView={change}
+              sample={view.sample}
+              onSample={(name) => change({ sample: name })}
+              onTrouble={fail}
+            />
+            {comparing && (
+              <Side
+                key={`second ${turn}`}
+                card={card}
+                view={other}
+                onView={(some) => setOther((before) => ({ ...before, ...some }))}
+                sample={view.beside || undefined}
+                onSample={(name) => change({ beside: name ?? "" })}
+                onTrouble={fail}
+              />
+            )}
+          </div>
+          <p className="flex flex-wrap justify-center gap-2">
+            <Button onClick={() => change({ versus: undefined, beside: comparing ? undefined : "" })}>
+              {comparing ? "One sound alone" : "Compare with another sound"}
+            </Button>
+            {card?.beside && (
+              <Button onClick={() => change({ beside: undefined, versus: versus ? undefined : "bundle" })}>
+                {versus ? "One bundle alone" : `Compare with bundle ${card.beside}`}
+              </Button>
+            )}
+          </p>
+        </>
+      )}
     </main>
   );
 }
 
+const tab = "aria-pressed:border-accent aria-pressed:text-accent";
 const afresh: View = { window: undefined, explain: undefined, channel: undefined };
 
 /** Where a sound comes from, and everything about it. */
 function Side({
   card,
+  versus = false,
   view,
   onView,
   sample,
@@ -82,6 +109,8 @@ function Side({
   onTrouble,
 }: {
   card: Model | null;
+  /** With the answer of the other bundle beside. */
+  versus?: boolean;
   view: View;
   onView: (change: View) => void;
   /** The generated sound that is shown, if it is one. */
@@ -99,6 +128,11 @@ function Side({
     };
     // What is told of trouble is another function each time, and no reason to fetch again.
   }, [sample]);
+  const other = useAsked(versus ? "other" : null, (signal) => model(true, signal));
+  const [apart, setApart] = useState<View>({});
+  useEffect(() => setApart({}), [sound]);
+  // Where both cut a recording alike, both show the same window.
+  const alike = card !== null && other.found !== undefined && cut(card) === cut(other.found);
   return (
     <div className="grid min-w-0 content-start gap-4">
       <Sounds
@@ -112,9 +146,27 @@ function Side({
           onSample(name);
         }}
       />
-      {sound && card && <Panel sound={sound} classes={card.classes} view={view} onView={onView} />}
+      {other.trouble && <Problem trouble={other.trouble} onAgain={other.again} />}
+      {sound && card && (
+        <div className={versus ? "grid gap-4 lg:grid-cols-2" : "contents"}>
+          <Panel sound={sound} classes={card.classes} view={view} onView={onView} />
+          {versus && other.found && (
+            <Panel
+              sound={sound}
+              beside
+              classes={other.found.classes}
+              view={alike ? view : { ...view, window: apart.window }}
+              onView={(change) => (alike || !("window" in change) ? onView(change) : setApart(change))}
+            />
+          )}
+        </div>
+      )}
     </div>
   );
+}
+
+function cut(card: Model): string {
+  return `${card.feature["window_s"]} ${card.feature["hop_s"]}`;
 }
 
 function Key({ onKey }: { onKey: () => void }) {

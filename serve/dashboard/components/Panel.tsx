@@ -1,5 +1,6 @@
-import { useEffect, useMemo, useRef, useState } from "react";
+import { useEffect, useMemo, useState } from "react";
 import { type Answer, predict, Trouble } from "@/lib/api";
+import { useAsked } from "@/lib/asked";
 import { type Grid, grid, grids, values } from "@/lib/grid";
 import { Player } from "@/lib/player";
 import type { View } from "@/lib/view";
@@ -27,45 +28,17 @@ interface Fired {
 
 const MOST_CHANNELS = 256;
 
-/** Ask while something is wanted; what was asked before is given up. */
-function useAsked<T>(wanted: string | null, ask: (signal: AbortSignal) => Promise<T>) {
-  const [state, setState] = useState<{ of: string | null; found?: T; trouble?: Trouble }>({ of: null });
-  const latest = useRef(ask);
-  latest.current = ask;
-  const [turn, setTurn] = useState(0);
-  useEffect(() => {
-    if (wanted === null) return;
-    const control = new AbortController();
-    latest.current(control.signal).then(
-      (found) => !control.signal.aborted && setState({ of: wanted, found }),
-      (error: unknown) => {
-        if (control.signal.aborted) return;
-        const trouble = error instanceof Trouble ? error : new Trouble("page", `This page failed: ${String(error)}`);
-        setState({ of: wanted, trouble });
-      },
-    );
-    return () => control.abort();
-  }, [wanted, turn]);
-  const current = state.of === wanted && wanted !== null;
-  return {
-    found: current ? state.found : undefined,
-    trouble: current ? state.trouble : undefined,
-    waiting: wanted !== null && !current,
-    again: () => {
-      setState({ of: null });
-      setTurn((before) => before + 1);
-    },
-  };
-}
-
 /** Everything about one sound. */
 export function Panel({
   sound,
+  beside = false,
   classes,
   view,
   onView,
 }: {
   sound: File;
+  /** By the bundle that stands beside. */
+  beside?: boolean;
   classes: string[];
   view: View;
   onView: (change: View) => void;
@@ -77,7 +50,7 @@ export function Panel({
   const [heard, setHeard] = useState<string | null>(null);
 
   const answered = useAsked<Answer>(`${id} ${view.window ?? ""}`, (signal) =>
-    predict(sound, { maps: "blocks", top_k: 5, window: view.window }, signal),
+    predict(sound, { beside, maps: "blocks", top_k: 5, window: view.window }, signal),
   );
   const [kept, setKept] = useState<{ id: string; answer: Answer } | null>(null);
   if (answered.found && kept?.answer !== answered.found) setKept({ id, answer: answered.found });
@@ -91,7 +64,7 @@ export function Panel({
   const ready = answered.found && name !== undefined;
 
   const evidence = useAsked<Evidence>(ready ? `${id} ${window} ${name}` : null, async (signal) => {
-    const options = { explain: name, sound: true, window, spectrogram: false, top_k: 1, peaks: 1 };
+    const options = { beside, explain: name, sound: true, window, spectrogram: false, top_k: 1, peaks: 1 };
     const { evidence: found } = await predict(sound, options, signal);
     if (!found || !name) throw new Trouble("page", "The server gave no evidence.");
     return { name, marks: grid(found.values), url: `data:audio/wav;base64,${found.wav ?? ""}` };
@@ -104,7 +77,7 @@ export function Panel({
     let activations = new Float32Array();
     for (let first = 0; first === 0 || first < activations.length; first += MOST_CHANNELS) {
       const options = {
-        maps: "channels", layer: of, channels: `${first}:${first + MOST_CHANNELS}`, window,
+        beside, maps: "channels", layer: of, channels: `${first}:${first + MOST_CHANNELS}`, window,
         spectrogram: false, top_k: 1, peaks: 1,
       } as const;
       const found = await predict(sound, options, signal);

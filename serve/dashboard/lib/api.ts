@@ -1,8 +1,13 @@
+import { clock } from "./axes";
 import type { components, operations } from "./schema";
 
 export type Answer = components["schemas"]["Answer"];
 export type Card = components["schemas"]["Card"];
 export type Window = components["schemas"]["Window"];
+export type LabelsCard = components["schemas"]["LabelsCard"];
+export type LabelledWindow = components["schemas"]["LabelledWindow"];
+export type LabelledWindows = components["schemas"]["LabelledWindows"];
+export type LabelsQuery = NonNullable<operations["_windows_v1_labels_windows_get"]["parameters"]["query"]>;
 export type Options = NonNullable<operations["_predict_v1_predict_post"]["parameters"]["query"]>;
 
 /** What went wrong, and what a person can do about it. */
@@ -13,6 +18,11 @@ export class Trouble extends Error {
     readonly detail = "",
   ) {
     super(sentence);
+  }
+
+  /** Whatever was thrown; what is none of ours is the page's own mistake. */
+  static of(error: unknown): Trouble {
+    return error instanceof Trouble ? error : new Trouble("page", `This page failed: ${String(error)}`);
   }
 }
 
@@ -26,6 +36,8 @@ const sentences: Record<string, string> = {
   "not-audio": "This is no audio that is read here. Send WAV, FLAC, OGG or MP3.",
   audio: "The recording cannot be used: it is damaged, cut short or outside the limits.",
   rate: "That was more requests than this key may make. Wait a moment, and try again.",
+  changed: "The recording is not what was labelled any more. Label the bucket again.",
+  storage: "The server cannot reach the storage of the recordings. Try again, or see its log.",
   busy: "The server is busy. Wait a second, and try again.",
   "not-ready": "The model is not ready. Wait a moment, and try again.",
   "slow-answer": "The answer took too long. Try again, or send a shorter recording.",
@@ -46,7 +58,7 @@ export function setKey(value: string): void {
 async function ask(path: string, init: RequestInit): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(path, { ...init, headers: key() ? { "x-api-key": key() } : {} });
+    response = await fetch(path, { ...init, headers: { ...init.headers, ...(key() ? { "x-api-key": key() } : {}) } });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new Trouble("gone", sentences.gone ?? "");
@@ -63,15 +75,20 @@ function trouble(status: number, body: unknown): Trouble {
   return new Trouble(name, sentences[name] ?? otherwise, detail);
 }
 
-export async function model(): Promise<Card> {
-  return (await (await ask("v1/model", {})).json()) as Card;
+/** The model that answers, or the one that stands beside. */
+export async function model(beside = false, signal?: AbortSignal): Promise<Card> {
+  return (await (await ask(`v1/model?${asQuery({ beside })}`, { signal: signal ?? null })).json()) as Card;
+}
+
+function asQuery(options: object): URLSearchParams {
+  return new URLSearchParams(
+    Object.entries(options).flatMap(([name, value]) => (value == null ? [] : [[name, String(value)]])),
+  );
 }
 
 /** What the server says of a recording. */
 export async function predict(sound: Blob, options: Options, signal: AbortSignal): Promise<Answer> {
-  const query = new URLSearchParams(
-    Object.entries(options).flatMap(([name, value]) => (value == null ? [] : [[name, String(value)]])),
-  );
+  const query = asQuery(options);
   const body = sound.type ? sound : new Blob([sound], { type: "application/octet-stream" });
   const response = await ask(`v1/predict?${query}`, { method: "POST", body, signal });
   return (await response.json()) as Answer;
@@ -84,4 +101,27 @@ export async function samples(): Promise<string[]> {
 export async function sample(name: string): Promise<File> {
   const response = await ask(`samples/${encodeURIComponent(name)}.flac`, {});
   return new File([await response.blob()], `${name}.flac`, { type: "audio/flac" });
+}
+
+export async function labels(signal: AbortSignal): Promise<LabelsCard> {
+  return (await (await ask("v1/labels", { signal })).json()) as LabelsCard;
+}
+
+/** Windows of the labelled bucket. */
+export async function labelledWindows(query: LabelsQuery, signal: AbortSignal): Promise<LabelledWindows> {
+  return (await (await ask(`v1/labels/windows?${asQuery(query)}`, { signal })).json()) as LabelledWindows;
+}
+
+/** The sound of one of them. */
+export async function labelledSound(uri: string, start_s: number, signal?: AbortSignal): Promise<File> {
+  const response = await ask(`v1/labels/sound?${asQuery({ uri, start_s })}`, { signal: signal ?? null });
+  const name = uri.split("/").pop() ?? uri;
+  return new File([await response.blob()], `${name} at ${clock(start_s)}`, { type: "audio/wav" });
+}
+
+/** Corrections as a manifest that `audiocnn ingest` takes. */
+export async function corrected(rows: { uri: string; start_s: number; label: string }[]): Promise<Blob> {
+  const headers = { "content-type": "application/json" };
+  const response = await ask("v1/labels/corrections", { method: "POST", headers, body: JSON.stringify({ rows }) });
+  return await response.blob();
 }

@@ -16,6 +16,10 @@ export class Player {
     return this.offset + this.audio.currentTime;
   }
 
+  get ended(): boolean {
+    return this.audio.ended;
+  }
+
   get playing(): boolean {
     return !this.audio.paused && !this.audio.ended;
   }

@@ -6,6 +6,8 @@ export interface View {
   sample?: string;
   /** The generated sound beside it; empty while there is none yet. */
   beside?: string;
+  /** The other bundle's answer stands beside. */
+  versus?: "bundle";
   window?: number;
   /** The class that evidence is shown for. */
   explain?: string;
@@ -13,6 +15,16 @@ export interface View {
   layer?: string;
   channel?: number;
   sort?: "index" | "activation";
+  /** Whether the labelled bucket is looked through: which windows of it, and which one is looked into. */
+  bucket?: "open";
+  label?: string;
+  name?: string;
+  lowest?: number;
+  highest?: number;
+  order?: "lowest" | "name";
+  page?: number;
+  uri?: string;
+  start?: number;
 }
 
 const changed = "audiocnn:view";
@@ -21,16 +33,31 @@ export function parse(fragment: string): View {
   const given = new URLSearchParams(fragment.replace(/^#/, ""));
   const number = (name: string) => {
     const text = given.get(name);
-    return text !== null && /^\d{1,6}$/.test(text) ? Number(text) : undefined;
+    return text !== null && /^\d{1,9}$/.test(text) ? Number(text) : undefined;
   };
+  const decimal = (name: string) => {
+    const text = given.get(name);
+    return text !== null && /^\d{1,9}(\.\d{1,20})?$/.test(text) ? Number(text) : undefined;
+  };
+  const order = given.get("order");
   return {
     sample: given.get("sample") ?? undefined,
     beside: given.get("beside") ?? undefined,
+    versus: given.get("versus") === "bundle" ? "bundle" : undefined,
     window: number("window"),
     explain: given.get("explain") ?? undefined,
     layer: given.get("layer") ?? undefined,
     channel: number("channel"),
     sort: given.get("sort") === "index" ? "index" : undefined,
+    bucket: given.get("bucket") === "open" ? "open" : undefined,
+    label: given.get("label") ?? undefined,
+    name: given.get("name") ?? undefined,
+    lowest: decimal("lowest"),
+    highest: decimal("highest"),
+    order: order === "lowest" || order === "name" ? order : undefined,
+    page: number("page"),
+    uri: given.get("uri") ?? undefined,
+    start: decimal("start"),
   };
 }
 

@@ -1,0 +1,59 @@
+"""The dashboard in a real Chromium, as tests drive it."""
+
+import os
+import shutil
+from pathlib import Path
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page
+
+SHOTS = Path(os.environ.get("AUDIOCNN_SCREENSHOTS", "screenshots"))
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]  # fmt: skip
+
+
+def choose(page: Page, path: Path) -> None:
+    """Give the page a file by its button."""
+    page.get_by_label("A recording").set_input_files(path)
+
+
+def drop(page: Page, path: Path) -> None:
+    """Drag a file onto the page from outside, and let it go."""
+    box = page.get_by_test_id("drop").bounding_box()
+    assert box is not None
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + 20}
+        session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+
+
+def shades(canvas: Locator) -> int:
+    """How many different colours a canvas shows."""
+    script = """canvas => {
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size;
+    }"""
+    count: int = canvas.evaluate(script)
+    return count
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep a picture of the whole page."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def assert_accessible(page: Page, width: int) -> None:
+    """Nothing is wider than the page, and axe finds nothing serious."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = Axe().run(page)
+    serious = [
+        v["id"] for v in found.response["violations"] if v["impact"] in ("serious", "critical")
+    ]
+    assert serious == [], found.generate_report()
