@@ -16,6 +16,7 @@ pytest.importorskip("playwright", reason="`make test-browser` installs it")
 from chromium import SHOTS, assert_accessible, choose, drop, shades, shoot
 from playwright.sync_api import Page, expect
 
+pytest_plugins = ["browsing"]
 pytestmark = pytest.mark.browser
 
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
@@ -117,7 +118,7 @@ def test_a_sample_is_in_the_url_and_can_be_shared(page: Page, endpoint: Endpoint
 def test_two_sounds_are_side_by_side(page: Page, endpoint: Endpoint) -> None:
     page.get_by_role("button", name="siren").click()
     page.get_by_role("button", name="Compare with another sound").click()
-    page.get_by_role("button", name="bell").nth(1).click()
+    page.get_by_role("button", name="bell", exact=True).nth(1).click()
     for name in ("siren.flac", "bell.flac"):
         expect(page.get_by_role("heading", name=name)).to_be_visible()
     expect(page.locator("[data-map=conv1]")).to_have_count(2)

@@ -33,8 +33,9 @@ export function Bucket({ model, view, onView }: { model: Model; view: View; onVi
   );
   const beside = useRef<HTMLDivElement>(null);
   useEffect(() => {
+    const top = beside.current?.getBoundingClientRect().top ?? 0;
     // On a narrow page it is below the list.
-    if (sound.found) beside.current?.scrollIntoView({ block: "nearest" });
+    if (sound.found && top > innerHeight / 2) beside.current?.scrollIntoView();
   }, [sound.found]);
   return (
     <div className="grid gap-4 xl:grid-cols-2">
@@ -44,7 +45,7 @@ export function Bucket({ model, view, onView }: { model: Model; view: View; onVi
       </div>
       <div
         ref={beside}
-        className="min-w-0 scroll-mt-4 xl:sticky xl:top-4 xl:max-h-[calc(100vh-2rem)] xl:self-start xl:overflow-y-auto"
+        className="min-h-screen min-w-0 scroll-mt-4 xl:sticky xl:top-4 xl:max-h-[calc(100vh-2rem)] xl:self-start xl:overflow-y-auto"
       >
         {sound.trouble && <Problem trouble={sound.trouble} onAgain={sound.again} />}
         {sound.found ? (
@@ -75,7 +76,10 @@ function Table({
     label: view.label, name: view.name ?? "", lowest: view.lowest ?? 0, highest: view.highest ?? 1,
     sort: view.order ?? "highest", offset: page * PAGE, limit: PAGE,
   } as const;
-  const asked = useAsked(`${card.parts_read} ${JSON.stringify(query)}`, (signal) => labelledWindows(query, signal));
+  const asked = useAsked(`${card.parts_read} ${JSON.stringify(query)}`, async (signal) => ({
+    ...(await labelledWindows(query, signal)),
+    first: query.offset + 1,
+  }));
   const found = useKept(asked.found);
   const corrections = useCorrections(card.bundle, card.bucket);
   const names = useMemo(
@@ -116,7 +120,7 @@ function Table({
             </Button>
             <span role="status" className="text-faint tabular-nums">
               {shown.length
-                ? `${page * PAGE + 1} to ${page * PAGE + shown.length} of ${found.total} windows`
+                ? `${found.first} to ${found.first - 1 + shown.length} of ${found.total} windows`
                 : "No windows like this."}
             </span>
           </div>

@@ -33,7 +33,12 @@ export class Player {
   }
 
   async play(): Promise<void> {
-    await this.audio.play();
+    try {
+      await this.audio.play();
+    } catch (error) {
+      const paused = error instanceof DOMException && error.name === "AbortError";
+      if (!paused) throw error; // else somebody paused it before it began
+    }
   }
 
   pause(): void {
