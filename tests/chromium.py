@@ -33,13 +33,16 @@ def drop(page: Page, path: Path) -> None:
         session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
 
 
-def shades(canvas: Locator) -> int:
-    """How many different colours a canvas shows."""
-    script = """canvas => {
-        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+def shades(drawn: Locator) -> int:
+    """How many different colours a canvas or a picture shows."""
+    script = """drawn => {
+        const {naturalWidth: width = drawn.width, naturalHeight: height = drawn.height} = drawn;
+        const copy = Object.assign(document.createElement("canvas"), {width, height});
+        copy.getContext("2d").drawImage(drawn, 0, 0);
+        const {data} = copy.getContext("2d").getImageData(0, 0, width, height);
         return new Set(new Uint32Array(data.buffer)).size;
     }"""
-    count: int = canvas.evaluate(script)
+    count: int = drawn.evaluate(script)
     return count
 
 

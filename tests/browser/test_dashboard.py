@@ -65,7 +65,7 @@ def test_a_layer_opens_into_blocks_and_channels(page: Page, clip: Path) -> None:
     expect(buttons).to_have_count(32)
     means = [float(text) for text in buttons.locator("span span:last-child").all_text_contents()]
     assert means == sorted(means, reverse=True)
-    assert shades(buttons.first.locator("canvas")) > 3
+    assert shades(buttons.first.locator("img")) > 3
     buttons.first.click()
     expect(card.get_by_text("where it fires is marked on the spectrogram")).to_be_visible()
     expect(

@@ -5,7 +5,7 @@ import type { Grid } from "@/lib/grid";
 import type { Player } from "@/lib/player";
 import { Figure, type Span } from "./Figure";
 import { Legend } from "./Legend";
-import { Pixels } from "./Pixels";
+import { Pixels, Tile } from "./Pixels";
 import { Select } from "./ui/select";
 
 const orders = { activation: "most active first", index: "in the model's order" };
@@ -87,7 +87,7 @@ export function Channels({
               onClick={() => onChoose(at === chosen ? undefined : at)}
               className="block w-full cursor-pointer rounded border border-line p-1 text-left text-xs text-faint aria-pressed:border-accent aria-pressed:outline-2 aria-pressed:outline-accent"
             >
-              <Pixels of={channels[at] ?? first} colours={shades} className="h-10 w-full" />
+              <Tile of={channels[at] ?? first} colours={shades} className="h-10 w-full" />
               <span className="flex justify-between tabular-nums">
                 <span>{at}</span>
                 <span>{short(activations[at] ?? 0)}</span>

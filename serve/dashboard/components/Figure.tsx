@@ -108,6 +108,6 @@ export function Cursor({ span, player }: { span: Span; player: Player }) {
     [player, span.from, span.to],
   );
   return (
-    <div ref={line} data-cursor hidden className="pointer-events-none absolute inset-y-0 w-px bg-white mix-blend-difference" />
+    <div ref={line} data-cursor hidden className="pointer-events-none absolute inset-y-0 w-px bg-white shadow-[0_0_0_1px_#000b]" />
   );
 }
