@@ -8,8 +8,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.processes import free_ports
-
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,16 +25,15 @@ def test_from_nothing_to_trained_served_and_labelled() -> None:
     lines = walk()
     assert lines.count("audiocnn submit") == 3
     (port,) = set(re.findall(r"(?:--port |127\.0\.0\.1:)(\d+)", lines))
-    mine, ray_port, dashboard, s3 = free_ports(4)
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("AWS_", "RAY_", "AUDIOCNN_"))
     }
-    ports = {"RAY_PORT": ray_port, "DASHBOARD_PORT": dashboard, "S3_PORT": s3}
+    ports = {"RAY_PORT": 26_379, "DASHBOARD_PORT": 28_265, "S3_PORT": 28_333}
     try:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", lines.replace(port, str(mine))],
+            ["bash", "-euo", "pipefail", "-c", lines.replace(port, "28123")],
             cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
             env={**clean, **{name: str(number) for name, number in ports.items()}},
         )  # fmt: skip
