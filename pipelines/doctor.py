@@ -34,10 +34,10 @@ def doctor(options: Doctor) -> bool:
     well = True
     for finding in _checks(options):
         mark = "[bold red]✗[/]" if finding.mend else "[bold green]✓[/]"
-        display.console.print(f"{mark} {finding.name:<13}", end="")
+        display.console.print(f"{mark} {finding.name:<17}", end="")
         display.console.print(finding.found, markup=False, soft_wrap=True)
         if finding.mend:
-            display.console.print(f"{'':15}→ {finding.mend}", markup=False, soft_wrap=True)
+            display.console.print(f"{'':19}→ {finding.mend}", markup=False, soft_wrap=True)
             well = False
     return well
 

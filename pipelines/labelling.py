@@ -62,7 +62,7 @@ def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
         return []
     share = options.gpus_per_model
     count = options.models or max(1, int(cluster.gpus / share))
-    if count * share > cluster.most_gpus:
+    if count * share > cluster.most_gpus and not cluster.grows:
         raise ConfigError(
             f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
             f"{cluster.most_gpus} GPUs at most"

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray._private.state
 import ray.data
 import ray.exceptions
 import ray.train
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.experimental.internal_kv import _internal_kv_get
 
 from audiocnn.errors import AudioCNNError, ConfigError
 from pipelines.reach import require_shared, require_whole
 
+MOST = "AUDIOCNN_CLUSTER_MAX"
+"""What an autoscaler may bring at most, like CPU=32,GPU=4: Ray's own does not tell."""
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
 
 
@@ -32,11 +35,13 @@ class Cluster:
     gpus: int
     most_cpus: int
     most_gpus: int
+    grows: bool = False
+    """Whether an autoscaler may bring more than that, and nobody said how much."""
 
     def require(self, workers: int, *, gpu: bool) -> None:
         """Raise ConfigError where there can never be so many workers."""
         most, what = (self.most_gpus, "GPU") if gpu else (self.most_cpus, "CPU")
-        if workers > most:
+        if workers > most and not self.grows:
             raise ConfigError(
                 f"--workers {workers}: the cluster has {most} {what}s at most, one a worker"
             )
@@ -77,20 +82,21 @@ def connect(metrics_port: int | None = None) -> Cluster:
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
     there = ray.cluster_resources()
-    ever = _most()
+    ever, grows = _most(), _grows()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     return Cluster(
         cpus=cpus,
         gpus=gpus,
         most_cpus=max(cpus, int(ever.get("CPU", 0))),
         most_gpus=max(gpus, int(ever.get("GPU", 0))),
+        grows=grows and not ever,
     )
 
 
 def require_reach(options: Any) -> None:
     """Raise ConfigError where options name a path that not every node of the cluster has."""
     nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes > 1 or _most():
+    if nodes > 1 or _most() or _grows():
         require_shared(options, f"the cluster has {nodes} nodes or may get them")
     elif RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
         require_whole(options)
@@ -104,8 +110,21 @@ def job_id() -> str | None:
 
 
 def _most() -> dict[str, int]:
-    """The resources that an autoscaler may bring at most; none where there is no autoscaler."""
-    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    """The resources that an autoscaler may bring at most, where somebody said so."""
+    said = os.environ.get(MOST)
+    if not said:
+        return {}
+    try:
+        return {name.strip(): int(most) for name, most in (p.split("=") for p in said.split(","))}
+    except ValueError:
+        raise ConfigError(f"{MOST}={said}: expected something like CPU=32,GPU=4") from None
+
+
+def _grows() -> bool:
+    """Whether the cluster has an autoscaler: without one, each node's type is its own id."""
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+    return any(kind != f"node_{node}" for node, kind in types.items())
 
 
 def _join(address: str) -> None:

@@ -1,6 +1,7 @@
 """`audiocnn submit`: another verb, as a job of a Ray cluster; its log here, its exit code ours."""
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -35,6 +36,9 @@ def submit(options: Submit) -> int:
 
     Ctrl-C stops the job. Raises ConfigError where the cluster cannot be asked or does not take it.
     """
+    # Ray tells thirty lines of what it uploads; what goes wrong, it raises.
+    logging.getLogger("ray").handlers[:] = [logging.NullHandler()]
+    logging.getLogger("ray").propagate = False
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS") or _HERE
     runtime_env = _runtime_env(options)
     client = _client(address)

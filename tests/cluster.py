@@ -71,5 +71,5 @@ class Head:
         return subprocess.run(
             [BIN / first, *rest],
             cwd=cwd, env={**self.environment, **environment},
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import copy
 import shlex
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -42,6 +43,10 @@ def test_aws_has_a_token_an_idle_head_and_workers_from_zero() -> None:
         assert worker["min_workers"] == 0 < worker["max_workers"]
         assert worker["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert aws()["max_workers"] == sum(worker["max_workers"] for worker in workers)
+    most = Counter[str]()
+    for worker in workers:
+        most.update({n: worker["max_workers"] * c for n, c in worker["resources"].items()})
+    assert f"--env AUDIOCNN_CLUSTER_MAX=CPU={most['CPU']},GPU={most['GPU']}" in options
 
 
 def test_aws_opens_no_port_and_has_the_same_images() -> None:

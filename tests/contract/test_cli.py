@@ -43,7 +43,10 @@ def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of {ingest, train, evaluate, label, similar, review, serve, demo, doctor}"),
+        (
+            [],
+            "one of {ingest, train, evaluate, label, similar, review, serve, submit, demo, doctor}",
+        ),
         (["nothing"], "nothing"),
         (["ingest"], "--to"),
         (["ingest", "corpus", "--to", "x", "--n-mels", "many"], "--n-mels"),

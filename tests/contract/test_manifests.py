@@ -31,6 +31,7 @@ from manifests import (
 
 import audiocnn
 from audiocnn.errors import ConfigError
+from pipelines import session
 from pipelines.cli import parse
 from serve.configfile import read_args, write_config
 from serve.keys import VARIABLE
@@ -395,3 +396,20 @@ def test_the_readme_names_what_there_is() -> None:
     used = {ref["name"] for _, c in containers("gpu, fault-tolerant") for node in mappings(c)
             for ref in (node.get("secretKeyRef"), node.get("secretRef")) if ref}  # fmt: skip
     assert made == used
+
+
+@each_overlay
+def test_heads_say_what_their_cluster_can_grow_to(overlay: str) -> None:
+    """What `pipelines.session` believes: more is refused before anybody waits for it."""
+    for where, cluster in clusters(overlay).items():
+        if where.startswith("RayService"):  # whose copies are in its own config
+            continue
+        most = {"CPU": 0, "GPU": 0}
+        for group in cluster["workerGroupSpecs"]:
+            (container,) = group["template"]["spec"]["containers"]
+            limits = container["resources"]["limits"]
+            most["CPU"] += group["maxReplicas"] * int(limits["cpu"])
+            most["GPU"] += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
+        head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+        said = next(one["value"] for one in head["env"] if one["name"] == session.MOST)
+        assert said == ",".join(f"{name}={count}" for name, count in most.items() if count), where

@@ -44,6 +44,7 @@ def test_a_job_runs_there_and_its_log_is_here(head: Head, corpus: Path, tmp_path
     assert re.search(r"ingest is job audiocnn-ingest-\w+ of http", done.stdout)
     assert "100 listed = 100 ingested + 0 failed" in done.stdout
     assert (tmp_path / "features" / "features.json").is_file()
+    assert not re.search("INFO sdk|packaging|WARNING|Ignoring", done.stdout + done.stderr)
 
 
 def test_what_is_sent_is_the_code_alone(head: Head, files: Path) -> None:
