@@ -15,6 +15,7 @@ from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError, TrainingError
 from audiocnn.featureset import FeatureSet
 from pipelines import display, session
+from pipelines.gloo import GlooConfig
 from pipelines.job import Job, plan
 from pipelines.options import Evaluate, Train
 from pipelines.progress import Channel, Listener
@@ -170,6 +171,7 @@ def _fit_once(job: Job, channel: Channel) -> None:
         ray.train.torch.TorchTrainer(
             train_rank,
             train_loop_config={"job": job, "channel": channel},
+            torch_config=GlooConfig(),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.options.gpu),
             # Ray Train wants a folder for its own checkpoints: it is given none to keep.
             run_config=RunConfig(name=job.fingerprint, storage_path=folder),

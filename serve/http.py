@@ -136,6 +136,7 @@ def _add_predict(api: FastAPI, either: Callable[[bool], Service], meters: Meters
         "/v1/predict",
         response_model=schemas.Answer,
         response_model_exclude_unset=True,
+        responses={404: _described(KINDS["not-found"])},
         openapi_extra={"requestBody": _BODY},
         summary="Predictions for a recording, and the inside that led to them",
     )
@@ -229,7 +230,7 @@ def _add_labels(api: FastAPI, service: Callable[[], Service], results: Results |
         summary="The sound of a window",
     )
     async def _sound(
-        uri: Annotated[str, Query(max_length=10_000)],
+        uri: Annotated[str, Query(max_length=1_100)],  # what HAProxy takes, escaped
         start_s: Annotated[float, Query(allow_inf_nan=False)],
     ) -> Response:
         rate = service().bundle.feature.sample_rate

@@ -243,8 +243,8 @@ class LabelsOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    label: str | None = Field(None, max_length=1_000)
-    name: str = Field("", max_length=1_000, description="Part of the recording's URI.")
+    label: str | None = Field(None, max_length=200)
+    name: str = Field("", max_length=200, description="Part of the recording's URI.")
     lowest: float = Field(0.0, ge=0, le=1, description="Score.")
     highest: float = Field(1.0, ge=0, le=1, description="Score.")
     sort: Sort = "highest"
@@ -282,7 +282,7 @@ class Correction(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    uri: str = Field(max_length=10_000)
+    uri: str = Field(max_length=4_096)
     start_s: float = Field(allow_inf_nan=False)
     label: str = Field(max_length=1_000)
 

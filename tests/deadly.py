@@ -27,13 +27,13 @@ if any(n in a for n in ("audiocnn.extracting", "serve.decoding") for a in sys.or
         if {MARKS["memory"]!r} in source:
             bytearray(64 << 30)
 
-    def windows(source, config, limits=None):
+    def windows(source, *more):
         suffer(source)
-        yield from plain(source, config, limits)
+        yield from plain(source, *more)
 
-    def read(source, rate, limits=None):
+    def read(source, *more):
         suffer(source)
-        return plain_read(source, rate, limits)
+        return plain_read(source, *more)
 
     audiocnn.audio.windows, audiocnn.audio.read = windows, read
 """

@@ -24,7 +24,7 @@ LIBRARY = [
 
 PIPELINES = [
     "recipes", "options", "display", "reach", "session", "meters", "progress", "tensorboard",
-    "shards", "survey", "ingest", "job", "result", "rank", "train", "evaluate", "labelling",
+    "shards", "survey", "ingest", "job", "result", "rank", "gloo", "train", "evaluate", "labelling",
     "label", "prospect", "similar", "review", "submit", "demo", "doctor", "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
