@@ -23,7 +23,7 @@ from audiocnn.errors import AudioError
 __all__ = [
     "AUDIO_SUFFIXES", "AudioInfo", "AudioLimits", "Samples", "Segment", "Source", "Window",
     "WindowConfig", "batched", "count_windows", "cut", "decode", "needs_libsndfile", "read",
-    "read_info", "windows", "within",
+    "read_info", "windows",
 ]  # fmt: skip
 
 Samples = npt.NDArray[np.float32]
@@ -222,17 +222,22 @@ def _check_length(frames: int, info: AudioInfo, limits: AudioLimits) -> None:
 
 
 def decode(
-    source: Source, sample_rate: int, limits: AudioLimits | None = None
+    source: Source,
+    sample_rate: int,
+    limits: AudioLimits | None = None,
+    segment: Segment | None = None,
 ) -> Iterator[Samples]:
-    """A recording as mono float32 blocks at `sample_rate`, in full scale ±1.
+    """A recording, or a segment of it, as mono float32 blocks at `sample_rate`, in full scale ±1.
 
     `source` is the recording's bytes, or a seekable file of them, which is read as it is needed.
     Channels are averaged; the rate is converted by soxr at its high quality. WAV, FLAC, OGG
     (Vorbis, Opus) and MP3 are read. Raises AudioError as `read_info` does, and non_finite and
-    truncated where decoding shows them: blocks before such a place were already given.
+    truncated where decoding shows them: blocks before such a place were already given. What lies
+    behind a segment is not decoded; one without any sound is too_short.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
-        yield from _converted(recording, sample_rate)
+        blocks = _converted(recording, sample_rate)
+        yield from blocks if segment is None else _within(blocks, sample_rate, segment)
 
 
 def read(
@@ -310,19 +315,13 @@ def windows(
     """The windows of a recording, or of a segment of it, whose beginning is then their time 0.
 
     They are in order; memory is a block and a window, whatever the length. Raises AudioError as
-    `decode` and `within` do.
+    `decode` does.
     """
-    blocks = decode(source, config.sample_rate, limits)
-    if segment is not None:
-        blocks = within(blocks, config.sample_rate, segment)
-    return cut(blocks, config)
+    return cut(decode(source, config.sample_rate, limits, segment), config)
 
 
-def within(blocks: Iterable[Samples], sample_rate: int, segment: Segment) -> Iterator[Samples]:
-    """What of consecutive blocks lies in a segment; nothing after it is decoded.
-
-    Raises AudioError too_short where nothing does.
-    """
+def _within(blocks: Iterable[Samples], sample_rate: int, segment: Segment) -> Iterator[Samples]:
+    """What of consecutive blocks lies in a segment. Raises AudioError too_short."""
     first, end = (round(time * sample_rate) for time in segment)
     at = found = 0
     for block in blocks:

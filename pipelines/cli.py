@@ -130,9 +130,9 @@ def main() -> None:
     """Run one verb. Exit codes: 0 done, 1 our own bug, 2 a mistake of the user or the world."""
     try:
         options = parse(sys.argv[1:])
-        run = next(run for kind, run in VERBS.values() if isinstance(options, kind))
+        verb, run = next((v, run) for v, (kind, run) in VERBS.items() if isinstance(options, kind))
         if not isinstance(options, Doctor | Similar | Review | Submit):  # which start no Ray
-            _prepare(options)
+            _prepare(verb, options)
         run(options)
     except AudioCNNError as error:
         from pipelines import display
@@ -225,11 +225,10 @@ def _defaults(kind: type, recipe: Any) -> Any:
     return kind(**values)
 
 
-def _prepare(options: Any) -> None:
+def _prepare(verb: str, options: Any) -> None:
     from pipelines import display, session
 
     session.divert_native_stderr()
-    verb = next(name for name, (kind, _) in VERBS.items() if isinstance(options, kind))
     display.about(verb=verb, job=session.job_id())
     if os.environ.get("RAY_ADDRESS"):
         session.connect()

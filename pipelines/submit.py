@@ -63,7 +63,7 @@ def submit(options: Submit) -> int:
 
 def _runtime_env(options: Submit) -> dict[str, Any]:
     """What the job gets of this machine: this checkout's code, and variables that were named."""
-    names = [*options.env, *(name for name in (SHARED_DISK,) if name in os.environ)]
+    names = [*options.env, *{SHARED_DISK} & os.environ.keys()]
     if missing := [name for name in names if name not in os.environ]:
         raise ConfigError(f"--env {' '.join(missing)}: not set here")
     runtime_env: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in names}}

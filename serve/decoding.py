@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from audiocnn import storage
-from audiocnn.audio import AudioInfo, AudioLimits, Samples, decode, read, within
+from audiocnn.audio import AudioInfo, AudioLimits, Samples, decode, read
 from audiocnn.errors import AudioError, StorageError
 from audiocnn.recordings import Recording, closing, open_recording
 
@@ -28,7 +28,7 @@ class Cut:
     """A segment of a recording in storage, as mono samples at a rate."""
 
     recording: Recording
-    """With the `segment` that is wanted."""
+    """With the `segment` that is wanted; all of it without one."""
     sample_rate: int
     limits: AudioLimits
     storage_options: dict[str, dict[str, Any]]
@@ -66,7 +66,7 @@ def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
 
 def _cut_out(asked: Cut) -> Samples:
     storage.configure(asked.storage_options)
-    segment = asked.recording.segment or (0.0, asked.limits.max_duration_s)
-    with closing(open_recording(asked.recording, asked.limits.max_bytes)) as source:
-        blocks = decode(source, asked.sample_rate, asked.limits)
-        return np.concatenate(list(within(blocks, asked.sample_rate, segment)))
+    recording, limits = asked.recording, asked.limits
+    with closing(open_recording(recording, limits.max_bytes)) as source:
+        blocks = decode(source, asked.sample_rate, limits, recording.segment)
+        return np.concatenate(list(blocks))
