@@ -1,10 +1,14 @@
 """What jobs count, for Prometheus: Ray exports it beside its own, with `ray_` before each name."""
 
+import threading
+import time
 from functools import cache
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000]
+_TELL_S = 5.0
+"""Ray forgets a gauge 20 s after it was set."""
 _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
@@ -13,6 +17,7 @@ class Meters:
 
     def __init__(self, verb: str) -> None:
         self._verb = {"verb": verb}
+        self._latest: dict[str, float] = {}
         self._recordings = Counter(
             "audiocnn_recordings", "Recordings done, by outcome", tag_keys=("verb", "outcome")
         )
@@ -24,7 +29,9 @@ class Meters:
             "audiocnn_job_batch_windows", "Windows in a forward", _COUNTS, ("verb",)
         )
         self._values = Gauge(
-            "audiocnn_job", "What a job is at: shards_left, epoch, loss, ...", ("verb", "what")
+            "audiocnn_job",
+            "What a job is at: running, shards_left, epoch, loss, ...",
+            ("verb", "what"),
         )
 
     def recordings(self, done: int, failed: int, windows: int) -> None:
@@ -48,9 +55,26 @@ class Meters:
         self._batches.observe(windows, self._verb)
 
     def now(self, **values: float) -> None:
-        """What the job is at."""
-        for what, value in values.items():
+        """What the job is at; told again and again until it is over."""
+        begins = not self._latest
+        self._latest |= values
+        self._tell(self._latest)
+        if begins:
+            threading.Thread(target=self._tell_again, args=(self._latest,), daemon=True).start()
+
+    def over(self) -> None:
+        """The job is at nothing any more."""
+        self._latest.clear()
+        self._latest = {}
+
+    def _tell(self, values: dict[str, float]) -> None:
+        for what, value in list(values.items()):
             self._values.set(value, {**self._verb, "what": what})
+
+    def _tell_again(self, values: dict[str, float]) -> None:
+        while values:
+            time.sleep(_TELL_S)
+            self._tell(values)
 
 
 @cache

@@ -96,7 +96,11 @@ def run_shards(
         num_cpus=1,
     )
     count = meters(verb)
-    with session.user_errors():
-        for number, row in enumerate(done.iter_rows(), 1):
-            count.now(shards_left=len(rows) - number)
-            yield json.loads(row["ledger"])
+    count.now(running=1, shards_left=len(rows))
+    try:
+        with session.user_errors():
+            for number, row in enumerate(done.iter_rows(), 1):
+                count.now(shards_left=len(rows) - number)
+                yield json.loads(row["ledger"])
+    finally:
+        count.over()

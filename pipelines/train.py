@@ -17,6 +17,7 @@ from audiocnn.featureset import FeatureSet
 from pipelines import display, session
 from pipelines.gloo import GlooConfig
 from pipelines.job import Job, plan
+from pipelines.meters import meters
 from pipelines.options import Evaluate, Train
 from pipelines.progress import Channel, Listener
 from pipelines.rank import train_rank
@@ -119,6 +120,8 @@ def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
             except BaseException as error:
                 errors.append(error)
 
+    count = meters("train")
+    count.now(running=1)
     try:
         with Listener(
             {name: job.options.training.epochs for name, job in jobs.items()}
@@ -130,6 +133,8 @@ def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
                 thread.join()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+    finally:
+        count.over()
     if errors:
         raise errors[0]
 

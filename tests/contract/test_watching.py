@@ -1,65 +1,14 @@
 """The alerts and the Grafana dashboard ask for metrics that are there, in PromQL that parses."""
 
-import ast
-import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any
 
 import promql_parser
 import pytest
-import ray
 import yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-WATCHING = ROOT / "cluster" / "watching"
-SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
-
-
-def ours() -> dict[str, set[str]]:
-    """The names that our metrics have in Prometheus, each with its labels."""
-    found: dict[str, set[str]] = {}
-    for path in (ROOT / "serve" / "app.py", ROOT / "pipelines" / "meters.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in SUFFIXES:
-                texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
-                labels = {
-                    label.value
-                    for part in ast.walk(node)
-                    if isinstance(part, ast.Tuple)
-                    for label in part.elts
-                    if isinstance(label, ast.Constant)
-                }
-                for suffix in SUFFIXES[node.func.id]:
-                    found[f"ray_{texts[0]}{suffix}"] = labels | {"le"}
-    return found
-
-
-def rays() -> set[str]:
-    """The names that Ray's own Grafana dashboards ask for."""
-    folder = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"
-    texts = [path.read_text() for path in folder.glob("*.py")]
-    return set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", "".join(texts)))
-
-
-def alerts() -> list[dict[str, Any]]:
-    plain = yaml.safe_load((WATCHING / "alerts.yaml").read_text())
-    return [rule for group in plain["groups"] for rule in group["rules"]]
-
-
-def panels() -> list[dict[str, Any]]:
-    plain = json.loads((WATCHING / "grafana.json").read_text())
-    return [panel for panel in plain["panels"] if panel["type"] != "row"]
-
-
-EXPRESSIONS = {
-    **{rule["alert"]: rule["expr"] for rule in alerts()},
-    **{
-        f"{panel['title']} {target['refId']}": target["expr"]
-        for panel in panels()
-        for target in panel["targets"]
-    },
-}
+from watching import EXPRESSIONS, WATCHING, alerts, ours, panels, rays
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
@@ -89,6 +38,71 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in alerts():
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert len(rule["annotations"]["summary"]) > 60
+
+
+SECONDS = 'ray_audiocnn_request_seconds_bucket{route="/v1/predict",le="%s"}'
+WELL = {
+    'ray_audiocnn_requests_total{status="200"}': "0+600x60",
+    'ray_audiocnn_requests_total{status="500"}': "0x60",
+    'ray_audiocnn_failures_total{reason="busy"}': "0+1x60",
+    SECONDS % "0.1": "0+599x60",
+    SECONDS % "2.5": "0+600x60",
+    SECONDS % "+Inf": "0+600x60",
+    'ray_serve_application_status{application="audiocnn"}': "6x60",
+    'ray_serve_deployment_replica_healthy{application="audiocnn"}': "1x60",
+    'ray_audiocnn_job{verb="label",what="running"}': "1x60",
+    'ray_audiocnn_step_seconds_count{verb="label",step="shard"}': "0+10x60",
+    'ray_audiocnn_recordings_total{verb="label",outcome="done"}': "0+500x60",
+    'ray_audiocnn_recordings_total{verb="label",outcome="failed"}': "0+5x60",
+    "ray_memory_manager_worker_eviction_total": "3x60",
+    "ray_node_disk_free": "500x60",
+    "ray_node_disk_usage": "500x60",
+    "autoscaler_pending_nodes": "0x10 2x10 0x40",
+}
+"""An hour of a cluster with nothing to complain of, a sample a minute."""
+ILL: dict[str, dict[str, str]] = {
+    "": {},
+    "AudiocnnEndpointRefuses": {'ray_audiocnn_failures_total{reason="busy"}': "0+10x60"},
+    "AudiocnnEndpointSlow": {SECONDS % "0.1": "0+500x60", SECONDS % "2.5": "0+550x60"},
+    "AudiocnnEndpointFails": {'ray_audiocnn_requests_total{status="500"}': "0+1x60"},
+    "AudiocnnEndpointDown": {
+        'ray_serve_application_status{application="audiocnn"}': "6x10 2x50",
+        'ray_serve_deployment_replica_healthy{application="audiocnn"}': "1x10 _x50",
+    },
+    "AudiocnnJobStandsStill": {
+        'ray_audiocnn_step_seconds_count{verb="label",step="shard"}': "0+10x10 100x50",
+    },
+    "AudiocnnRecordingsFail": {
+        'ray_audiocnn_recordings_total{verb="label",outcome="failed"}': "0+50x60",
+    },
+    "AudiocnnMemory": {'ray_memory_manager_worker_eviction_total{node="new"}': "_x35 1x25"},
+    "AudiocnnDiskNearlyFull": {"ray_node_disk_free": "50x60", "ray_node_disk_usage": "950x60"},
+    "AudiocnnNodesDoNotCome": {"autoscaler_pending_nodes": "2x60"},
+}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.parametrize("alert", ILL)
+def test_an_alert_fires_when_it_should_and_no_other_one_does(alert: str, tmp_path: Path) -> None:
+    shutil.copy(WATCHING / "alerts.yaml", tmp_path)
+    series = [{"series": name, "values": values} for name, values in (WELL | ILL[alert]).items()]
+    seen = {
+        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": "40m",
+        "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if alert else [],
+    }
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": [seen]}
+    plain = {"rule_files": ["alerts.yaml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(plain))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_such_a_test() -> None:
+    assert ILL.keys() - {""} == {rule["alert"] for rule in alerts()}
 
 
 def test_panels_have_room_and_words() -> None:

@@ -296,10 +296,8 @@ def replicas(cluster: Cluster) -> int:
     try:
         with urllib.request.urlopen(request, timeout=5) as response:
             found = json.loads(response.read())["applications"]["audiocnn"]["deployments"]
-    except (OSError, KeyError):
+            copies = found["Endpoint"]["replicas"]
+    except (OSError, KeyError):  # it is not there yet
         return 0
     alive = set(cluster.nodes().values())
-    return sum(
-        replica["state"] == "RUNNING" and replica["node_id"] in alive
-        for replica in found["Endpoint"]["replicas"]
-    )
+    return sum(replica["state"] == "RUNNING" and replica["node_id"] in alive for replica in copies)
