@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import audiocnn
 from audiocnn.errors import AudioCNNError, ConfigError
 from pipelines.options import (
     Demo,
@@ -172,7 +173,10 @@ def _json_object(
 
 
 def parse(arguments: list[str]) -> Any:
-    """The options of a command line; usage errors and `--help` leave by SystemExit."""
+    """The options of a command line; usage errors, `--help` and `--version` leave by SystemExit."""
+    if arguments == ["--version"]:
+        print(f"audiocnn {audiocnn.__version__}")
+        raise SystemExit(0)
     command: list[str] = []
     if arguments[:1] == ["submit"]:
         arguments, command = _without_command(arguments)
@@ -188,7 +192,8 @@ def parse(arguments: list[str]) -> Any:
         union,
         args=arguments,
         prog="audiocnn",
-        description="Labelled audio -> a classifier to look inside -> a labelled bucket, on Ray.",
+        description="Labelled audio -> a classifier to look inside -> a labelled bucket, on Ray. "
+        "--version says which this is.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         registry=_TYPES,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from audiocnn import __version__
 from audiocnn.errors import ConfigError
 from pipelines.cli import VERBS, parse
 from pipelines.recipes import RECIPES
@@ -38,6 +39,11 @@ def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
     assert not loaded(done) & {"torch", "ray", "torchaudio"}
     for verb in VERBS if arguments == ["--help"] else arguments[:1]:
         assert verb in done.stdout
+
+
+def test_it_says_its_version() -> None:
+    done = audiocnn("--version")
+    assert (done.returncode, done.stdout) == (0, f"audiocnn {__version__}\n")
 
 
 @pytest.mark.parametrize(
