@@ -75,6 +75,7 @@ def test_doors_open_for_those_who_have_business(overlay: str) -> None:
     for node in nodes:
         assert comers(node, 10_001) == comers(node, 6379) == comers(node, 8404) == nodes
         assert comers(node, 8080) == nodes | {"prometheus"}
+        assert comers(node, 44217) == nodes | {"prometheus"}
         dashboard = {"submitter", "operator"} if "head" in node else set()
         assert comers(node, 8265) == nodes | dashboard
         clients = {"client", "ingress"} if node == "endpoint" else set()

@@ -72,7 +72,11 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    with Head("--num-cpus=3", RAY_metrics_report_interval_ms="3000") as running:
+    ports = dict(
+        zip(("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"), free_ports(2), strict=True)
+    )
+    mine = {name: str(port) for name, port in ports.items()}  # not another test's cluster's
+    with Head("--num-cpus=3", RAY_metrics_report_interval_ms="3000", **mine) as running:
         yield running
 
 
@@ -144,6 +148,7 @@ def test_each_metric_was_scraped(prometheus: Prometheus) -> None:
     asked = set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", " ".join(EXPRESSIONS.values())))
     here = asked - {"ray_memory_manager_worker_eviction_total", "ray_node_gpus_utilization"}
     names = set(prometheus.ask("label/__name__/values"))
+    assert set(prometheus.value("up").values()) == {1}
     assert ours().keys() | here <= names, (ours().keys() | here) - names
 
 
