@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import status, wait_until
 
 from benchmarks.seaweed import SeaweedFS
 
@@ -222,14 +222,7 @@ class Cluster:
     def ask(self, key: str = "", host: int = 0) -> int:
         """The status of a host's answer about the model; 0 for none."""
         url = f"http://{self.network.addresses[host]}:8000/v1/model"
-        request = urllib.request.Request(url, headers={"x-api-key": key} if key else {})
-        try:
-            with urllib.request.urlopen(request, timeout=20) as response:
-                return int(response.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return status(url, **({"x-api-key": key} if key else {}))
 
     def _said_by(self, path: str) -> Any:
         token = {"Authorization": f"Bearer {TOKEN}"}
@@ -277,13 +270,6 @@ class Said:
         assert self._running.stdout is not None
         for line in self._running.stdout:
             self._lines.append(line)
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + HANGS_S / 4
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @contextmanager

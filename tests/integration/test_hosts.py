@@ -3,12 +3,13 @@
 What is in the bucket in the end is what an undisturbed run puts there.
 """
 
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hosts import Cluster, Said, running_cluster, wait_until
+from asking import clients, wait_until
+from hosts import Cluster, Said, running_cluster
 
 from audiocnn import labelset, storage, synthetic
 from audiocnn.bundle import read_summary
@@ -121,25 +122,14 @@ def test_the_endpoint_answers_while_each_host_is_lost(cluster: Cluster, model: s
     )  # fmt: skip
     wait_until(lambda: cluster.replicas() == 3)
     assert cluster.ask() == 401
-    statuses, over = list[int](), threading.Event()
-
-    def client() -> None:
-        while not over.wait(0.05):
-            statuses.append(cluster.ask(KEY))
-
-    clients = [threading.Thread(target=client) for _ in range(4)]
-    for thread in clients:
-        thread.start()
-    cluster.drain(1, 10)
-    cluster.replace(1)
-    wait_until(lambda: cluster.replicas() == 3)
-    cluster.replace(2)
-    wait_until(lambda: cluster.replicas() == 3)
-    before = len(statuses)
-    wait_until(lambda: len(statuses) > before + 100)
-    over.set()
-    for thread in clients:
-        thread.join()
+    with clients(*[partial(cluster.ask, KEY)] * 4) as statuses:
+        cluster.drain(1, 10)
+        cluster.replace(1)
+        wait_until(lambda: cluster.replicas() == 3)
+        cluster.replace(2)
+        wait_until(lambda: cluster.replicas() == 3)
+        before = len(statuses)
+        wait_until(lambda: len(statuses) > before + 100)
     # What a host was answering when its plug was pulled, and no more: a client each time.
-    assert len(statuses) - statuses.count(200) <= 2 * len(clients), statuses
+    assert len(statuses) - statuses.count(200) <= 8, statuses
     assert statuses[before:].count(200) == len(statuses) - before

@@ -2,15 +2,16 @@
 
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
+from asking import clients, wait_until
 from conftest import make_bundle
-from hosts import BIN, Cluster, running_cluster, wait_until
+from hosts import BIN, Cluster, running_cluster
 
 from benchmarks.seaweed import SeaweedFS
 
@@ -44,24 +45,13 @@ def test_copies_answer_while_the_head_is_lost(
     )  # fmt: skip
     wait_until(lambda: cluster.replicas() == 4)
     wait_until(lambda: cluster.ask(KEY, host=1) == cluster.ask(KEY, host=2) == 200)
-    statuses, over = list[int](), threading.Event()
-
-    def client(host: int) -> None:
-        while not over.wait(0.05):
-            statuses.append(cluster.ask(KEY, host=host))
-
-    clients = [threading.Thread(target=client, args=(host,)) for host in (1, 2)]
-    for thread in clients:
-        thread.start()
-    cluster.network.kill(0)
-    time.sleep(10)
-    assert statuses.count(200) > 50
-    assert cluster.ask(KEY, host=0) == 0
-    cluster.add(0)
-    wait_until(lambda: cluster.replicas() == 4)
-    before = len(statuses)
-    wait_until(lambda: len(statuses) > before + 100)
-    over.set()
-    for thread in clients:
-        thread.join()
+    with clients(partial(cluster.ask, KEY, 1), partial(cluster.ask, KEY, 2)) as statuses:
+        cluster.network.kill(0)
+        time.sleep(10)
+        assert statuses.count(200) > 50
+        assert cluster.ask(KEY, host=0) == 0
+        cluster.add(0)
+        wait_until(lambda: cluster.replicas() == 4)
+        before = len(statuses)
+        wait_until(lambda: len(statuses) > before + 100)
     assert set(statuses) == {200}

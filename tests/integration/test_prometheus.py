@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import status, wait_until
 from cluster import BIN, Head
 from watching import EXPRESSIONS, WATCHING, ours
 
@@ -107,11 +108,12 @@ def prometheus(
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: status(f"{url}/readyz") == 200)
     sound = next(corpus.rglob("*.wav")).read_bytes()
+    predict = partial(status, f"{url}/v1/predict", **{"content-type": "audio/wav"})
     # Until the answers are counted in two scrapes, which a rate needs.
     wait_until(
         lambda: (
-            status(f"{url}/v1/predict", sound) == 200
-            and status(f"{url}/v1/predict", b"no sound") == 415
+            predict(sound) == 200
+            and predict(b"no sound") == 415
             and all(watching.ever(EXPRESSIONS[name]) for name in ("Problems A", "Windows B"))
         )
     )
@@ -119,24 +121,6 @@ def prometheus(
     serving.terminate()
     serving.wait(timeout=60)
     watching.close()
-
-
-def status(url: str, body: bytes | None = None) -> int:
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "audio/wav"})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def wait_until(happened: Any) -> None:
-    deadline = time.monotonic() + 150
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
 
 
 def test_what_jobs_count_adds_up(prometheus: Prometheus) -> None:

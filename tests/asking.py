@@ -1,0 +1,50 @@
+"""Asking an endpoint, once or again and again, and waiting for things to happen."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PATIENCE_S = 150
+"""Nothing that is waited for takes so long, however slow and busy the machine."""
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def status(url: str, body: bytes | None = None, **headers: str) -> int:
+    """The status of an answer; 0 for none."""
+    request = urllib.request.Request(url, data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@contextmanager
+def clients(*asks: Callable[[], int]) -> Iterator[list[int]]:
+    """Each asks as fast as it is answered, with a pause; the statuses while the block runs."""
+    statuses, over = list[int](), threading.Event()
+
+    def client(ask: Callable[[], int]) -> None:
+        while not over.wait(0.05):
+            statuses.append(ask())
+
+    threads = [threading.Thread(target=client, args=(ask,)) for ask in asks]
+    for thread in threads:
+        thread.start()
+    try:
+        yield statuses
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
