@@ -9,6 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,37 +91,44 @@ def prometheus(
     bucket, bundle = folder / "bucket", folder / "bundle"
     shutil.copytree(corpus, bucket)
     (bucket / "broken.wav").write_bytes(b"RIFF, but no more of it")
-    watching = Prometheus(head, folder / "watching")
-    for command in (
-        ["ingest", corpus, "--to", folder / "features", *SMALL],
-        ["train", folder / "features", "--to", bundle, *SMALL, "--epochs", "3",
-         "--channels", "8", "--validation-fold", "1"],
-        ["label", bucket, "--bundle", bundle, "--to", folder / "labels", "--workers", "1"],
-    ):  # fmt: skip
-        done = head.run("audiocnn", *command, RAY_ADDRESS=head.address)
-        assert done.returncode == 0, done.stdout + done.stderr
+    with closing(Prometheus(head, folder / "watching")) as watching:
+        for command in (
+            ["ingest", corpus, "--to", folder / "features", *SMALL],
+            ["train", folder / "features", "--to", bundle, *SMALL, "--epochs", "3",
+             "--channels", "8", "--validation-fold", "1"],
+            ["label", bucket, "--bundle", bundle, "--to", folder / "labels", "--workers", "1"],
+        ):  # fmt: skip
+            done = head.run("audiocnn", *command, RAY_ADDRESS=head.address)
+            assert done.returncode == 0, done.stdout + done.stderr
+        sound = next(corpus.rglob("*.wav")).read_bytes()
+        with serving(head, bundle) as url:
+            predict = partial(status, f"{url}/v1/predict", **{"content-type": "audio/wav"})
+            # Until the answers are counted in two scrapes, which a rate needs.
+            wait_until(
+                lambda: (
+                    predict(sound) == 200
+                    and predict(b"no sound") == 415
+                    and all(watching.ever(EXPRESSIONS[n]) for n in ("Problems A", "Windows B"))
+                )
+            )
+            yield watching
+
+
+@contextmanager
+def serving(head: Head, bundle: Path) -> Iterator[str]:
+    """An endpoint on the cluster; its address, once it answers."""
     (port,) = free_ports(1)
-    serving = subprocess.Popen(
+    process = subprocess.Popen(
         [BIN / "audiocnn", "serve", bundle, "--port", str(port)],
         env={**head.environment, "RAY_ADDRESS": head.address},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: status(f"{url}/readyz") == 200)
-    sound = next(corpus.rglob("*.wav")).read_bytes()
-    predict = partial(status, f"{url}/v1/predict", **{"content-type": "audio/wav"})
-    # Until the answers are counted in two scrapes, which a rate needs.
-    wait_until(
-        lambda: (
-            predict(sound) == 200
-            and predict(b"no sound") == 415
-            and all(watching.ever(EXPRESSIONS[name]) for name in ("Problems A", "Windows B"))
-        )
-    )
-    yield watching
-    serving.terminate()
-    serving.wait(timeout=60)
-    watching.close()
+    try:
+        wait_until(lambda: status(f"http://127.0.0.1:{port}/readyz") == 200)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
 
 
 def test_what_jobs_count_adds_up(prometheus: Prometheus) -> None:

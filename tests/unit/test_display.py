@@ -39,10 +39,7 @@ def test_an_event_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_people_see_no_json(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(display.console, "file", None)
+def test_people_see_no_json(capsys: pytest.CaptureFixture[str]) -> None:
     display.step("label")
     display.say("3 done", done=3)
     assert not display.error("it ends")
