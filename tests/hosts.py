@@ -17,7 +17,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ class Relay:
 
     async def _pass_on(self, inward: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
-        await asyncio.gather(_copy(inward, to_server), _copy(from_server, back))
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(_copy(inward, to_server), _copy(from_server, back))
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -187,7 +188,7 @@ class Cluster:
         self.network.kill(number)
         time.sleep(3)
         self.add(number)
-        wait_until(lambda: self.nodes()[address] != gone)
+        wait_until(lambda: self.nodes().get(address) not in (None, gone))
 
     def drain(self, number: int, seconds: int) -> None:
         """Announce that a host goes, as spot markets do."""

@@ -67,7 +67,7 @@ def test_ingested_where_a_host_was_drained_is_ingested_here(
     assert FeatureSet.read(features).fingerprint == here.fingerprint
 
 
-TRAIN = ["--recipe", "demo", "--epochs", "40", "--workers", "3", "--checkpoint-s", "1"]
+TRAIN = ["--recipe", "demo", "--epochs", "60", "--workers", "3", "--checkpoint-s", "1"]
 
 
 @pytest.fixture(scope="module")
