@@ -192,7 +192,9 @@ class Cluster:
 
     def drain(self, number: int, seconds: int) -> None:
         """Announce that a host goes, as spot markets do."""
-        node = self.nodes()[self.network.addresses[number]]
+        address = self.network.addresses[number]
+        wait_until(lambda: bool(self.nodes().get(address)))
+        node = self.nodes()[address]
         subprocess.run(
             [BIN / "ray", "drain-node", f"--address={self.head}:6379", f"--node-id={node}",
              "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
