@@ -18,7 +18,7 @@ class Head:
     """The cluster, for as long as the block lasts."""
 
     def __init__(self, *options: str, **environment: str) -> None:
-        port, dashboard, client, agent = free_ports(4)
+        port, dashboard, client, agent, autoscaler_metrics, dashboard_metrics = free_ports(6)
         self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         self._agent = f"http://127.0.0.1:{agent}"
         self.environment = {
@@ -26,6 +26,9 @@ class Head:
             "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs run with the cluster's
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
+            # Another cluster of this machine has the defaults.
+            "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
+            "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
             **environment,
         }
         self.process = subprocess.Popen(

@@ -38,9 +38,14 @@ def rays() -> set[str]:
     ray_folder = Path(ray.__file__).parent
     folder = ray_folder / "dashboard" / "modules" / "metrics" / "dashboards"
     texts = [path.read_text() for path in folder.glob("*.py")]
-    found = set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", "".join(texts)))
+    found = metrics_in("".join(texts))
     serves = (ray_folder / "serve" / "_private" / "application_state.py").read_text()
     return found | {f"ray_{name}" for name in re.findall(r'"(serve_[a-z_]+)"', serves)}
+
+
+def metrics_in(text: str) -> set[str]:
+    """The names of metrics that a text has."""
+    return set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", text))
 
 
 def alerts() -> list[dict[str, Any]]:

@@ -8,14 +8,14 @@ from pathlib import Path
 import promql_parser
 import pytest
 import yaml
-from watching import EXPRESSIONS, WATCHING, alerts, ours, panels, rays
+from watching import EXPRESSIONS, WATCHING, alerts, metrics_in, ours, panels, rays
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_what_is_asked_for_is_there(name: str) -> None:
     expression = EXPRESSIONS[name]
     promql_parser.parse(expression)
-    asked = set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", expression))
+    asked = metrics_in(expression)
     assert asked
     known = ours()
     assert asked <= known.keys() | rays()

@@ -1,7 +1,6 @@
 """A real Prometheus beside a real cluster: what alerts and panels ask for is there, and adds up."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from asking import status, wait_until
 from cluster import BIN, Head
-from watching import EXPRESSIONS, WATCHING, ours
+from watching import EXPRESSIONS, WATCHING, metrics_in, ours
 
 from benchmarks.processes import free_ports
 
@@ -74,11 +73,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    ports = dict(
-        zip(("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"), free_ports(2), strict=True)
-    )
-    mine = {name: str(port) for name, port in ports.items()}  # not another test's cluster's
-    with Head("--num-cpus=3", RAY_metrics_report_interval_ms="3000", **mine) as running:
+    with Head("--num-cpus=3", RAY_metrics_report_interval_ms="3000") as running:
         yield running
 
 
@@ -137,7 +132,7 @@ def test_what_jobs_count_adds_up(prometheus: Prometheus) -> None:
 
 
 def test_each_metric_was_scraped(prometheus: Prometheus) -> None:
-    asked = set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", " ".join(EXPRESSIONS.values())))
+    asked = metrics_in(" ".join(EXPRESSIONS.values()))
     here = asked - {"ray_memory_manager_worker_eviction_total", "ray_node_gpus_utilization"}
     names = set(prometheus.ask("label/__name__/values"))
     assert set(prometheus.value("up").values()) == {1}
