@@ -28,7 +28,8 @@ from audiocnn.labels import FORMAT, without
 from audiocnn.labelset import NOTE, SUMMARY, Part
 from audiocnn.manifest import Census, row_of, shard_sizes, write_manifest
 from pipelines import display, session
-from pipelines.labelling import LabelWorker, Work, gpu_models
+from pipelines.labelling import LabelWorker, Work
+from pipelines.models import gpu_models
 from pipelines.options import Label
 from pipelines.shards import run_shards
 

@@ -2,16 +2,14 @@
 
 import ctypes
 import queue
-import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from audiocnn import storage
@@ -23,8 +21,8 @@ from audiocnn.labeller import Judged, Labeller, Model
 from audiocnn.labelset import is_current, part_name
 from audiocnn.manifest import read_shard
 from audiocnn.predictor import Predictor
-from pipelines import session
 from pipelines.meters import meters
+from pipelines.models import Reachable
 from pipelines.options import Label
 
 _FRONT_ENDS = 2
@@ -44,38 +42,6 @@ class Work:
     options: Label
 
 
-class GpuModel(Model):
-    """A bundle on a share of a GPU, as an actor."""
-
-    def __init__(self, options: Label, storage_options: dict[str, dict[str, Any]]) -> None:
-        storage.configure(storage_options)
-        # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
-        super().__init__(Predictor.load(options.bundle), embeddings=options.embeddings)
-
-
-def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
-    """The models on GPUs, loaded; none where each worker has its own.
-
-    Raises ConfigError where there are too few GPUs, and what loading the bundle raises.
-    """
-    if not options.gpu:
-        return []
-    share = options.gpus_per_model
-    count = options.models or max(1, int(cluster.gpus / share))
-    if count * share > cluster.most_gpus and not cluster.grows:
-        raise ConfigError(
-            f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
-            f"{cluster.most_gpus} GPUs at most"
-        )
-    remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1, max_task_retries=-1)
-    kind = remote(GpuModel)
-    options = replace(options, bundle=storage.absolute(options.bundle))
-    found = [kind.remote(options, storage.configured()) for _ in range(count)]
-    with session.user_errors():
-        ray.get([model.__ray_ready__.remote() for model in found])
-    return found
-
-
 def _keep_memory() -> None:
     """Have glibc keep what is freed: a fifth of a forward is page faults otherwise.
 
@@ -93,7 +59,7 @@ class LabelWorker:
     def __init__(self, work: Work, models: list[Any]) -> None:
         torch.set_num_threads(1)
         _keep_memory()
-        self.work, self.models = work, models
+        self.work = work
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
         for _ in range(_FRONT_ENDS):  # they start while the bundle is read
@@ -101,6 +67,7 @@ class LabelWorker:
         self.bundle = Bundle.read(work.options.bundle)
         embeddings = work.options.embeddings
         self.own = None if models else Model(Predictor(self.bundle), embeddings=embeddings)
+        self.models = Reachable(models)
 
     def run(self, index: int, shard: int) -> dict[str, int]:
         """Label a shard and write its part; returns how many recordings it has and how many failed.
@@ -128,7 +95,7 @@ class LabelWorker:
     def _judge(self, logmel: np.ndarray) -> Judged:
         began = time.monotonic()
         if self.own is None:
-            judged: Judged = ray.get(random.choice(self.models).judge.remote(logmel))  # noqa: S311
+            judged = self.models.judge(logmel)
         else:
             with self._lock:  # one core a worker
                 judged = self.own.judge(logmel)

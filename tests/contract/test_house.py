@@ -24,8 +24,8 @@ LIBRARY = [
 
 PIPELINES = [
     "recipes", "options", "display", "reach", "session", "meters", "progress", "tensorboard",
-    "shards", "survey", "ingest", "job", "result", "rank", "gloo", "train", "evaluate", "labelling",
-    "label", "prospect", "similar", "review", "submit", "demo", "doctor", "cli",
+    "shards", "survey", "ingest", "job", "result", "rank", "gloo", "train", "evaluate", "models",
+    "labelling", "label", "prospect", "similar", "review", "submit", "demo", "doctor", "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
 

@@ -308,39 +308,6 @@ def test_two_runs_at_once_give_one_result(
     check_sums(to, summary)
 
 
-GPU = """
-import sys
-import ray
-from pipelines.cli import parse
-from pipelines.label import label
-
-ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-label(parse(["label", *sys.argv[1:], "--gpu", "--gpus-per-model", "0.5"]))
-"""
-
-
-@pytest.mark.slow
-def test_models_on_shares_of_a_gpu_give_the_same(
-    bucket: Path, bundle: Path, tmp_path: Path
-) -> None:
-    """Two models on a GPU that Ray counts, here a CPU; those that decode have none."""
-    label(options(bucket, bundle, tmp_path / "cpu", embeddings=True))
-    arguments = [bucket, "--bundle", bundle, "--to", tmp_path / "gpu", "--embeddings"]
-    done = subprocess.run(
-        [sys.executable, "-c", GPU, *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    cpu, gpu = rows(tmp_path / "cpu"), rows(tmp_path / "gpu")
-    assert cpu.keys() == gpu.keys()
-    for uri, windows in cpu.items():
-        assert [row[2] for row in gpu[uri]] == [row[2] for row in windows]
-        assert [row[3] for row in gpu[uri]] == pytest.approx([r[3] for r in windows], abs=1e-5)
-    with pytest.raises(ConfigError, match=r"1 models of 1 GPU each, but the cluster has 0 GPUs"):
-        label(options(bucket, bundle, tmp_path / "none", gpu=True))
-    assert not (tmp_path / "none").exists()
-
-
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bucket"
     folder.mkdir()
