@@ -24,10 +24,17 @@ _DONE = pa.schema([("part", pa.string()), ("uri", pa.string()), ("version", pa.s
 
 
 class Changes:
-    """The comparison; see `compared`."""
+    """A listing on disk, and the comparison with what was done; see `compared`."""
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
+
+    def against(self, parts: list[Part], *, retry_failed: bool) -> None:
+        """Compare with what these parts have, once; with `retry_failed`, but for what failed.
+
+        Raises StorageError, FormatError.
+        """
+        _load(self._database, "done", _DONE, _done(parts, retry_failed))
 
     def to_do(self) -> Iterator[dict[str, Any]]:
         """Rows of a manifest: what is not done, or was done of another version; by URI."""
@@ -49,20 +56,14 @@ class Changes:
 
 
 @contextmanager
-def compared(
-    rows: Iterable[dict[str, Any]], parts: list[Part], *, retry_failed: bool
-) -> Iterator[Changes]:
-    """Compare a listing (rows of a manifest) with what the parts have.
-
-    With `retry_failed`, what failed counts as not done. Raises StorageError, FormatError.
-    """
+def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
+    """A listing (rows of a manifest), to be compared with what parts have. Raises StorageError."""
     with (
         tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
         duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
     ):
         database.execute(f"SET memory_limit = '{_MEMORY}'")
         _load(database, "now", MANIFEST, rows)
-        _load(database, "done", _DONE, _done(parts, retry_failed))
         yield Changes(database)
 
 

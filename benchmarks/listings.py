@@ -112,7 +112,8 @@ def listing_of(work: Path) -> None:
 
     rows = map(row_of, census.of_recordings(listing.iter_files(job["uri"])))
     if job["again"]:
-        with compared(rows, find_parts(str(work)), retry_failed=False) as changes:
+        with compared(rows) as changes:
+            changes.against(find_parts(str(work)), retry_failed=False)
             for part, _ in changes.stale():
                 raise RuntimeError(f"{part} is not stale")
             write_manifest(manifest, counted(changes.to_do()))

@@ -79,6 +79,11 @@ def short(uri: str) -> str:
     return uri if below.startswith("..") else below
 
 
+def same_command(overwrite: bool) -> str:
+    """What goes on where a job was stopped: `--overwrite` would begin anew once more."""
+    return f"the same command{' without --overwrite' * overwrite}"
+
+
 def command() -> str:
     """How to call `audiocnn` from the working directory."""
     found = shutil.which("audiocnn")

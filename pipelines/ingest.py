@@ -26,7 +26,8 @@ from pipelines.options import Ingest
 from pipelines.shards import deal, run_shards
 
 _FORMAT = "audiocnn.ingest/1"
-_OWNED = ("parts/part-*.parquet", "parts/.*.tmp", "failures.parquet", "job.json")
+_OWNED = ("parts/part-*.parquet", "parts/.*.tmp", "failures.parquet")
+"""Not job.json, which says what those are of to the last, and is written over."""
 _FOOTERS_AHEAD = 16
 _WORTH_A_WORKER = 2_000
 """Clips for which another node may be started: some seconds of work for one of its cores."""

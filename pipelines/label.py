@@ -80,7 +80,9 @@ def label(options: Label) -> dict[str, Any]:
     cluster = session.connect()
     cluster.require(options.workers or 1, gpu=False)
     models = gpu_models(options, cluster)
-    if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
+    if _is_unfinished(run):
+        _remember_formats(run)
+    else:
         run = _list(run)
     worth = run.listed["recordings"] // _WORTH_A_WORKER
     done = _do(run, options.workers or cluster.workers(worth), models)
@@ -119,6 +121,21 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
     return _Run(options=options, feature=feature, bundle=bundle, to=to, note=note)
 
 
+def _is_unfinished(run: _Run) -> bool:
+    """Whether there is a manifest of which something may be to do."""
+    if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
+        return False
+    # What failed is in parts of the same listing: to be read again, it is listed again.
+    return not run.options.retry_failed and storage.exists(run.manifest)
+
+
+def _remember_formats(run: _Run) -> None:
+    note = labelset.read_note(run.to)
+    if note["formats"] != run.note["formats"]:
+        note = {**note, "formats": run.note["formats"]}
+        storage.write_json(storage.join(run.to, NOTE), note)
+
+
 def _list(run: _Run) -> _Run:
     """List the bucket into a manifest of what is to do; returns the run with it.
 
@@ -129,10 +146,14 @@ def _list(run: _Run) -> _Run:
     manifest = storage.join(run.to, f"manifest-{name}.parquet")
     with display.bar(0) as bar:
         rows = map(row_of, census.of_recordings(_files(run, bar)))
+        before: list[Part] = []
         if run.note["listings"]:
-            with compared(rows, run.parts(), retry_failed=run.options.retry_failed) as changes:
+            with compared(rows) as changes:
                 _require_recordings(run, census)
                 run = _begin_listing(run, name)
+                # From here on no other run adds a part to these.
+                before = run.parts()
+                changes.against(before, retry_failed=run.options.retry_failed)
                 for part, uris in changes.stale():
                     without(part, uris)
                 shards = write_manifest(manifest, changes.to_do())
@@ -150,7 +171,13 @@ def _list(run: _Run) -> _Run:
         "skipped": dict(census.skipped.most_common()),
         "shards": shards,
     }
-    run = replace(run, note={**run.note, "listing": found})
+    # Of a run that was listing at the same time, nothing was compared: its parts do not count.
+    counted = dict.fromkeys([*(part.listing_id for part in before), name])
+    note = {
+        **run.note, "listing": found, "listings": list(counted),
+        "replaced": run.note["listings"][-3:-1],
+    }  # fmt: skip
+    run = replace(run, note=note)
     storage.write_json(storage.join(run.to, NOTE), run.note)
     return run
 
@@ -209,7 +236,8 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
                 bar.count(done, failed, "recordings")
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{done} of {sum(sizes)} recordings are done, and the same command goes on"
+                f"{done} of {sum(sizes)} recordings are done, and "
+                f"{display.same_command(run.options.overwrite)} goes on"
             ) from None
     return done - before, time.monotonic() - began
 
@@ -275,7 +303,7 @@ def _remove_strays(run: _Run, parts: list[Part]) -> None:
     """What killed workers left, parts of a run that lost against this one, the manifest before."""
     kept = {labelset.part_name(part.listing_id, part.shard) for part in parts}
     outputs.sweep(run.to, "parts", labelset.OWNED, kept)
-    for name in run.note["listings"][-2:-1]:
+    for name in run.note.get("replaced", ()):
         storage.remove(storage.join(run.to, f"manifest-{name}.parquet"))
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
 from audiocnn import storage
 from audiocnn.errors import ConfigError
@@ -17,19 +17,37 @@ from audiocnn.predictor import Predictor
 from pipelines import display, session
 from pipelines.options import Label
 
+_LOADING_S = 30.0
 _TOGETHER_S = 5.0
 """How long the first model waits for the others, which load beside it."""
 _AGAIN_S = 1.0
 """Between two looks for a model where none is there."""
 
 
-class GpuModel(Model):
+class GpuModel:
     """A bundle on a share of a GPU, as an actor."""
 
     def __init__(self, options: Label, storage_options: dict[str, dict[str, Any]]) -> None:
         storage.configure(storage_options)
-        # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
-        super().__init__(Predictor.load(options.bundle), embeddings=options.embeddings)
+        self._options = options
+        self._model: Model | None = None
+
+    def load(self) -> Model:
+        """The model, read where it is not yet. Raises AudioCNNError."""
+        # Not by the constructor: of what that raises, Ray keeps the text alone.
+        if self._model is None:
+            # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
+            predictor = Predictor.load(self._options.bundle)
+            self._model = Model(predictor, embeddings=self._options.embeddings)
+        return self._model
+
+    def ready(self) -> None:
+        """Answered once the model is loaded. Raises AudioCNNError."""
+        self.load()
+
+    def judge(self, logmel: np.ndarray) -> Judged:
+        """As `Model.judge`."""
+        return self.load().judge(logmel)
 
 
 def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
@@ -51,7 +69,9 @@ def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
     models = [kind.remote(options, storage.configured()) for _ in range(count)]
-    loaded = [model.__ray_ready__.remote() for model in models]
+    loaded = [model.ready.remote() for model in models]
+    if not ray.wait(loaded, timeout=_LOADING_S)[0]:
+        display.say("no model has a GPU yet: waiting for one")
     with session.user_errors():
         ray.get(ray.wait(loaded)[0])
     there, missing = ray.wait(loaded, num_returns=count, timeout=_TOGETHER_S)
@@ -70,18 +90,19 @@ class Reachable:
     def __init__(self, models: list[Any]) -> None:
         self._lock = threading.Lock()
         self._there: list[Any] = []
-        self._awaited = {model.__ray_ready__.remote(): model for model in models}
+        self._gone: RayActorError | None = None
+        self._awaited = {model.ready.remote(): model for model in models}
 
     def judge(self, logmel: np.ndarray) -> Judged:
         """What any model says of windows; waits while there is none.
 
-        Raises ActorDiedError where there will be none, and what a model raises.
+        Raises RayActorError where there will be none, and what a model raises.
         """
         while True:
             model = self._any()
             try:
                 return cast(Judged, ray.get(model.judge.remote(logmel)))
-            except (ActorUnavailableError, ActorDiedError):
+            except (RayActorError, ObjectLostError):  # the answer may be lost with its node
                 self._lose(model)
 
     def _any(self) -> Any:
@@ -90,6 +111,8 @@ class Reachable:
                 self._look()
                 if self._there:
                     return random.choice(self._there)  # noqa: S311
+                if not self._awaited and self._gone is not None:
+                    raise self._gone
                 time.sleep(_AGAIN_S)
 
     def _look(self) -> None:
@@ -105,11 +128,15 @@ class Reachable:
             try:
                 ray.get(answer)
                 self._there.append(model)
-            except ActorUnavailableError:
+            except RayActorError as error:
+                # Ray starts it again. Of a drained node's it says for ever that it died.
+                if isinstance(error, ActorUnavailableError) or error.preempted:
+                    self._await(model)
+                else:
+                    self._gone = error
+            except RayTaskError:  # it could not be loaded
                 self._await(model)
-            except ActorDiedError:  # for good: Ray starts it again wherever it can
-                if not self._there and not self._awaited:
-                    raise
+                raise
 
     def _lose(self, model: Any) -> None:
         with self._lock:
@@ -118,4 +145,4 @@ class Reachable:
                 self._await(model)
 
     def _await(self, model: Any) -> None:
-        self._awaited[model.__ray_ready__.remote()] = model
+        self._awaited[model.ready.remote()] = model

@@ -164,7 +164,7 @@ class Label:
     gpus_per_model: float = 1.0
     """Share of a GPU that each model gets."""
     models: int | None = None
-    """Models on GPUs; as many as there is room for when not given."""
+    """Models on GPUs; as many as the GPUs that are there have room for when not given."""
     dry_run: bool = False
     """Say what is there and what labelling it would take; write nothing."""
     retry_failed: bool = False
@@ -178,7 +178,13 @@ class Label:
 
     def __post_init__(self) -> None:
         require(self.top_k >= 1, "top_k must be at least 1")
-        require(self.gpus_per_model > 0, "gpus_per_model must be above 0")
+        share = self.gpus_per_model
+        require(share >= 0.01, "gpus_per_model must be at least 0.01")
+        require(share < 1 or share == int(share), "gpus_per_model above 1 must be a whole number")
+        require(
+            self.gpu or (share == 1 and self.models is None),
+            "models and gpus_per_model are of models on GPUs: give gpu too",
+        )
         require(self.models is None or self.models >= 1, "models must be at least 1")
         require(
             not (self.new_version and self.overwrite),

@@ -81,6 +81,9 @@ def connect(metrics_port: int | None = None) -> Cluster:
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
+    # Its default ends a job in which no shard ended for half an hour: one that waits for a node, or
+    # has recordings of days.
+    data.execution_no_progress_timeout_s = -1
     there = ray.cluster_resources()
     ever, grows = _most(), _grows()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))

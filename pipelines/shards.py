@@ -13,6 +13,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from audiocnn import storage
+from audiocnn.errors import AudioCNNError
 from pipelines import session
 from pipelines.meters import meters
 
@@ -41,9 +42,16 @@ class _Stage:
         storage_options: dict[str, dict[str, Any]],
     ) -> None:
         storage.configure(storage_options)
-        self.worker = kind(**arguments)
+        # Raised by the first row: of what a constructor raises, Ray keeps the text alone.
+        self.error: AudioCNNError | None = None
+        try:
+            self.worker = kind(**arguments)
+        except AudioCNNError as error:
+            self.error = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
         return {"ledger": json.dumps(self.worker.run(row["index"], json.loads(row["shard"])))}
 
 

@@ -57,7 +57,7 @@ def submit(options: Submit) -> int:
     try:
         asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_stop(client, job)) from None
+        raise KeyboardInterrupt(_stop(client, job, options.command)) from None
     return _exit_code(client, address, job)
 
 
@@ -125,7 +125,7 @@ async def _follow(client: JobSubmissionClient, job: str) -> None:
         await asyncio.sleep(1.0)
 
 
-def _stop(client: JobSubmissionClient, job: str) -> str:
+def _stop(client: JobSubmissionClient, job: str, command: tuple[str, ...]) -> str:
     """Stop the job; returns what became of it."""
     display.say(f"stopping job {job}")
     try:
@@ -137,7 +137,8 @@ def _stop(client: JobSubmissionClient, job: str) -> str:
             time.sleep(0.5)
     except (requests.RequestException, RuntimeError) as error:
         return f"job {job} may go on, the cluster does not answer ({error})"
-    return f"job {job} is stopped, and the same command goes on"
+    again = display.same_command("--overwrite" in command)
+    return f"job {job} is stopped, and {again} goes on"
 
 
 def _exit_code(client: JobSubmissionClient, address: str, job: str) -> int:

@@ -132,7 +132,8 @@ def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
             for thread in threads:
                 thread.join()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from None
+        again = display.same_command(any(job.options.overwrite for job in jobs.values()))
+        raise KeyboardInterrupt(f"{again} goes on from the last checkpoint") from None
     finally:
         count.over()
     if errors:
@@ -146,6 +147,7 @@ def _fit(job: Job, channel: Channel) -> None:
     whether, is decided here: a mistake of the user must not be tried again.
     """
     storage.write_json(storage.join(job.to, "job.json"), job.content)
+    again = display.same_command(job.options.overwrite)
     for failures in range(job.options.max_failures + 1):
         try:
             with session.user_errors():
@@ -155,8 +157,8 @@ def _fit(job: Job, channel: Channel) -> None:
         except ray.exceptions.RayActorError as error:
             # Its workers' share of the cluster stays taken until this process has ended.
             raise TrainingError(
-                "the process that led the training was lost; the same command goes on from the "
-                "last checkpoint"
+                f"the process that led the training was lost; {again} goes on from the last "
+                "checkpoint"
             ) from error
         except ray.train.TrainingFailedError as error:
             lost = session.lost_worker(error)
@@ -165,7 +167,7 @@ def _fit(job: Job, channel: Channel) -> None:
             if failures == job.options.max_failures:
                 raise TrainingError(
                     f"{lost}, for the {failures + 1}. time: look for what kills it (memory?); "
-                    "the same command goes on from the last checkpoint"
+                    f"{again} goes on from the last checkpoint"
                 ) from error
             channel.note(f"{lost}: going on from the last checkpoint")
 

@@ -80,6 +80,7 @@ class ModelReplica:
     def __init__(self, options: Serve) -> None:
         storage.configure(options.storage_options)
         self.options = options
+        self.meters = RayMeters()
         self._models: dict[str, LocalModel] = {}
         self._loading = asyncio.Lock()
 
@@ -109,7 +110,9 @@ class ModelReplica:
             bundle = await asyncio.to_thread(read_bundle, uri, fingerprint)
             if bundle.fingerprint not in self._models:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
-                model = LocalModel(bundle, device, batch_size=self.options.batch_size)
+                model = LocalModel(
+                    bundle, device, batch_size=self.options.batch_size, meters=self.meters
+                )
                 kept = 2 if self.options.beside else 1
                 for old in list(self._models)[:-kept]:
                     close = self._models.pop(old).close
@@ -266,9 +269,9 @@ def application(
     model: Any = serve.deployment(
         name="Model", ray_actor_options=share, **_scaling(options), **common
     )(ModelReplica)
-    most = options.replicas_range[1] if options.replicas_range else 1
-    # One that decodes and packs on a CPU keeps no GPU busy.
-    several = _autoscaling(options, 1, 4 * most)
+    fewest, most = options.replicas_range or (1, 1)
+    # One that decodes and packs on a CPU keeps no GPU busy. As many as models: one is not all.
+    several = _autoscaling(options, max(1, fewest), 4 * most)
     ingress: Any = serve.deployment(
         name="Endpoint", ray_actor_options=one_cpu, **several, **common
     )(endpoint)

@@ -65,8 +65,8 @@ class Decoder:
         process = self._idle.get()
         try:
             return process.ask(what, body, self.timeout_s)
-        except AudioError as error:
-            if error.reason == "crashed":
+        except (AudioError, InstallationError) as error:
+            if not isinstance(error, AudioError) or error.reason == "crashed":
                 process.close()
                 process = _Process()
             raise

@@ -161,7 +161,11 @@ class Gate:
             if name not in (*_THIS_MACHINE, self.options.host):
                 raise Problem("origin", f"host {host!r} is not this machine")
         origin = exchange.header(b"origin")
-        if exchange.scope["type"] == "websocket" and origin:
+        # A page can post here unasked, and would read no answer; with keys it cannot even that.
+        changes = exchange.scope["type"] == "websocket" or (
+            not self.keys and exchange.scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        )
+        if changes and origin:
             ours = origin.partition("://")[2] == host
             if not ours and origin not in self.options.cors:
                 raise Problem("origin", f"{origin!r} is not among the origins that may ask")

@@ -142,7 +142,10 @@ class LocalModel:
                     waiting.append(job)
                 self._jobs.put(None)  # to be closed, once all that waits is answered
             length = len(waiting[0].samples)
-            batch = [job for job in waiting if len(job.samples) == length][: self._batch_size]
+            # Of longer windows than the trained ones fewer: the memory of a forward stays the same.
+            most = max(1, self._batch_size * self.predictor.bundle.feature.window_samples // length)
+            batch = [job for job in waiting if len(job.samples) == length]
+            batch = batch[: min(most, self._batch_size)]
             waiting = [job for job in waiting if job not in batch]
             # Nobody waits any more for those whose client went away.
             if batch := [job for job in batch if job.answer.set_running_or_notify_cancel()]:

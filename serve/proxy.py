@@ -13,14 +13,23 @@ from pathlib import Path
 
 _SCRIPT = """\
 #!/bin/sh
-# HAProxy as `audiocnn serve` wants it: its own pages are for this machine alone, and it ends with
-# the process that started it, also where that one was killed and its port would stay taken.
+# HAProxy as `audiocnn serve` wants it: its own pages are for this machine alone, who takes his time
+# with a request's head is gone after 30 s, and it ends with the process that started it, also where
+# that one was killed and its port would stay taken.
 for file in "$@"; do
-  case $file in *.cfg) sed -i -E 's/^( *bind )[*]?:/\\1127.0.0.1:/' "$file";; esac
+  case $file in *.cfg)
+    sed -i -E -e 's/^( *bind )[*]?:/\\1127.0.0.1:/' \\
+      -e 's/^defaults$/&\\n    timeout http-request 30s/' "$file";;
+  esac
 done
 if command -v setpriv > /dev/null; then exec setpriv --pdeathsig TERM -- {binary} "$@"; fi
 exec {binary} "$@"
 """
+
+
+def script(binary: str) -> str:
+    """What is started in the place of HAProxy."""
+    return _SCRIPT.format(binary=shlex.quote(binary))
 
 
 def prepare() -> None:
@@ -32,13 +41,12 @@ def prepare() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="audiocnn-", dir="/tmp"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    script = folder / "haproxy"
-    binary = shlex.quote(str(get_haproxy_binary()))
-    script.write_text(_SCRIPT.format(binary=binary))
-    script.chmod(0o700)
+    path = folder / "haproxy"
+    path.write_text(script(str(get_haproxy_binary())))
+    path.chmod(0o700)
     settings = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(path),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

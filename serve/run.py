@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, cast
 
 from audiocnn import storage
 from audiocnn.browse import read_state
@@ -71,13 +72,22 @@ def fit(options: Serve, cpus: int, gpus: int) -> Serve:
 def start(options: Serve, keys: tuple[str, ...]) -> str:
     """Start the application on the cluster that was joined; returns its address once it answers.
 
-    Raises ConfigError where it does not start.
+    Raises ConfigError where it does not start, or the cluster's Serve listens elsewhere.
     """
     from ray import serve
     from ray.serve.config import HTTPOptions
+    from ray.serve.context import _get_global_client
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+    # Where Serve runs already, that changes nothing: without keys, it would be open to whoever
+    # reaches where it listens.
+    there = cast(Any, _get_global_client()).http_config
+    if (there.host, there.port) != (options.host, options.port):
+        raise ConfigError(
+            f"--host {options.host} --port {options.port}: Serve of this cluster listens at "
+            f"{there.host}:{there.port} already; give those, or end it with `serve shutdown`"
+        )
     roll(options, keys)
     host = f"[{options.host}]" if ":" in options.host else options.host
     return f"http://{host}:{options.port}"

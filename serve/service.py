@@ -25,6 +25,8 @@ from serve.problems import Problem
 _WINDOWS_AHEAD = 16
 """Windows of one request that may wait for the model: others' come between."""
 _TUTORIAL_SAMPLES = 8_000
+_LONGEST_WINDOW = 10
+"""Trained windows that one window may be as long as: it is computed whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,13 @@ class Service:
         if asked.window_s is None and asked.hop_s is None:
             return feature
         window_s = asked.window_s or feature.window_s
+        if window_s > _LONGEST_WINDOW * feature.window_s:
+            raise Problem(
+                "option",
+                f"window_s {window_s:g}: at most {_LONGEST_WINDOW} times the trained "
+                f"{feature.window_s:g}",
+                more={"field": "window_s"},
+            )
         hop_s = asked.hop_s or min(feature.hop_s, window_s)
         try:
             return replace(

@@ -388,7 +388,8 @@ def test_fault_tolerance_is_for_those_whose_work_outlives_a_head() -> None:
 
 def test_the_readme_names_what_there_is() -> None:
     text = (KUBERAY / "README.md").read_text()
-    there = {o["metadata"]["labels"]["app.kubernetes.io/component"] for o in rendered("gpu")}
+    objects = rendered("gpu, fault-tolerant")
+    there = {o["metadata"]["labels"]["app.kubernetes.io/component"] for o in objects}
     named = re.findall(r"app\.kubernetes\.io/component=(\S+)", text)
     assert set(named) == there
     assert all((ROOT / folder).is_dir() for folder in re.findall(r"-k (\S+)", text))

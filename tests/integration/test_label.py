@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 from conftest import make_bundle
 from hostile import HOSTILE
 
@@ -161,6 +163,22 @@ def test_a_stopped_run_does_what_has_no_part_yet(
     assert (to / "parts" / "mine.txt").exists()
 
 
+def test_a_stopped_run_whose_manifest_was_deleted_lists_again(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "labels"
+    label(options(bucket, bundle, to))
+    expected = rows(to)
+    kept, lost = sorted(to.glob("parts/*.parquet"))
+    for path in (lost, to / "summary.json", *to.glob("manifest-*.parquet")):
+        path.unlink()
+    again = label(options(bucket, bundle, to))
+    check_sums(to, again)
+    assert rows(to) == expected
+    assert again["done_now"] < len(expected)
+    assert kept.exists()
+
+
 def test_what_left_or_changed_between_listing_and_reading_is_a_failure_that_says_so(
     bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +304,89 @@ def test_sums_that_do_not_add_up_are_an_error(
     with pytest.raises(LedgerError, match="60 recordings listed, but"):
         label(options(bucket, bundle, to))
     assert not (to / "summary.json").exists()
+
+
+def test_a_job_may_wait_for_as_long_as_it_takes() -> None:
+    """Ray Data would end one in which no shard ended for half an hour."""
+    assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == -1
+
+
+def test_two_that_list_at_once_give_one_result(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the second one lists, the first, which had begun to, ends."""
+    to, asked = tmp_path / "labels", options(bucket, bundle, tmp_path / "labels")
+    names = iter(["aaaaaaaa", "bbbbbbbb", "aaaaaaaa"])
+    mine = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=next(names)))
+    monkeypatch.setattr(job, "uuid", mine)
+    real = job._require_recordings
+
+    def stop(*_: Any) -> int:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "write_manifest", stop)
+        with pytest.raises(InterruptedError):
+            label(asked)
+    assert json.loads((to / "labels.json").read_text())["listing"] is None
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(job, "_require_recordings", real)
+        label(asked)
+        (to / "summary.json").unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(job, "_require_recordings", meanwhile)
+    summary = label(asked)
+    check_sums(to, summary)
+    assert summary["labelled"] == 57
+
+
+def test_what_a_later_run_asks_for_of_a_stopped_one(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "labels"
+    first = label(options(bucket, bundle, to))
+    (to / "summary.json").unlink()
+    label(options(bucket, bundle, to, formats=("csv",)))
+    (to / "events.csv").unlink()
+    label(options(bucket, bundle, to))
+    assert (to / "events.csv").exists()
+    (to / "summary.json").unlink()
+    (bucket / "1" / "001.flac").write_bytes(sound(1))  # failed before
+    again = label(options(bucket, bundle, to, retry_failed=True))
+    check_sums(to, again)
+    assert (again["failed"], again["done_now"]) == (first["failed"] - 1, first["failed"])
+
+
+def test_a_bundle_that_workers_do_not_see_is_told_in_a_line(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "bundle"
+    shutil.copytree(bundle, mine)
+    real = job._do
+
+    def lose(*arguments: Any) -> tuple[int, float]:
+        shutil.rmtree(mine)
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "_do", lose)
+    with pytest.raises(StorageError, match="no bundle there"):
+        label(options(bucket, mine, tmp_path / "labels"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"models": 2}, "of models on GPUs: give gpu too"),
+        ({"gpus_per_model": 0.5}, "of models on GPUs: give gpu too"),
+        ({"gpu": True, "gpus_per_model": 1.5}, "above 1 must be a whole number"),
+        ({"gpu": True, "gpus_per_model": 0.00001}, "must be at least 0.01"),
+    ],
+)
+def test_gpu_options_that_cannot_be(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Label(bucket="b", bundle="b", to="t", **asked)
 
 
 def test_two_runs_at_once_give_one_result(

@@ -90,20 +90,20 @@ def test_models_on_shares_of_a_gpu_give_the_same(
     assert not (tmp_path / "none").exists()
 
 
-LOST = """
-import os, sys, threading, time
+LABEL = """
+import os, subprocess, sys, threading, time
 import psutil, ray
 from ray.cluster_utils import Cluster
 from audiocnn.labelset import find_parts
 from pipelines.cli import parse
 from pipelines.label import label
 
-bucket, bundle, to = sys.argv[1:]
+bucket, bundle, to, gpus, models = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
-nodes = [cluster.add_node(num_cpus=0, num_gpus=1) for _ in range(2)]
+nodes = [cluster.add_node(num_cpus=0, num_gpus=1) for _ in range(int(gpus))]
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
-arguments = ["label", bucket, "--bundle", bundle, "--to", to, "--gpu", "--models", "3"]
+arguments = ["label", bucket, "--bundle", bundle, "--to", to, "--gpu", "--models", models]
 ended = []
 thread = threading.Thread(target=lambda: ended.append(label(parse(arguments))))
 thread.start()
@@ -115,6 +115,12 @@ def wait_for_more() -> None:
         time.sleep(0.05)
 
 wait_for_more()
+{disturb}
+thread.join()
+print("ended" if ended else "failed", flush=True)
+os._exit(0)  # Ray's own exit handlers ask for nodes that are gone
+"""
+LOSE = """
 cluster.remove_node(nodes[0], allow_graceful=False)
 print("a node lost at", len(find_parts(to)), flush=True)
 wait_for_more()
@@ -123,9 +129,20 @@ mine = [p for p in models if os.getpid() in [parent.pid for parent in p.parents(
 for model in mine:
     model.kill()
 print(len(mine), "models lost at", len(find_parts(to)), flush=True)
-thread.join()
-print("ended" if ended else "failed", flush=True)
-os._exit(0)  # Ray's own exit handlers ask for nodes that are gone
+"""
+DRAIN = """
+ray_command = os.path.join(os.path.dirname(sys.executable), "ray")
+subprocess.run(
+    [ray_command, "drain-node", f"--address={cluster.address}", f"--node-id={nodes[0].node_id}",
+     "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test",
+     "--deadline-remaining-seconds=1"],
+    check=True,
+)
+time.sleep(2)
+cluster.remove_node(nodes[0], allow_graceful=False)
+time.sleep(5)
+print("the only node drained at", len(find_parts(to)), flush=True)
+cluster.add_node(num_cpus=0, num_gpus=1)
 """
 
 
@@ -134,8 +151,20 @@ def test_models_that_have_no_gpu_or_lose_it_are_left_alone(
 ) -> None:
     """Of three models one never gets a GPU, one loses its node, one its process."""
     to = tmp_path / "labels"
-    said = run(LOST, bucket, bundle, to, **{MOST: "CPU=2,GPU=3"})
+    script = LABEL.replace("{disturb}", LOSE)
+    said = run(script, bucket, bundle, to, 2, 3, **{MOST: "CPU=2,GPU=3"})
     assert "2 of 3 models have a GPU; the others join when they have" in said
     assert "1 models lost at" in said
+    assert said.rstrip().endswith("ended"), said
+    assert rows_of(to) == rows
+
+
+def test_a_model_of_a_drained_node_is_taken_back(
+    bucket: Path, bundle: Path, rows: Rows, tmp_path: Path
+) -> None:
+    """As a spot node goes, with the only model; another node comes."""
+    to = tmp_path / "labels"
+    said = run(LABEL.replace("{disturb}", DRAIN), bucket, bundle, to, 1, 1)
+    assert "the only node drained at" in said
     assert said.rstrip().endswith("ended"), said
     assert rows_of(to) == rows

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ KEY = "a-key-that-nobody-would-guess"
 class Deployed:
     """An application of a config file that can be changed."""
 
-    def __init__(self, head: Head, folder: Path, port: int) -> None:
-        self.head, self.port, self.file = head, port, folder / "app.json"
+    def __init__(self, head: Head, folder: Path, port: int, metrics: int) -> None:
+        self.head, self.port, self.metrics = head, port, f"http://127.0.0.1:{metrics}/metrics"
+        self.file = folder / "app.json"
         self.config: dict[str, Any] = json.loads(self.file.read_text())
 
     def deploy(self, bundle: Path) -> None:
@@ -87,7 +90,7 @@ def deployed(
     tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, tuple[Path, str]]
 ) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("config")
-    port, metrics, stats = free_ports(3)
+    port, metrics, stats, exported = free_ports(4)
     environment = {
         "AUDIOCNN_API_KEYS": KEY,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -95,13 +98,14 @@ def deployed(
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
     }
-    with Head("--num-cpus=4", "--num-gpus=1", **environment) as head:
+    export = f"--metrics-export-port={exported}"
+    with Head("--num-cpus=4", "--num-gpus=1", export, **environment) as head:
         done = head.run(
             "audiocnn", "serve", bundles["old"][0], "--gpu", "0.5", "--replicas", "1", "2",
             "--queue", "8", "--port", port, "--config", folder / "app.json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        deployed = Deployed(head, folder, port)
+        deployed = Deployed(head, folder, port, exported)
         deployed.deploy(bundles["old"][0])
         deployed.until(bundles["old"][1])
         yield deployed
@@ -119,6 +123,34 @@ def test_two_deployments_answer_as_one(
     assert mine == pytest.approx(dict(expected.top_k), abs=1e-6)
     assert {"maps", "evidence", "input", "waveform"} <= set(answer)
     assert KEY not in deployed.file.read_text()
+
+
+def test_a_model_on_a_gpu_is_measured_too(deployed: Deployed) -> None:
+    wanted = {
+        f"ray_audiocnn_{name}" for name in ("batch_windows", "queue_seconds", "model_seconds")
+    }
+    deadline = time.monotonic() + 60
+    while missing := wanted - set(re.findall(r"^(\w+)_count\{", read(deployed.metrics), re.M)):
+        assert time.monotonic() < deadline, missing
+        deployed.ask()
+        time.sleep(2)
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read(), "utf-8")
+
+
+def test_a_command_that_means_another_address_is_told_so(
+    deployed: Deployed, bundles: dict[str, tuple[Path, str]]
+) -> None:
+    """Without keys it would have taken the place of an application that has some."""
+    (port,) = free_ports(1)
+    address = {"RAY_ADDRESS": deployed.head.address, "AUDIOCNN_API_KEYS": ""}
+    refused = deployed.head.run("audiocnn", "serve", bundles["old"][0], "--port", port, **address)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert f"listens at 0.0.0.0:{deployed.port} already" in refused.stderr
+    assert deployed.ask(key="wrong")[0] == 401
 
 
 def test_another_bundle_rolls_in_without_a_failure_or_a_new_process(

@@ -29,7 +29,7 @@ from audiocnn.audio import windows
 from audiocnn.bundle import Bundle
 from audiocnn.calibration import Calibration
 from audiocnn.config import ModelConfig
-from audiocnn.errors import AudioError, ConfigError
+from audiocnn.errors import AudioError, ConfigError, InstallationError
 from audiocnn.explain import grad_cam
 from audiocnn.model import AudioCNN, Taps
 from audiocnn.predictor import Predictor
@@ -41,7 +41,7 @@ from serve.gate import Gate, Rate
 from serve.http import make_app
 from serve.keys import read_keys
 from serve.meters import Meters
-from serve.model import LocalModel
+from serve.model import LocalModel, Wanted
 from serve.options import LIMITS, Serve
 from serve.problems import KINDS, Problem
 from serve.run import check, fit
@@ -247,6 +247,9 @@ def test_long_audio_by_windows_of_the_asked_length(client: Client, bundle: Bundl
     problem(ask.post("/v1/predict?window=99", content=data), 422, "option")
     problem(ask.post("/v1/predict?window_s=0.01", content=data), 422, "option")
     problem(ask.post("/v1/predict?hop_s=2", content=data), 422, "option")
+    problem(ask.post("/v1/predict?window_s=10.5&hop_s=1", content=data), 422, "option")
+    whole = ask.post("/v1/predict?window_s=10&hop_s=10", content=data).json()
+    assert len(whole["windows"]) == 1
 
 
 def test_the_tutorials_clients_work_unchanged(client: Client, bundle: Bundle) -> None:
@@ -361,6 +364,23 @@ def test_what_kills_its_decoder_costs_itself_alone(
         assert len(samples) == 32_000
 
     asyncio.run(run())
+    decoder.close()
+
+
+def test_a_decoder_that_does_not_start_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "soundfile.py").write_text("raise MemoryError\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    decoder = Decoder(LIMITS, timeout_s=2.0)
+
+    with pytest.raises(InstallationError, match="as it started"):
+        asyncio.run(decoder.decode(sound("flac"), 16_000))
+    monkeypatch.undo()
+    with pytest.raises(InstallationError, match="as it started"):  # begun before it was mended
+        asyncio.run(decoder.decode(sound("flac"), 16_000))
+    _, samples = asyncio.run(decoder.decode(sound("flac"), 16_000))
+    assert len(samples) == 32_000
     decoder.close()
 
 
@@ -512,6 +532,10 @@ def test_keys(client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_pages_of_other_sites_cannot_ask(client: Client) -> None:
     local = client(base="http://attacker.example")
     problem(local.post("/v1/predict", content=wav()), 403, "origin")
+    there = {"origin": "https://attacker.example", "content-type": "text/plain"}
+    problem(client().post("/v1/predict", content=wav(), headers=there), 403, "origin")
+    here = {"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}
+    assert client().post("/v1/predict", content=wav(), headers=here).status_code == 200
     with_keys = client(base="http://our.example", keys=read_keys_of(KEY))
     assert with_keys.get("/v1/model", headers={"x-api-key": KEY}).status_code == 200
     plain = client().get("/v1/model", headers={"origin": "https://example.org"})
@@ -724,6 +748,20 @@ def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundl
     assert meters.count == 2
     assert sum(meters.batches) == 3  # two windows, and one of them once more for its spectrogram
     own.decoder.close()
+
+
+def test_longer_windows_share_a_forward_by_fewer(bundle: Bundle) -> None:
+    meters = Counted()
+    model = LocalModel(bundle, meters=meters)
+
+    async def run() -> None:
+        windows = [np.zeros(8 * bundle.feature.window_samples, np.float32)] * 12
+        await asyncio.gather(*(model.infer(one, Wanted()) for one in windows))
+
+    asyncio.run(run())
+    assert sum(meters.batches) == 12
+    assert max(meters.batches) == 2  # 16 of the trained length
+    model.close()
 
 
 def test_windows_of_different_requests_share_a_forward(bundle: Bundle) -> None:

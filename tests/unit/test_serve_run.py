@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+from serve import proxy
+
 SERVING = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -17,6 +19,27 @@ try:
 except KeyboardInterrupt:
     print("ended")
 """
+
+
+CONFIG = """
+frontend stats
+    bind *:8404
+frontend http
+    bind 0.0.0.0:8000
+defaults
+    mode http
+"""
+
+
+def test_haproxys_settings_are_mended_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "haproxy").write_text(proxy.script("/bin/echo"))
+    (tmp_path / "a.cfg").write_text(CONFIG)
+    command = ["sh", tmp_path / "haproxy", "-f", tmp_path / "a.cfg"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    mended = (tmp_path / "a.cfg").read_text()
+    assert "bind 127.0.0.1:8404" in mended
+    assert "bind 0.0.0.0:8000" in mended
+    assert "defaults\n    timeout http-request 30s\n    mode http" in mended
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
