@@ -75,9 +75,10 @@ def _serve(options: Serve) -> None:
         return
     display.step(f"serve {display.short(options.bundle)}")
     proxy.prepare()
-    try:
-        cluster = session.connect(options.metrics_port)
-        options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
+    cluster = session.connect(options.metrics_port)
+    options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
+    run.listen(options)
+    try:  # what is refused until here has ended nothing that others serve
         address = run.start(options, keys)
         display.say(f"{address} shows and explains, for people; Ctrl-C ends it")
         display.say(f"{address}/v1/predict answers; {address}/docs says how to ask")

@@ -69,25 +69,35 @@ def fit(options: Serve, cpus: int, gpus: int) -> Serve:
     return replace(options, replicas=(fewest, most))
 
 
-def start(options: Serve, keys: tuple[str, ...]) -> str:
-    """Start the application on the cluster that was joined; returns its address once it answers.
+def listen(options: Serve) -> None:
+    """Start Serve on the cluster that was joined.
 
-    Raises ConfigError where it does not start, or the cluster's Serve listens elsewhere.
+    Raises ConfigError where it runs already and listens elsewhere: an application without keys
+    would be open to whoever reaches that.
     """
     from ray import serve
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
+    from ray.serve.exceptions import RayServeException
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
-    # Where Serve runs already, that changes nothing: without keys, it would be open to whoever
-    # reaches where it listens.
-    there = cast(Any, _get_global_client()).http_config
+    try:
+        there = cast(Any, _get_global_client()).http_config
+    except RayServeException:
+        serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+        return
     if (there.host, there.port) != (options.host, options.port):
         raise ConfigError(
             f"--host {options.host} --port {options.port}: Serve of this cluster listens at "
             f"{there.host}:{there.port} already; give those, or end it with `serve shutdown`"
         )
+
+
+def start(options: Serve, keys: tuple[str, ...]) -> str:
+    """Start the application; returns its address once it answers.
+
+    Raises ConfigError where it does not start.
+    """
     roll(options, keys)
     host = f"[{options.host}]" if ":" in options.host else options.host
     return f"http://{host}:{options.port}"

@@ -144,12 +144,12 @@ def read(url: str) -> str:
 def test_a_command_that_means_another_address_is_told_so(
     deployed: Deployed, bundles: dict[str, tuple[Path, str]]
 ) -> None:
-    """Without keys it would have taken the place of an application that has some."""
+    """Without keys it would have taken the place of an application that has some, or ended it."""
     (port,) = free_ports(1)
     address = {"RAY_ADDRESS": deployed.head.address, "AUDIOCNN_API_KEYS": ""}
     refused = deployed.head.run("audiocnn", "serve", bundles["old"][0], "--port", port, **address)
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert f"listens at 0.0.0.0:{deployed.port} already" in refused.stderr
+    assert f"listens at 127.0.0.1:{deployed.port} already" in refused.stderr
     assert deployed.ask(key="wrong")[0] == 401
 
 
