@@ -127,7 +127,8 @@ def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
 def read_labels(uri: str) -> pa.Table:
     """The labels at a URI as one table. Raises StorageError, FormatError."""
     storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels")
-    tables = [storage.read_parquet(part.uri) for part in find_parts(uri)]
+    listings = read_note(uri)["listings"]
+    tables = [storage.read_parquet(part.uri) for part in find_parts(uri, listings)]
     return pa.concat_tables(tables).replace_schema_metadata(None)
 
 

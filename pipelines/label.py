@@ -143,6 +143,9 @@ def _list(run: _Run) -> _Run:
     """
     display.step(f"list {display.short(run.options.bucket)}")
     name, census = uuid.uuid4().hex[:8], Census()
+    # Manifests that the last run did not live to remove.
+    ended = storage.exists(storage.join(run.to, SUMMARY))
+    carried = [] if ended else run.note.get("replaced", [])
     manifest = storage.join(run.to, f"manifest-{name}.parquet")
     with display.bar(0) as bar:
         rows = map(row_of, census.of_recordings(_files(run, bar)))
@@ -157,6 +160,8 @@ def _list(run: _Run) -> _Run:
                 for part, uris in changes.stale():
                     without(part, uris)
                 shards = write_manifest(manifest, changes.to_do())
+            for part in set(run.parts()) - set(before):  # was on its way: it is done again
+                storage.remove(part.uri)
         else:
             first = next(rows, None)
             _require_recordings(run, census)
@@ -175,7 +180,7 @@ def _list(run: _Run) -> _Run:
     counted = dict.fromkeys([*(part.listing_id for part in before), name])
     note = {
         **run.note, "listing": found, "listings": list(counted),
-        "replaced": run.note["listings"][-3:-1],
+        "replaced": list(dict.fromkeys([*carried, *run.note["listings"][-3:-1]])),
     }  # fmt: skip
     run = replace(run, note=note)
     storage.write_json(storage.join(run.to, NOTE), run.note)

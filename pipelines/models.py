@@ -17,11 +17,12 @@ from audiocnn.predictor import Predictor
 from pipelines import display, session
 from pipelines.options import Label
 
-_LOADING_S = 30.0
+_LOADING_S = 60.0
+"""How long a model may take to load before it is told that none has a GPU."""
 _TOGETHER_S = 5.0
 """How long the first model waits for the others, which load beside it."""
-_AGAIN_S = 1.0
-"""Between two looks for a model where none is there."""
+_LOOK_S, _AGAIN_S = 1.0, 0.2
+"""One look for a model where none is there, and the time to the next."""
 
 
 class GpuModel:
@@ -69,14 +70,12 @@ def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
     models = [kind.remote(options, storage.configured()) for _ in range(count)]
-    loaded = [model.ready.remote() for model in models]
-    if not ray.wait(loaded, timeout=_LOADING_S)[0]:
-        display.say("no model has a GPU yet: waiting for one")
+    reachable, there = Reachable(models), 0
     with session.user_errors():
-        ray.get(ray.wait(loaded)[0])
-    there, missing = ray.wait(loaded, num_returns=count, timeout=_TOGETHER_S)
-    if missing:
-        display.say(f"{len(there)} of {count} models have a GPU; the others join when they have")
+        while not (there := reachable.arrived(_LOADING_S)):
+            display.say("no model has a GPU yet: waiting for one")
+    if there < count:
+        display.say(f"{there} of {count} models have a GPU; the others join when they have")
     return models
 
 
@@ -105,24 +104,35 @@ class Reachable:
             except (RayActorError, ObjectLostError):  # the answer may be lost with its node
                 self._lose(model)
 
+    def arrived(self, within_s: float) -> int:
+        """How many are there: so long for the first, and a little for those that load beside it.
+
+        Raises as `judge`.
+        """
+        deadline = time.monotonic() + within_s
+        with self._lock:
+            while (now := time.monotonic()) < deadline and (self._awaited or not self._there):
+                before = len(self._there)
+                self._look(_LOOK_S)
+                if self._there and not before:
+                    deadline = now + _TOGETHER_S
+            return len(self._there)
+
     def _any(self) -> Any:
         with self._lock:
             while True:
-                self._look()
+                self._look(0 if self._there else _LOOK_S)
                 if self._there:
                     return random.choice(self._there)  # noqa: S311
-                if not self._awaited and self._gone is not None:
-                    raise self._gone
-                time.sleep(_AGAIN_S)
 
-    def _look(self) -> None:
-        """Find which of the awaited have come, at once where another one is there."""
-        if not self._awaited:
-            return
-        most = len(self._awaited) if self._there else 1
-        answers, _ = ray.wait(
-            list(self._awaited), num_returns=most, timeout=0 if self._there else None
-        )
+    def _look(self, within_s: float) -> None:
+        """Find which of the awaited have come."""
+        if not self._awaited and not self._there and self._gone is not None:
+            raise self._gone
+        most = 1 if within_s else len(self._awaited)
+        answers: list[Any] = []
+        if self._awaited:
+            answers, _ = ray.wait(list(self._awaited), num_returns=most, timeout=within_s)
         for answer in answers:
             model = self._awaited.pop(answer)
             try:
@@ -131,6 +141,7 @@ class Reachable:
             except RayActorError as error:
                 # Ray starts it again. Of a drained node's it says for ever that it died.
                 if isinstance(error, ActorUnavailableError) or error.preempted:
+                    time.sleep(0 if self._there else _AGAIN_S)
                     self._await(model)
                 else:
                     self._gone = error

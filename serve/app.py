@@ -29,6 +29,8 @@ NAME = "audiocnn"
 _LOG = logging.getLogger("ray.serve")
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+_SPREAD = 3
+"""Copies on a cluster that decode for models on GPUs, where there are as many: one is not all."""
 
 Opened = tuple[Bundle, Model]
 
@@ -243,13 +245,15 @@ class RayMeters(Meters):
 
 def build(args: dict[str, Any]) -> serve.Application:
     """The application of a config file's `args`: see `read_args`. Raises AudioCNNError."""
-    return application(*read_args(args))
+    options, keys = read_args(args)
+    fewest = options.replicas_range[0] if options.replicas_range else 1
+    return application(options, keys, fewest=max(1, min(_SPREAD, fewest)))
 
 
 def application(
-    options: Serve, keys: tuple[str, ...], fingerprint: str | None = None
+    options: Serve, keys: tuple[str, ...], fingerprint: str | None = None, *, fewest: int = 1
 ) -> serve.Application:
-    """The application: `keys` are digests."""
+    """The application: `keys` are digests, `fewest` those copies that decode for models on GPUs."""
     common: dict[str, Any] = {
         "user_config": {"bundle": options.bundle, "fingerprint": fingerprint},
         # The gate refuses what is too much, and says so; Serve would hold it, or cut its batch.
@@ -269,9 +273,9 @@ def application(
     model: Any = serve.deployment(
         name="Model", ray_actor_options=share, **_scaling(options), **common
     )(ModelReplica)
-    fewest, most = options.replicas_range or (1, 1)
-    # One that decodes and packs on a CPU keeps no GPU busy. As many as models: one is not all.
-    several = _autoscaling(options, max(1, fewest), 4 * most)
+    most = options.replicas_range[1] if options.replicas_range else 1
+    # One that decodes and packs on a CPU keeps no GPU busy.
+    several = _autoscaling(options, fewest, 4 * most)
     ingress: Any = serve.deployment(
         name="Endpoint", ray_actor_options=one_cpu, **several, **common
     )(endpoint)

@@ -166,8 +166,9 @@ class Gate:
             not self.keys and exchange.scope["method"] not in ("GET", "HEAD", "OPTIONS")
         )
         if changes and origin:
-            ours = origin.partition("://")[2] == host
-            if not ours and origin not in self.options.cors:
+            scheme, _, name = origin.partition("://")
+            port = {"http": ":80", "https": ":443"}.get(scheme, "")
+            if name not in (host, host.removesuffix(port)) and origin not in self.options.cors:
                 raise Problem("origin", f"{origin!r} is not among the origins that may ask")
 
     def _key(self, exchange: "_Exchange") -> str:

@@ -62,6 +62,10 @@ WELL = {
 """An hour of a cluster with nothing to complain of, a sample a minute."""
 ILL: dict[str, dict[str, str]] = {
     "": {},
+    ": its first nodes are on their way": {
+        'ray_serve_application_status{application="audiocnn"}': "_x30 5x30",
+        'ray_serve_deployment_replica_healthy{application="audiocnn"}': "_x60",
+    },
     "AudiocnnEndpointRefuses": {'ray_audiocnn_failures_total{reason="busy"}': "0+10x60"},
     "AudiocnnEndpointSlow": {SECONDS % "0.1": "0+500x60", SECONDS % "2.5": "0+550x60"},
     "AudiocnnEndpointFails": {'ray_audiocnn_requests_total{status="500"}': "0+1x60"},

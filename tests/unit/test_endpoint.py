@@ -534,8 +534,13 @@ def test_pages_of_other_sites_cannot_ask(client: Client) -> None:
     problem(local.post("/v1/predict", content=wav()), 403, "origin")
     there = {"origin": "https://attacker.example", "content-type": "text/plain"}
     problem(client().post("/v1/predict", content=wav(), headers=there), 403, "origin")
-    here = {"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}
-    assert client().post("/v1/predict", content=wav(), headers=here).status_code == 200
+    for origin, host in [
+        ("http://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("http://localhost", "localhost"),
+        ("https://localhost", "localhost:443"),
+    ]:
+        here = {"origin": origin, "host": host}
+        assert client().post("/v1/predict", content=wav(), headers=here).status_code == 200
     with_keys = client(base="http://our.example", keys=read_keys_of(KEY))
     assert with_keys.get("/v1/model", headers={"x-api-key": KEY}).status_code == 200
     plain = client().get("/v1/model", headers={"origin": "https://example.org"})
