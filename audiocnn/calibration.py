@@ -1,15 +1,12 @@
 """Scores that mean something: a temperature, and for each class the least score it is answered at.
 
-Both are fitted on scores of clips that the model which gave them had never seen.
+Both are fitted on scores of windows that the model which gave them had never seen.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-UNKNOWN = "unknown"
-"""The answer below a class's threshold."""
 
 PRECISION = 0.95
 """Part of a class's answers that should be right: what thresholds are fitted to."""
@@ -52,15 +49,20 @@ def tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
     return result
 
 
-def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature with the least negative log-likelihood; [rows, n_classes] and [rows]."""
+def fit_temperature(
+    scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """The temperature with the least negative log-likelihood; [rows, n_classes], [rows], [rows].
+
+    At least 1 where no answer is wrong: the likelihood would rise for ever as it falls.
+    """
 
     def loss(temperature: float) -> float:
         of_truth = tempered(scores, temperature)[np.arange(len(truth)), truth]
-        return float(-np.log(np.maximum(of_truth, _LEAST)).mean())
+        return float(np.average(-np.log(np.maximum(of_truth, _LEAST)), weights=weights))
 
     # Convex in 1 / temperature: the least of a coarse grid is next to the least of all.
-    low, high = 0.05, 20.0
+    low, high = (1.0 if (scores.argmax(axis=1) == truth).all() else 0.05), 20.0
     for _ in range(3):
         grid = np.geomspace(low, high, 25)
         best = int(np.argmin([loss(float(value)) for value in grid]))
@@ -93,7 +95,7 @@ def _threshold(scores: np.ndarray, right: np.ndarray) -> float:
     last = int(enough[-1]) if len(enough) else int(precision.argmax())
     if last == len(scores) - 1:
         return 0.0
-    return round(float(scores[last] + scores[last + 1]) / 2, 4)
+    return float(scores[last] + scores[last + 1]) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,9 @@ from audiocnn.errors import ConfigError, FormatError
 
 Config = TypeVar("Config")
 
+UNKNOWN = "unknown"
+"""The answer below a class's threshold: no class may be called so."""
+
 FRONT_END_VERSION = 1
 """Raise when the same bytes and the same FeatureConfig begin to give another log-mel."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from audiocnn import storage
 from audiocnn.audio import Segment
+from audiocnn.config import UNKNOWN
 from audiocnn.errors import CorpusError
 from audiocnn.recordings import Archive, Recording
 
@@ -102,7 +103,7 @@ def entry(
     number, stretch = _fold(fold), _segment(*segment)
     if stretch:
         source = source or clip_id
-        clip_id = f"{clip_id}#t={stretch[0]!r},{stretch[1]!r}"  # as W3C's Media Fragments have it
+        clip_id = f"{clip_id}#t={stretch[0]!r},{stretch[1]!r}"  # see `segment_of`
     wrong = None
     if not _is_utf8(uri + clip_id) or "\0" in uri:
         wrong = "path", "its name is not UTF-8, or has a NUL in it"
@@ -149,6 +150,12 @@ def _fold(text: str) -> int | None:
     return int(fold) if fold.is_integer() and 0 <= fold < 2**31 else None
 
 
+def segment_of(clip_id: str) -> Segment | None:
+    """What of its recording a clip is, by its name, which ends as W3C's Media Fragments do."""
+    times = clip_id.rpartition("#t=")[2].split(",") if "#t=" in clip_id else []
+    return _segment(times[0], times[1]) if len(times) == 2 else None
+
+
 def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreviewed]) -> Corpus:
     """The corpus of its entries; of a clip that is listed twice, the first is used.
 
@@ -190,6 +197,11 @@ def _check(corpus: Corpus) -> None:
         if corpus.ignored:
             why += f"; {corpus.ignored} clips have no label yet"
         raise CorpusError(f"{corpus.uri}: found {len(corpus.classes)} classes, 2 are needed{why}")
+    if UNKNOWN in corpus.classes:
+        raise CorpusError(
+            f"{corpus.uri}: {UNKNOWN!r} cannot be a class, for it is the answer below a class's "
+            "threshold; name it otherwise"
+        )
     without = [clip.clip_id for clip in corpus.clips if clip.fold is None]
     if without and len(without) < len(corpus.clips):
         raise CorpusError(f"{corpus.uri}: some clips have a fold and {without[0]!r} has none")

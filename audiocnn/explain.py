@@ -45,20 +45,24 @@ def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Sa
     is kept at each time. Returns [window_samples] float32.
     """
     window = torch.hann_window(config.n_fft)
+    # Without an overlap there would be no way back.
+    hop = min(config.hop_length, config.n_fft // 2)
     spectrum = torch.stft(
         torch.from_numpy(samples.copy()),  # one that may be written to
         config.n_fft,
-        config.hop_length,
+        hop,
         window=window,
         return_complex=True,
     )
     filters = mel_filters(config)  # [n_freqs, n_mels]
     # A bin takes the mark of the bands that it lies in, by their share in it.
     share = filters / filters.sum(1, keepdim=True).clamp(min=1e-12)
+    at = torch.arange(spectrum.shape[1]) * hop // config.hop_length  # the frame that says so
+    marks = torch.from_numpy(cam)[:, at.clamp(max=cam.shape[1] - 1)]
     kept = torch.istft(
-        spectrum * (share @ torch.from_numpy(cam)),
+        spectrum * (share @ marks),
         config.n_fft,
-        config.hop_length,
+        hop,
         window=window,
         length=len(samples),
     )

@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audiocnn import storage
-from audiocnn.calibration import UNKNOWN
 from audiocnn.cells import inert
-from audiocnn.config import AudioLimits
+from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.errors import ConfigError
 from audiocnn.events import Event
 

@@ -14,16 +14,27 @@ from matplotlib.figure import Figure
 from audiocnn.calibration import Reliability
 from audiocnn.config import FeatureConfig
 
+_NAMED = 60
+"""Classes of which a picture has room for the names."""
+
 
 def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """A confusion matrix as a picture: rows are the truth, shares of a row as colours."""
-    size = 2.6 + 0.42 * len(classes)
+    """A confusion matrix as a picture: rows are the truth, shares of a row as colours.
+
+    Of over `_NAMED` classes without their names.
+    """
+    named = len(classes) <= _NAMED
+    size = 2.6 + 0.42 * min(len(classes), _NAMED)
     figure = Figure(figsize=(size, size * 0.92), layout="constrained")
     axes = figure.add_subplot()
     shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), classes)
+    if named:
+        places = range(len(classes))
+        axes.set_xticks(
+            places, classes, rotation=60, ha="right", rotation_mode="anchor", parse_math=False
+        )
+        axes.set_yticks(places, classes, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     figure.colorbar(image, ax=axes, label="part of the true class", fraction=0.04)
@@ -36,11 +47,12 @@ def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
 
 
 def class_figure(rows: list[dict[str, Any]]) -> Figure:
-    """The F1 of each class as bars, the worst at the bottom."""
-    rows = sorted(rows, key=lambda row: row["f1"])
+    """The F1 of each class as bars, the worst at the bottom; of many the `_NAMED` worst."""
+    rows = sorted(rows, key=lambda row: row["f1"])[:_NAMED]
     figure = Figure(figsize=(4.4, 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    bars = axes.barh([row["name"] for row in rows], [row["f1"] for row in rows], color="#4878a8")
+    bars = axes.barh(range(len(rows)), [row["f1"] for row in rows], color="#4878a8")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows], parse_math=False)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     axes.set_xlim(0, 1.1)
     axes.set_xlabel("F1")
@@ -54,7 +66,7 @@ def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figu
     axes = figure.add_subplot()
     loud = np.maximum(logmel.astype(np.float32), logmel.max() - 80.0)
     image = draw_logmel(axes, loud, config)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     figure.colorbar(image, ax=axes, label="dB")
     return figure
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from audiocnn import storage
 from audiocnn.bundle import Bundle
-from audiocnn.calibration import UNKNOWN
+from audiocnn.config import UNKNOWN
 from audiocnn.errors import AudioError, FormatError, UnreadableError
 from audiocnn.failures import failure_row
 from audiocnn.recordings import Recording

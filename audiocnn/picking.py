@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audiocnn.calibration import UNKNOWN
+from audiocnn.config import UNKNOWN
 from audiocnn.labelled import Labelled, Vectors, unit_vectors
 
 REASONS = {

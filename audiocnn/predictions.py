@@ -102,14 +102,16 @@ def sha256_of(table: pa.Table) -> str:
 
 
 def calibrate(predictions: list[Predictions], classes: tuple[str, ...]) -> Calibration:
-    """The calibration that fits these folds' clips, for models that are asked about others.
+    """The calibration that fits these folds' windows, for models that are asked about others.
 
+    Windows, for that is what scores are calibrated of: a clip's are their mean, which is less sure.
     None at all (every answer, temperature 1) where there are no predictions.
     """
     if not predictions:
         return Calibration()
-    clips = [one.clips() for one in predictions]
-    truth = np.concatenate([one.truth(classes) for one in clips])
-    temperature = fit_temperature(np.concatenate([one.scores for one in clips]), truth)
-    scores = np.concatenate([one.clips(temperature).scores for one in predictions])
-    return Calibration(temperature=temperature, thresholds=fit_thresholds(scores, truth))
+    truth = np.concatenate([one.truth(classes) for one in predictions])
+    scores = np.concatenate([one.scores for one in predictions])
+    seconds = np.concatenate([one.duration_s for one in predictions])
+    temperature = fit_temperature(scores, truth, seconds)
+    thresholds = fit_thresholds(tempered(scores, temperature), truth)
+    return Calibration(temperature=temperature, thresholds=thresholds)

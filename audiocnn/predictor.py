@@ -9,7 +9,7 @@ import torch
 
 from audiocnn.audio import AudioLimits, Samples, Source, Window, windows
 from audiocnn.bundle import Bundle
-from audiocnn.calibration import UNKNOWN
+from audiocnn.config import UNKNOWN
 from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
 from audiocnn.recordings import Recording, closing, open_recording

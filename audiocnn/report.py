@@ -10,9 +10,10 @@ import numpy as np
 import soundfile
 
 from audiocnn import metrics, storage
-from audiocnn.audio import windows
+from audiocnn.audio import AudioLimits, Segment, windows
 from audiocnn.calibration import Calibration, Reliability, reliability
 from audiocnn.config import FeatureConfig
+from audiocnn.corpus import segment_of
 from audiocnn.errors import AudioError, StorageError
 from audiocnn.featureset import FeatureSet
 from audiocnn.figures import (
@@ -23,8 +24,10 @@ from audiocnn.figures import (
     reliability_figure,
 )
 from audiocnn.predictions import REPORT_FORMAT, Predictions, calibrate
+from audiocnn.recordings import Recording, closing, open_recording
 
 _MISTAKES_DRAWN = 8
+_BLOCK = 65_536
 
 
 def summarise(
@@ -56,7 +59,10 @@ def summarise(
             | {"bundle": r.bundle}
             for r, c, a in zip(results, by_result, accuracies, strict=True)
         ],
-        "per_class": [asdict(row) for row in metrics.per_class(together, classes)],
+        "per_class": [
+            {**asdict(row), "clips": row.clips // len(by_seed)}
+            for row in metrics.per_class(together, classes)
+        ],
         "confusion": together.tolist(),
         "calibration": _calibration(results, calibrations, classes),
         "mistakes": _mistakes([result.clips() for result in results], classes),
@@ -143,19 +149,23 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
                 title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
                 figure = logmel_figure(rows.logmel[index], features.config, title)
                 drawn_logmel = picture(figure, f"log-mel of {clip_id}")
-                sound = _sound(row["uri"], features.config)
+                sound = _sound(row["uri"], segment_of(clip_id), features.config)
                 pictures[clip_id] = f"<figure>{drawn_logmel}{sound}</figure>"
     return [pictures[row["clip_id"]] for row in drawn]
 
 
-def _sound(uri: str, config: FeatureConfig) -> str:
-    """A recording's first window as the model heard it; nothing where it is gone by now."""
+def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
+    """A clip's first window as the model heard it; nothing where it cannot be read by now."""
     try:
-        window = next(windows(storage.read_bytes(uri), config))
+        with closing(open_recording(Recording(uri=uri), AudioLimits().max_bytes)) as source:
+            window = next(windows(source, config, segment=segment))
     except (StorageError, AudioError):
         return ""
     buffer = io.BytesIO()
-    soundfile.write(buffer, window.samples, config.sample_rate, format="OGG")
+    with soundfile.SoundFile(buffer, "w", config.sample_rate, 1, format="OGG") as file:
+        # libsndfile has the whole of a block on its stack.
+        for start in range(0, len(window.samples), _BLOCK):
+            file.write(window.samples[start : start + _BLOCK])
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 
@@ -207,13 +217,14 @@ def _scores(summary: dict[str, Any]) -> str:
     return f"""<p>An answer's score should be the part of such answers that are right. The
 expected calibration error is {100 * before.error:.1f} % for plain softmax scores and
 {100 * after.error:.1f} % with the temperatures {temperatures}, each fitted on the other folds'
-clips. With their thresholds {100 * found["answered"]:.0f} % of the clips are answered, and
+windows. With their thresholds {100 * found["answered"]:.0f} % of the clips are answered, and
 {100 * (found["accuracy_of_answers"] or 0):.1f} % of the answers are right; the others are
 “unknown”.</p>{diagram}"""
 
 
 def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[str]) -> str:
     classes = tuple(summary["classes"])
+    tests = sum(row["clips"] for row in summary["folds"])
     confusion = picture(
         confusion_figure(np.array(summary["confusion"]), classes), "confusion matrix"
     )
@@ -249,14 +260,15 @@ def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[st
 <small>accuracy of whole clips, mean{" ± deviation" if spread else ""} over
 {len({r["fold"] for r in summary["folds"]})} tested fold(s), {summary["clips"]} clips;
 macro F1 {summary["macro_f1"]:.3f}{_over_seeds(summary)}</small></p>
-<p>Each fold was tested once, by a model that never saw it. {html.escape(made_with)}; features
+<p>Each fold was tested once{" for each seed" if tests > summary["clips"] else ""}, by a model that
+never saw it. {html.escape(made_with)}; features
 <code>{summary["features"]}</code>.</p>
 <h2>Folds</h2>{folds}
 <h2>Scores</h2>{_scores(summary)}
 <h2>Confusion</h2><div class="row">{confusion}</div>
 <h2>Classes</h2><div class="row">{per_class}{bars}</div>
 <h2>Most confident mistakes</h2>
-<p>{len(summary["mistakes"])} of {summary["clips"]} clips are wrong. Drawn are the first
+<p>{len(summary["mistakes"])} of {tests} answers are wrong. Drawn are the first
 windows of the {len(mistakes)} most confident ones; at most 30 are listed.</p>
 <div class="row">{"".join(mistakes)}</div>{wrong}
 </body></html>

@@ -160,8 +160,10 @@ def _list(run: _Run) -> _Run:
                 for part, uris in changes.stale():
                     without(part, uris)
                 shards = write_manifest(manifest, changes.to_do())
-            for part in set(run.parts()) - set(before):  # was on its way: it is done again
-                storage.remove(part.uri)
+            compared_with = {part.uri for part in before}
+            for late in run.parts():  # was on its way: what is in it is done again
+                if late.uri not in compared_with:
+                    storage.remove(late.uri)
         else:
             first = next(rows, None)
             _require_recordings(run, census)

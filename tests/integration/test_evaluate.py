@@ -11,8 +11,7 @@ import pytest
 from conftest import SMALL
 
 from audiocnn.bundle import Bundle, read_summary
-from audiocnn.calibration import UNKNOWN
-from audiocnn.config import ModelConfig, TrainConfig
+from audiocnn.config import UNKNOWN, ModelConfig, TrainConfig
 from audiocnn.errors import ConfigError, CorpusError, MismatchError
 from audiocnn.featureset import FeatureSet
 from audiocnn.parts import tensor_array

@@ -44,6 +44,36 @@ def test_a_temperature_undoes_what_it_did_and_keeps_the_answer() -> None:
     assert np.allclose(tempered(scores, 3.0).sum(1), 1)
 
 
+def test_where_no_answer_is_wrong_scores_are_not_made_surer() -> None:
+    scores = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]])
+    truth = np.array([0, 1, 0])
+    assert fit_temperature(scores, truth) == pytest.approx(1.0, abs=1e-3)
+    assert fit_temperature(scores, np.array([0, 1, 1])) > 1
+
+
+def test_windows_are_what_is_calibrated() -> None:
+    """Of a clip of many windows the mean looks less sure than any of them is."""
+    scores, truth = answers(4_000, 2.5)
+    order = np.argsort(truth, kind="stable")
+    names = [f"{truth[row]}-{place // 8}" for place, row in enumerate(order)]
+    made = Predictions(
+        fold=1, seed=0, bundle="", clip_ids=names, uris=names,
+        labels=[CLASSES[truth[row]] for row in order], duration_s=np.ones(4_000),
+        scores=scores[order],
+    )  # fmt: skip
+    found = calibrate([made], CLASSES)
+    assert found.temperature == pytest.approx(2.5, rel=0.1)
+    after = tempered(made.scores, found.temperature)
+    known = found.known(after)
+    assert (after.argmax(1) == made.truth(CLASSES))[known].mean() >= 0.9
+
+
+def test_a_threshold_lies_between_scores_that_are_almost_one() -> None:
+    best = np.array([0.99999, 0.99997, 0.6])
+    thresholds = fit_thresholds(np.stack([best, 1 - best], axis=1), np.array([0, 1, 1]))
+    assert 0.99997 < thresholds[0] < 0.99999
+
+
 def test_calibration_by_other_folds_brings_the_error_down() -> None:
     tested, others = predictions(1), [predictions(2), predictions(3)]
     truth = tested.truth(CLASSES)

@@ -207,6 +207,7 @@ def test_nulls_in_parquet_are_nothing(tmp_path: Path) -> None:
         ("\x00\xff", "not in UTF-8"),
         ('uri,label\n"a.wav,x\n', "not a CSV"),
         ("uri,label\n", "0 classes"),
+        ("uri,label\na.wav,x\nb.wav,unknown\n", "'unknown' cannot be a class"),
         ("uri,label,fold,source\na,x,1,s\nb,y,2,s\n", r"source 's'.*'a' in fold 1, 'b' in fold 2"),
     ],
 )

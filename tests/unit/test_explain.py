@@ -1,5 +1,7 @@
 """Grad-CAM and what it lets one hear."""
 
+from dataclasses import replace
+
 import librosa
 import numpy as np
 import pytest
@@ -67,6 +69,18 @@ def test_one_hears_what_is_marked_and_nothing_else() -> None:
     assert np.abs(second).max() < 0.01
     whole = marked_sound(low + high, np.ones_like(cam), SMALL)
     np.testing.assert_allclose(whole[512:-512], (low + high)[512:-512], atol=1e-3)
+
+
+def test_one_hears_it_where_frames_do_not_overlap() -> None:
+    config = replace(SMALL, hop_length=SMALL.n_fft)
+    sound = 0.3 * np.sin(np.arange(config.window_samples) / 8).astype(np.float32)
+    whole = marked_sound(sound, np.ones((config.n_mels, config.n_frames), np.float32), config)
+    np.testing.assert_allclose(whole[512:-512], sound[512:-512], atol=1e-3)
+    late = np.zeros((config.n_mels, config.n_frames), np.float32)
+    late[:, config.n_frames // 2 :] = 1
+    heard = marked_sound(sound, late, config)
+    assert np.abs(heard[: len(heard) // 3]).max() < 0.01
+    np.testing.assert_allclose(heard[-4_000:-512], sound[-4_000:-512], atol=0.01)
 
 
 def test_band_centres_are_librosas_and_where_a_sine_is_loudest() -> None:

@@ -18,7 +18,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from audiocnn import storage
-from audiocnn.calibration import UNKNOWN
+from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError, StorageError
 from audiocnn.events import Event, merged
 from audiocnn.exports import FORMATS, export

@@ -16,9 +16,9 @@ import pytest
 from conftest import SMALL, make_bundle
 
 from audiocnn import labels, labelset, listing, manifest, synthetic
-from audiocnn.calibration import UNKNOWN, Calibration
+from audiocnn.calibration import Calibration
 from audiocnn.changes import compared
-from audiocnn.config import AudioLimits
+from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
 from audiocnn.extractor import Ended, Extractor, Found
 from audiocnn.labeller import Judged, Labeller, Model

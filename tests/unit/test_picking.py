@@ -13,7 +13,7 @@ from conftest import make_bundle
 from small_labels import write_notes, write_parts
 
 from audiocnn import labelset
-from audiocnn.calibration import UNKNOWN
+from audiocnn.config import UNKNOWN
 from audiocnn.labelled import Labelled, open_labels
 from audiocnn.picking import MOST_OF_A_RECORDING, Pick, choose
 from audiocnn.predictor import Predictor
