@@ -14,6 +14,9 @@ from audiocnn.featureset import FeatureSet, Rows
 NEAR = 0.99
 """Cosine of two windows' coarse pictures above which they may be one recording."""
 
+MOST_NEAR = 1_000
+"""Pairs that are looked for: so many are no leak but a kind of sound, as short clips in silence."""
+
 _COARSE = 32
 _MOST_COMPARED = 20_000
 
@@ -27,7 +30,7 @@ class Leaks:
     same: list[tuple[tuple[str, int], tuple[str, int]]]
     """Clips with a window that is the same to the last bit."""
     near: list[tuple[tuple[str, int], tuple[str, int]]]
-    """Clips with a window that looks the same; not looked for in very large corpora."""
+    """Clips with a window that looks the same, at most `MOST_NEAR`."""
 
 
 def find(features: FeatureSet) -> Leaks:
@@ -116,4 +119,6 @@ def _near(
         others = folds[start : start + 1_000, None] < folds[None]
         for row, column in np.argwhere((cosine > NEAR) & others):
             found.add((clips[start + int(row)], clips[int(column)]))
+            if len(found) == MOST_NEAR:
+                return found
     return found

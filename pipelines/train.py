@@ -84,9 +84,10 @@ def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
     leaks.require_none(features, found)
     if found.near:
         (clip, fold), (other, another) = found.near[0]
+        more = " or more" * (len(found.near) >= leaks.MOST_NEAR)
         display.warn(
             f"{clip} (fold {fold}) and {other} (fold {another}) look alike: one recording? "
-            f"({len(found.near)} such pairs)"
+            f"({len(found.near)} such pairs{more})"
         )
 
 

@@ -67,6 +67,16 @@ def test_one_recording_in_another_encoding_is_found(tmp_path: Path) -> None:
     leaks.require_none(found, leaked)  # only a suspicion
 
 
+def test_a_kind_of_sound_that_all_look_alike_costs_no_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    alike = [
+        noise(0) + (0.05 * rng.standard_normal(noise(0).shape)).astype(np.float16)
+        for _ in range(80)
+    ]
+    found = leaks.find(features(tmp_path, alike, [1, 2] * 40, [None] * 80))
+    assert len(found.near) == leaks.MOST_NEAR  # of 1,600
+
+
 def test_silence_and_sounds_of_one_fold_are_no_leak(tmp_path: Path) -> None:
     silence = np.full((SMALL.n_mels, SMALL.n_frames), -100, np.float16)
     pictures = [silence, silence, noise(0), noise(0)]
