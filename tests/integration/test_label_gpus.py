@@ -92,7 +92,7 @@ def test_models_on_shares_of_a_gpu_give_the_same(
 
 
 LABEL = """
-import os, subprocess, sys, threading, time
+import os, sys, threading, time
 import psutil, ray
 from ray.cluster_utils import Cluster
 from audiocnn.labelset import find_parts
@@ -132,14 +132,13 @@ for model in mine:
 print(len(mine), "models lost at", len(find_parts(to)), flush=True)
 """
 DRAIN = """
-ray_command = os.path.join(os.path.dirname(sys.executable), "ray")
-subprocess.run(
-    [ray_command, "drain-node", f"--address={cluster.address}", f"--node-id={nodes[0].node_id}",
-     "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test",
-     "--deadline-remaining-seconds=1"],
-    check=True,
-)
-time.sleep(2)
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+deadline_ms = int((time.time() + 1) * 1_000)
+gcs = ray._raylet.GcsClient(address=cluster.address)
+assert gcs.drain_node(nodes[0].node_id, reason, "a test", deadline_ms)[0]
+time.sleep(0.5)
 cluster.remove_node(nodes[0], allow_graceful=False)
 time.sleep(5)
 print("the only node drained at", len(find_parts(to)), flush=True)
