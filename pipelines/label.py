@@ -154,7 +154,7 @@ def _list(run: _Run) -> _Run:
             with compared(rows) as changes:
                 _require_recordings(run, census)
                 run = _begin_listing(run, name)
-                # From here on no other run adds a part to these.
+                # From here on no other run begins to add a part to these.
                 before = run.parts()
                 changes.against(before, retry_failed=run.options.retry_failed)
                 for part, uris in changes.stale():
