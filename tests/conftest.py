@@ -5,49 +5,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
 from audiocnn import storage, synthetic
-from audiocnn.bundle import Bundle
-from audiocnn.config import FeatureConfig, ModelConfig
-from audiocnn.model import AudioCNN
 from benchmarks.seaweed import SeaweedFS
+from helpers.common import SHARED
 
 torch.set_num_threads(1)
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-SMALL = FeatureConfig(
-    sample_rate=16_000, window_s=1.0, hop_s=1.0, n_mels=32, n_fft=512, hop_length=256
-)
-"""A front end that is fast to compute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by folder, so that `-m "not integration"` and the like work."""
     for item in items:
-        item.add_marker(Path(item.path).parent.name)
-
-
-def descendants(pid: int, text: str) -> list[psutil.Process]:
-    """Children of a process, and theirs, with a text in their command line."""
-    found = []
-    for process in psutil.Process(pid).children(recursive=True):
-        try:
-            if text in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def make_bundle(folder: Path, seed: int = 0) -> Bundle:
-    """An untrained bundle of three classes in a folder."""
-    torch.manual_seed(seed)
-    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=8), SMALL.n_mels, 3).eval()
-    return Bundle(model=model, feature=SMALL, classes=("bell", "dog", "rain")).write(str(folder))
+        item.add_marker(Path(item.path).relative_to(Path(__file__).parent).parts[0])
 
 
 @pytest.fixture(scope="session")

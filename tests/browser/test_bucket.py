@@ -11,8 +11,9 @@ from audiocnn.layouts import read_corpus
 
 pytest.importorskip("playwright", reason="`make test-browser` installs it")
 
-from chromium import assert_accessible, shades, shoot
 from playwright.sync_api import Locator, Page, expect
+
+from helpers.chromium import assert_accessible, shades, shoot
 
 pytest_plugins = ["browsing"]
 pytestmark = pytest.mark.browser

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endpoint import Endpoint
 
 from audiocnn import synthetic
 from audiocnn.bundle import Bundle
+from helpers.endpoint import Endpoint
 
 pytest.importorskip("playwright", reason="`make test-browser` installs it")
 
-from chromium import SHOTS, assert_accessible, choose, drop, shades, shoot
 from playwright.sync_api import Page, expect
+
+from helpers.chromium import SHOTS, assert_accessible, choose, drop, shades, shoot
 
 pytest_plugins = ["browsing"]
 pytestmark = pytest.mark.browser

@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from manifests import ROOT, containers
+
+from helpers.manifests import ROOT, containers
 
 
 @cache

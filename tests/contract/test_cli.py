@@ -9,6 +9,7 @@ import pytest
 
 from audiocnn import __version__
 from audiocnn.errors import ConfigError
+from helpers.common import ROOT
 from pipelines.cli import VERBS, parse
 from pipelines.recipes import RECIPES
 
@@ -20,7 +21,7 @@ def audiocnn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
         text=True,
         check=False,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
 
 

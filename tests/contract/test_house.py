@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.common import ROOT
 
 LIBRARY = [
     "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",

@@ -15,7 +15,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from manifests import (
+
+import audiocnn
+from audiocnn.errors import ConfigError
+from helpers.manifests import (
     GPU,
     KUBERAY,
     ROOT,
@@ -28,9 +31,6 @@ from manifests import (
     rendered,
     templates,
 )
-
-import audiocnn
-from audiocnn.errors import ConfigError
 from pipelines import session
 from pipelines.cli import parse
 from serve.configfile import read_args, write_config

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from manifests import each_overlay, of_kind
+from helpers.manifests import each_overlay, of_kind
 
 RAY_NODE = {"ray.io/is-ray-node": "yes"}
 """What KubeRay labels each of its pods with."""

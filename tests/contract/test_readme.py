@@ -5,15 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
 
 from audiocnn import synthetic
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig
 from audiocnn.model import AudioCNN
+from helpers.common import ROOT, SMALL
 from pipelines.cli import parse
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (?:\.venv/bin/)?audiocnn (.+)$", README, re.MULTILINE)
 

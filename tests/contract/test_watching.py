@@ -8,7 +8,8 @@ from pathlib import Path
 import promql_parser
 import pytest
 import yaml
-from watching import EXPRESSIONS, WATCHING, alerts, metrics_in, ours, panels, rays
+
+from helpers.watching import EXPRESSIONS, WATCHING, alerts, metrics_in, ours, panels, rays
 
 
 @pytest.mark.parametrize("name", EXPRESSIONS)

@@ -1,0 +1,1 @@
+"""Parts that tests share. None of these files holds a test."""

@@ -1,0 +1,124 @@
+"""What the browser's tests share: a model of real recordings, a bucket that it labelled, a page."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiocnn.bundle import Bundle
+from audiocnn.config import ModelConfig, TrainConfig
+from audiocnn.predictor import Predictor
+from helpers.endpoint import Endpoint
+from helpers.small_labels import label_bucket
+from pipelines.ingest import ingest
+from pipelines.options import Ingest, Train
+from pipelines.recipes import esc10
+from pipelines.train import train
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+@pytest.fixture(scope="session")
+def bundle(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of ESC-10, trained for a minute."""
+    import ray
+
+    from pipelines import session
+
+    folder, recipe = tmp_path_factory.mktemp("browser"), esc10()
+    session.connect()
+    features = ingest(
+        Ingest(
+            corpus=str(recordings / "esc10"), to=str(folder / "features"), feature=recipe.feature
+        )
+    )
+    train(
+        Train(
+            features=features.uri,
+            to=str(folder / "bundle"),
+            test_fold=2,
+            feature=recipe.feature,
+            model=ModelConfig(stages=(1, 1, 1, 1), channels=16, dropout=0.0),
+            training=TrainConfig(
+                epochs=12, batch_size=16, max_lr=4e-3, augment=recipe.training.augment
+            ),
+        )
+    )
+    ray.shutdown()
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def other_bundle(bundle: Path) -> Bundle:
+    """The same weights, less sure of themselves."""
+    plain = Bundle.read(str(bundle))
+    calibration = replace(plain.calibration, temperature=4 * plain.calibration.temperature)
+    return replace(plain, calibration=calibration).write(str(bundle.with_name("other")))
+
+
+@pytest.fixture(scope="session")
+def labelled(
+    bundle: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A bucket of real recordings, one of them half a minute long, and its labels."""
+    folder = tmp_path_factory.mktemp("labelled")
+    bucket, labels = folder / "bucket", folder / "labels"
+    (bucket / "day").mkdir(parents=True)
+    clips = sorted((recordings / "esc10").rglob("2-*.ogg"))[::2]
+    for path in clips:
+        shutil.copy(path, bucket / "day" / path.name)
+    sounds = [soundfile.read(path, dtype="float32")[0] for path in clips[:6]]
+    soundfile.write(bucket / "long <i>walk<|i>.flac", np.concatenate(sounds), 44_100)
+    label_bucket(str(labels), str(bucket), Predictor.load(str(bundle)), str(bundle))
+    return bucket, labels
+
+
+@pytest.fixture(scope="session")
+def endpoint(bundle: Path, other_bundle: Bundle, labelled: tuple[Path, Path]) -> Iterator[Endpoint]:
+    other = str(bundle.with_name("other"))
+    running = Endpoint(bundle, "--beside", other, "--labels", str(labelled[1]))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright
+
+    from helpers.chromium import CHROMIUM, FLAGS
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: "Browser", endpoint: Endpoint) -> Iterator["Page"]:
+    """The dashboard; whatever the page complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    opened.goto(endpoint.url("/"))
+    yield opened
+    context.close()
+    # What the page was made to ask in vain is no complaint; a policy that was broken is.
+    assert [text for text in complaints if "Failed to load resource" not in text] == []
+
+
+@pytest.fixture(scope="session")
+def clip(recordings: Path) -> Path:
+    """A crowing rooster that was trained on."""
+    return next(path for path in sorted((recordings / "esc10").rglob("*")) if _is_rooster(path))
+
+
+def _is_rooster(path: Path) -> bool:
+    return "Rooster" in path.parent.name and path.name.startswith("1-")

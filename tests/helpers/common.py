@@ -1,0 +1,42 @@
+"""What most tests need: paths, a fast front end, a bundle, the processes of a command."""
+
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+from audiocnn.bundle import Bundle
+from audiocnn.config import FeatureConfig, ModelConfig
+from audiocnn.model import AudioCNN
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+BIN = Path(sys.executable).parent
+AUDIOCNN = BIN / "audiocnn"
+
+SMALL = FeatureConfig(
+    sample_rate=16_000, window_s=1.0, hop_s=1.0, n_mels=32, n_fft=512, hop_length=256
+)
+"""A front end that is fast to compute."""
+SMALL_FLAGS = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s", "1"]
+"""Options of `ingest` and `train` that are fast to compute."""
+
+
+def descendants(pid: int, text: str) -> list[psutil.Process]:
+    """Children of a process, and theirs, with a text in their command line."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if text in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def make_bundle(folder: Path, seed: int = 0) -> Bundle:
+    """An untrained bundle of three classes in a folder."""
+    torch.manual_seed(seed)
+    model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=8), SMALL.n_mels, 3).eval()
+    return Bundle(model=model, feature=SMALL, classes=("bell", "dog", "rain")).write(str(folder))

@@ -1,0 +1,172 @@
+"""A real Prometheus beside a real cluster: what alerts and panels ask for is there, and adds up."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.processes import free_ports
+from helpers.asking import status, wait_until
+from helpers.cluster import Head
+from helpers.common import BIN, SMALL_FLAGS
+from helpers.watching import EXPRESSIONS, WATCHING, metrics_in, ours
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
+]
+
+
+class Prometheus:
+    """Started by our own configuration file, which is told where the head is; faster under test."""
+
+    def __init__(self, head: Head, folder: Path) -> None:
+        shutil.copytree(WATCHING, folder, dirs_exist_ok=True)
+        config = folder / "prometheus.yml"
+        text = config.read_text().replace("http://127.0.0.1:8265", head.dashboard)
+        config.write_text(text.replace("10s", "1s"))
+        (folder / "token").write_text(head.environment["RAY_AUTH_TOKEN"])
+        (port,) = free_ports(1)
+        self._began = time.time()
+        self._api = f"http://127.0.0.1:{port}/api/v1"
+        self._process = subprocess.Popen(
+            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
+             f"--web.listen-address=127.0.0.1:{port}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=60)
+
+    def ask(self, path: str, **query: str) -> Any:
+        url = f"{self._api}/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return json.loads(response.read())["data"]
+
+    def value(self, expression: str) -> dict[str, float]:
+        """Of each series, by its labels' values."""
+        found: list[Any] = self.ask("query", query=expression)["result"]
+        return {
+            " ".join(v for k, v in sorted(one["metric"].items()) if k != "__name__"):
+            float(one["value"][1])
+            for one in found
+        }  # fmt: skip
+
+    def ever(self, expression: str) -> list[Any]:
+        """The series that it gave at any time: gauges go with the process that told them."""
+        span = {"start": str(self._began), "end": str(time.time()), "step": "2"}
+        found: list[Any] = self.ask("query_range", query=expression, **span)["result"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with Head("--num-cpus=3", RAY_metrics_report_interval_ms="3000") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    head: Head, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """It has watched each verb do its work."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    bucket, bundle = folder / "bucket", folder / "bundle"
+    shutil.copytree(corpus, bucket)
+    (bucket / "broken.wav").write_bytes(b"RIFF, but no more of it")
+    with closing(Prometheus(head, folder / "watching")) as watching:
+        for command in (
+            ["ingest", corpus, "--to", folder / "features", *SMALL_FLAGS],
+            ["train", folder / "features", "--to", bundle, *SMALL_FLAGS, "--epochs", "3",
+             "--channels", "8", "--validation-fold", "1"],
+            ["label", bucket, "--bundle", bundle, "--to", folder / "labels", "--workers", "1"],
+        ):  # fmt: skip
+            done = head.run("audiocnn", *command, RAY_ADDRESS=head.address)
+            assert done.returncode == 0, done.stdout + done.stderr
+        sound = next(corpus.rglob("*.wav")).read_bytes()
+        with serving(head, bundle) as url:
+            predict = partial(status, f"{url}/v1/predict", **{"content-type": "audio/wav"})
+            # Until the answers are counted in two scrapes, which a rate needs.
+            wait_until(
+                lambda: (
+                    predict(sound) == 200
+                    and predict(b"no sound") == 415
+                    and all(watching.ever(EXPRESSIONS[n]) for n in ("Problems A", "Windows B"))
+                )
+            )
+            yield watching
+
+
+@contextmanager
+def serving(head: Head, bundle: Path) -> Iterator[str]:
+    """An endpoint on the cluster; its address, once it answers."""
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [BIN / "audiocnn", "serve", bundle, "--port", str(port)],
+        env={**head.environment, "RAY_ADDRESS": head.address},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: status(f"http://127.0.0.1:{port}/readyz") == 200)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_what_jobs_count_adds_up(prometheus: Prometheus) -> None:
+    counted = prometheus.value("sum by (outcome, verb) (ray_audiocnn_recordings_total)")
+    assert counted == {"done ingest": 100, "done label": 100, "failed label": 1}
+
+
+def test_each_metric_was_scraped(prometheus: Prometheus) -> None:
+    asked = metrics_in(" ".join(EXPRESSIONS.values()))
+    here = asked - {"ray_memory_manager_worker_eviction_total", "ray_node_gpus_utilization"}
+    names = set(prometheus.ask("label/__name__/values"))
+    assert set(prometheus.value("up").values()) == {1}
+    assert ours().keys() | here <= names, (ours().keys() | here) - names
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_each_alert_and_panel_can_be_asked(prometheus: Prometheus, name: str) -> None:
+    found = prometheus.ever(EXPRESSIONS[name])
+    if not name.startswith("Audiocnn") and "gpu" not in EXPRESSIONS[name]:
+        assert found, EXPRESSIONS[name]
+
+
+def test_the_rules_are_well_and_nothing_is_wrong(prometheus: Prometheus) -> None:
+    (group,) = prometheus.ask("rules")["groups"]
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}
+    assert [rule["name"] for rule in group["rules"] if rule["state"] == "firing"] == []
+
+
+STANDS_STILL = """
+import time
+from pipelines import session
+from pipelines.meters import meters
+session.connect()
+meters("still").now(running=1)
+time.sleep(60)
+"""
+
+
+def test_a_job_that_does_nothing_is_still_seen_to_run(head: Head, prometheus: Prometheus) -> None:
+    job = subprocess.Popen(
+        [sys.executable, "-c", STANDS_STILL],
+        env={**head.environment, "RAY_ADDRESS": head.address},
+    )
+    seen = 'count_over_time(ray_audiocnn_job{verb="still",what="running"}[15s])'
+    wait_until(lambda: sum(prometheus.value(seen).values()) >= 14)  # a scrape a second
+    job.kill()
+    job.wait()

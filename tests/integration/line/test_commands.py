@@ -1,0 +1,101 @@
+"""The commands as somebody types them, in processes of their own: printing, kills, exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.cluster import Head
+from helpers.common import SMALL_FLAGS
+
+MODEL = ["--channels", "8", "--epochs", "6", "--batch-size", "16", "--test-fold", "1"]
+CHATTER = re.compile(r"ray|pid=|warning|INFO|WARN|Traceback|raylet|autoscaler", re.IGNORECASE)
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("audiocnn")), *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def run(*arguments: object, cwd: Path) -> tuple[int, str, str]:
+    process = start(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+def test_the_demo_fits_on_two_screens_and_says_what_it_wrote(tmp_path: Path) -> None:
+    code, out, err = run("demo", cwd=tmp_path)
+    assert code == 0
+    assert err == ""
+    assert not CHATTER.search(out), CHATTER.search(out)
+    assert len(out.splitlines()) <= 60
+    assert max(len(line) for line in out.splitlines()) <= 120
+    for name in ("features", "bundle", "report/report.html", "labels"):
+        assert f"demo/{name}" in out
+        assert (tmp_path / "demo" / name).exists()
+    summary = json.loads((tmp_path / "demo" / "labels" / "summary.json").read_text())
+    assert (summary["listed"], summary["labelled"], summary["failed"]) == (63, 60, 3)
+    report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
+    assert report["accuracy_mean"] >= 0.85
+    right = re.search(r"(\d+) of the bucket's 60 sound recordings", out)
+    assert right is not None
+    assert int(right[1]) >= 50
+
+
+@pytest.mark.slow
+def test_every_verb_is_a_ray_job(corpus: Path, tmp_path: Path) -> None:
+    """On a cluster that was started with a token, as `ray job submit` and from outside of it."""
+    with Head("--num-cpus=2") as head:
+        done = head.run(
+            "ray", "job", "submit", f"--address={head.dashboard}", "--",
+            "audiocnn", "ingest", corpus, "--to", tmp_path / "features", *SMALL_FLAGS,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "100 listed = 100 ingested + 0 failed" in done.stdout
+        assert (tmp_path / "features" / "features.json").exists()
+
+        train = ["audiocnn", "train", "features", *SMALL_FLAGS, *MODEL]
+        outside = head.run(*train, "--to", "bundle", cwd=tmp_path, RAY_ADDRESS=head.address)
+        assert outside.returncode == 0, outside.stderr
+        assert not CHATTER.search(outside.stdout)
+        assert (tmp_path / "bundle" / "bundle.json").exists()
+
+        wrong = {"RAY_ADDRESS": head.address, "RAY_AUTH_TOKEN": "f" * 32}
+        refused = head.run(*train, "--to", "other", cwd=tmp_path, **wrong)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"audiocnn: RAY_ADDRESS {head.address}: ")
+        assert refused.stderr.count("\n") == 1
+
+
+def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:
+    """Exit code 0 with a warning line for bad files; 2 for a bundle that is none."""
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text('{"format": "audiocnn.bundle/99"}')
+    code, out, err = run("label", corpus, "--bundle", "bundle", "--to", "labels", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("audiocnn: ")
+    assert err.count("\n") == 1
+    assert "audiocnn.bundle/99" in err
+
+    (tmp_path / "sounds" / "a").mkdir(parents=True)
+    (tmp_path / "sounds" / "b").mkdir()
+    for index, clip in enumerate(sorted(corpus.glob("*/1-*"))):
+        target = tmp_path / "sounds" / "ab"[index % 2] / f"{index} \n=[red]cmd.wav"
+        target.write_bytes(clip.read_bytes())
+    (tmp_path / "sounds" / "a" / "bad [bold].wav").write_bytes(b"no")
+    code, out, err = run(
+        "ingest", "sounds", "--to", "features", "--folds", "2", *SMALL_FLAGS, cwd=tmp_path
+    )
+    assert (code, err) == (0, "")
+    assert "! 1 clips failed: see features/failures.parquet" in out
+    assert not CHATTER.search(out)

@@ -1,0 +1,164 @@
+"""Cross-validation on a real Ray: folds side by side, seeds, leaks, scores that mean something."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from audiocnn.bundle import Bundle, read_summary
+from audiocnn.config import UNKNOWN, ModelConfig, TrainConfig
+from audiocnn.errors import ConfigError, CorpusError, MismatchError
+from audiocnn.featureset import FeatureSet
+from audiocnn.parts import tensor_array
+from audiocnn.predictor import Predictor
+from helpers.common import SMALL
+from pipelines.evaluate import evaluate
+from pipelines.ingest import ingest
+from pipelines.options import Evaluate, Ingest, Train
+from pipelines.train import train
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+TINY = ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0)
+SHORT = TrainConfig(epochs=5, batch_size=16, max_lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def features(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
+    to = tmp_path_factory.mktemp("evaluate") / "features"
+    return ingest(Ingest(corpus=str(corpus), to=str(to), feature=SMALL))
+
+
+def asked(features: FeatureSet, to: Path, **options: object) -> Evaluate:
+    return Evaluate(
+        features=features.uri, to=str(to), feature=SMALL, model=TINY,
+        **{"training": SHORT, "folds": (1, 4), **options},  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def final(features: FeatureSet, to: Path, **options: object) -> Train:
+    return Train(
+        features=features.uri, to=str(to), feature=SMALL, model=TINY, training=SHORT,
+        **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_cross_validation_and_its_report(
+    features: FeatureSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = asked(features, tmp_path / "r")
+    summary = evaluate(options)
+    assert "2 folds, 2 side by side" in capsys.readouterr().out
+    accuracies = [fold["accuracy"] for fold in summary["folds"]]
+    assert summary["accuracy_mean"] == pytest.approx(np.mean(accuracies))
+    assert summary["accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert summary["accuracy_std_seeds"] is None
+    confusion = np.array(summary["confusion"])
+    assert confusion.sum() == summary["clips"] == 40
+    assert len(summary["mistakes"]) == 40 - np.trace(confusion)
+    assert summary == json.loads((tmp_path / "r" / "report.json").read_text())
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count('<img src="data:image/png;base64,') >= 4
+    assert "the last of 5 epochs was used, so none was chosen by the tested fold" in page
+    for fold in summary["folds"]:
+        assert fold["bundle"] in page
+
+    (tmp_path / "r" / "report.json").unlink()  # as if stopped before the end
+    assert evaluate(options) == summary
+    assert "2 bundles are there already" in capsys.readouterr().out
+
+
+def test_a_fold_is_calibrated_by_the_others_and_answers_so(
+    features: FeatureSet, tmp_path: Path
+) -> None:
+    summary = evaluate(asked(features, tmp_path / "r"))
+    found = summary["calibration"]
+    made = Bundle.read(str(tmp_path / "r" / "folds" / "1"))
+    assert made.fingerprint == summary["folds"][0]["bundle"]
+    assert made.calibration.temperature == found["temperatures"][0] != 1.0
+    assert len(made.calibration.thresholds) == len(features.classes)
+    assert sum(found["before"]["counts"]) == summary["clips"]
+    assert 0 < found["answered"] <= 1
+
+    strict = replace(made.calibration, thresholds=(1.01,) * len(features.classes))
+    clip = features.load([1]).uris[0]
+    answer = Predictor(replace(made, calibration=strict)).predict(clip)
+    assert (answer.label, answer.known) == (UNKNOWN, False)
+    assert all(window.label == UNKNOWN for window in answer.windows)
+    assert answer.top_k[0][0] in features.classes
+    assert answer.score == answer.top_k[0][1]
+
+    whole = train(final(features, tmp_path / "b", calibration=str(tmp_path / "r")))
+    assert whole.calibration.temperature == found["temperature"]
+    assert list(whole.calibration.thresholds) == found["thresholds"]
+    (tmp_path / "r" / "report.json").write_text(json.dumps({**summary, "features": "others"}))
+    with pytest.raises(MismatchError, match="the report of other features"):
+        train(final(features, tmp_path / "c", calibration=str(tmp_path / "r")))
+    with pytest.raises(ConfigError, match="calibration is for a model of all folds"):
+        final(features, tmp_path / "c", calibration="r", test_fold=1)
+
+
+def test_a_validation_fold_calibrates_its_bundle(features: FeatureSet, tmp_path: Path) -> None:
+    made = train(final(features, tmp_path / "b", test_fold=1, validation_fold=2))
+    assert made.calibration.temperature != 1.0
+    assert len(made.calibration.thresholds) == len(features.classes)
+
+
+def test_seeds_are_models_of_their_own(features: FeatureSet, tmp_path: Path) -> None:
+    summary = evaluate(asked(features, tmp_path / "r", seeds=2))
+    rows = [(row["fold"], row["seed"]) for row in summary["folds"]]
+    assert rows == [(1, 0), (4, 0), (1, 1), (4, 1)]
+    assert len({row["bundle"] for row in summary["folds"]}) == 4
+    assert summary["clips"] == 40
+    assert np.array(summary["confusion"]).sum() == 80
+    means = [row["accuracy_mean"] for row in summary["seeds"]]
+    assert summary["accuracy_std_seeds"] == pytest.approx(np.std(means, ddof=1))
+    assert read_summary(str(tmp_path / "r/folds/4.seed1"))["provenance"]["training"]["seed"] == 1
+
+
+def test_bundles_of_other_options_are_refused_before_anything_is_trained(
+    features: FeatureSet, tmp_path: Path
+) -> None:
+    evaluate(asked(features, tmp_path / "r", training=replace(SHORT, epochs=1)))
+    (tmp_path / "r" / "report.json").unlink()
+    with pytest.raises(MismatchError, match="made with another training"):
+        evaluate(asked(features, tmp_path / "r"))
+
+
+def test_a_sound_in_two_folds_is_refused_unless_it_is_allowed(
+    features: FeatureSet, tmp_path: Path
+) -> None:
+    leaky = with_a_leak(features, tmp_path / "features")
+    changed = asked(leaky, tmp_path / "r", training=replace(SHORT, epochs=1))
+    with pytest.raises(CorpusError, match=r"are the same sound .* --allow-leaks"):
+        evaluate(changed)
+    with pytest.raises(CorpusError, match="are the same sound"):
+        train(final(leaky, tmp_path / "b", test_fold=1))
+    assert evaluate(replace(changed, allow_leaks=True))["clips"] == 40
+
+
+def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
+    """The features with one window of fold 1 in the place of one of fold 4."""
+    copy = replace(features, uri=str(to))
+    rows = features.load([1])
+    copied = False
+    for name in features.parts:
+        table = pq.read_table(f"{features.uri}/{name}")
+        place = next((i for i, fold in enumerate(table["fold"].to_pylist()) if fold == 4), None)
+        if place is not None and not copied:
+            column = table.schema.get_field_index("logmel")
+            values = table["logmel"].combine_chunks().to_numpy_ndarray().copy()
+            values[place] = rows.logmel[0]
+            table = table.set_column(
+                column, table.schema.field(column), tensor_array(values, SMALL)
+            )
+            copied = True
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, to / name)
+    copy.write()
+    return FeatureSet.read(str(to))

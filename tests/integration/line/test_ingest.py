@@ -1,0 +1,191 @@
+"""Ingest begun, stopped, gone on with, grown: every clip once, and nothing read twice."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from audiocnn import synthetic
+from audiocnn.config import AudioLimits
+from audiocnn.errors import ConfigError, FormatError
+from audiocnn.featureset import FeatureSet
+from helpers import deadly
+from helpers.common import SMALL
+from pipelines import session
+from pipelines.ingest import ingest
+from pipelines.options import Ingest
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifty clips of ten classes, with no folds of their own, and one that is no sound."""
+    folder = tmp_path_factory.mktemp("ingest") / "sounds"
+    for name in synthetic.SOUNDS:
+        for take in range(5):
+            write_clip(folder, name, take)
+    (folder / "bell" / "broken.wav").write_bytes(b"RIFF")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(ray_cluster: None, sounds: Path) -> FeatureSet:
+    return ingest(options(sounds))
+
+
+def write_clip(folder: Path, name: str, take: int) -> None:
+    samples = synthetic.sound(name, take, 1.0 + 0.4 * take, 16_000)
+    path = folder / name / f"take {take}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(synthetic.encode(samples, 16_000))
+
+
+def options(sounds: Path, **others: object) -> Ingest:
+    return Ingest(
+        **{  # type: ignore[arg-type]
+            "corpus": str(sounds),
+            "to": str(sounds.parent / "features"),
+            "folds": 3,
+            "feature": SMALL,
+            **others,
+        }
+    )
+
+
+def rows(features: FeatureSet) -> list[tuple[str, float]]:
+    """(clip_id, start) of every row that the listed parts, and any reader by pattern, has."""
+    folder = Path(features.uri) / "parts"
+    assert {f"parts/{path.name}" for path in folder.iterdir()} == set(features.parts)
+    table = pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
+    return sorted(zip(table["clip_id"].to_pylist(), table["start_s"].to_pylist(), strict=True))
+
+
+def written(features: FeatureSet) -> dict[str, int]:
+    """When each part was written."""
+    return {p.name: p.stat().st_mtime_ns for p in (Path(features.uri) / "parts").iterdir()}
+
+
+def folds_of(features: FeatureSet) -> dict[str, int]:
+    loaded = features.load(list(features.folds))
+    return dict(zip(loaded.clip_ids, loaded.folds.tolist(), strict=True))
+
+
+def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
+    first: FeatureSet, sounds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, parts = rows(first), written(first)
+    assert len(parts) > 8
+    lost = sorted(parts)[::2]
+    for name in lost:
+        (Path(first.uri) / "parts" / name).unlink()
+    (Path(first.uri) / "features.json").unlink()
+    (Path(first.uri) / "parts" / ".0f.tmp").write_bytes(b"half of a part")
+    finished = ingest(options(sounds))
+    read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
+    assert 0 < read <= 4 * len(lost) < 51
+    assert rows(finished) == before
+    assert (finished.fingerprint, finished.counts) == (first.fingerprint, first.counts)
+    now = written(finished)
+    assert all(now[name] == when for name, when in parts.items() if name not in lost)
+
+
+def test_a_second_run_reads_nothing(
+    first: FeatureSet, sounds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = written(first)
+    again = ingest(options(sounds))
+    assert "nothing new" in capsys.readouterr().out
+    assert (again.fingerprint, again.counts) == (first.fingerprint, first.counts)
+    assert written(again) == before
+
+
+def test_other_options_are_refused_by_name(first: FeatureSet, sounds: Path) -> None:
+    before = written(first)
+    other = sounds.parent / "other"
+    shutil.copytree(sounds, other)
+    for changed, message in [
+        ({"folds": 4}, "folds 3 and not 4"),
+        ({"limits": AudioLimits(max_channels=1)}, "max_channels 8 and not 1"),
+        ({"feature": replace(SMALL, n_mels=16)}, "n_mels 32 and not 16"),
+        ({"corpus": str(other)}, r"corpus '.*sounds' and not '.*other'"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            ingest(options(sounds, **changed))
+    assert written(first) == before
+    FeatureSet.read(first.uri)
+
+
+def test_features_of_an_older_version_are_refused(sounds: Path, tmp_path: Path) -> None:
+    (tmp_path / "features.json").write_text(json.dumps({"format": "audiocnn.features/1"}))
+    with pytest.raises(ConfigError, match="another version"):
+        ingest(options(sounds, to=str(tmp_path)))
+    with pytest.raises(FormatError, match="features/1"):
+        FeatureSet.read(str(tmp_path))
+
+
+def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
+    first: FeatureSet, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "sounds"
+    shutil.copytree(sounds, corpus)
+    to = str(tmp_path / "features")
+    whole = ingest(options(corpus, to=to))
+    parts, folds, before = written(whole), folds_of(whole), dict(rows(whole))
+    for name in synthetic.SOUNDS:
+        write_clip(corpus, name, 8)
+    write_clip(corpus, "bell", 9)
+    shutil.move(corpus / "bell" / "take 9.wav", corpus / "bell" / "take 0.wav")
+    (corpus / "buzz" / "take 1.wav").unlink()
+    shutil.move(corpus / "siren" / "take 2.wav", corpus / "thuds" / "moved.wav")
+    capsys.readouterr()
+    now = ingest(options(corpus, to=to))
+    read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
+    assert 12 <= read <= 12 + 3 * 4
+    after = dict(rows(now))
+    assert len(after) == 50 + 10 - 1
+    assert {"thuds/moved.wav", "siren/take 8.wav"} <= after.keys()
+    assert not {"buzz/take 1.wav", "siren/take 2.wav"} & after.keys()
+    assert after["bell/take 0.wav"] > before["bell/take 0.wav"]
+    assert len(parts.items() & written(now).items()) >= len(parts) - 3
+    kept = folds.keys() & after.keys()
+    assert {clip: folds_of(now)[clip] for clip in kept} == {clip: folds[clip] for clip in kept}
+
+
+def test_overwrite_begins_anew_and_keeps_what_is_not_ours(sounds: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part-00000.parquet").write_bytes(b"of another run")
+    (tmp_path / "features.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    anew = ingest(options(sounds, to=str(tmp_path), overwrite=True))
+    assert len(rows(anew)) == len(set(rows(anew))) == anew.counts["windows"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_deadly_clip_costs_a_row_and_is_not_tried_again_unless_asked(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.shutdown()
+    monkeypatch.setenv("PYTHONPATH", deadly.hole(tmp_path / "hole"))
+    session.connect()
+    corpus = tmp_path / "sounds"
+    shutil.copytree(sounds, corpus)
+    (corpus / "bell" / "deadly.wav").write_bytes(deadly.wav("segfault"))
+    to = str(tmp_path / "features")
+    features = ingest(options(corpus, to=to))
+    failures = pq.read_table(f"{to}/failures.parquet").to_pylist()
+    reasons = {Path(row["uri"]).name: row["reason"] for row in failures}
+    assert set(reasons) == {"broken.wav", "deadly.wav"}
+    assert reasons["deadly.wav"].startswith("crashed: the process that decoded it died of signal")
+    assert features.counts["ingested"] == 50
+    parts = written(features)
+    assert written(ingest(options(corpus, to=to))) == parts
+    (tmp_path / "hole" / "sitecustomize.py").unlink()
+    mended = ingest(options(corpus, to=to, retry_failed=True))
+    assert (mended.counts["ingested"], mended.counts["failed"]) == (51, 1)
+    assert len(rows(mended)) == len(set(rows(mended)))

@@ -1,0 +1,431 @@
+"""Labels of a bucket on a real Ray: once each, whatever changes between one run and the next."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from audiocnn import storage, synthetic
+from audiocnn.errors import ConfigError, LedgerError, StorageError
+from audiocnn.labelset import read_labels
+from audiocnn.predictor import Predictor
+from helpers.common import make_bundle
+from helpers.hostile import HOSTILE
+from pipelines import label as job
+from pipelines.label import label
+from pipelines.options import Label
+from pipelines.prospect import prospect
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    make_bundle(folder)
+    return folder
+
+
+def sound(seed: int, seconds: float = 1.0, container: str = "flac") -> bytes:
+    name = list(synthetic.SOUNDS)[seed % 8]
+    return synthetic.encode(synthetic.sound(name, seed, seconds, 16_000), 16_000, container)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    """Sixty recordings, three of them none, and two other files."""
+    folder = tmp_path / "bucket"
+    for index in range(60):
+        path = folder / f"{index % 3}" / f"{index:03d}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(HOSTILE[list(HOSTILE)[index]][0] if index < 3 else sound(index))
+    (folder / "cover.jpg").write_bytes(b"x")
+    (folder / "notes").write_bytes(b"x")
+    return folder
+
+
+def options(bucket: Path, bundle: Path, to: Path, **others: Any) -> Label:
+    return Label(bucket=str(bucket), bundle=str(bundle), to=str(to), **others)
+
+
+def rows(to: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """What any reader of the parts finds, by recording; fails where one is there twice."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    query = f"SELECT uri, start_s, end_s, label, score, version FROM '{to}/parts/*.parquet'"
+    for uri, *row in duckdb.sql(query).fetchall():
+        found.setdefault(uri, []).append(tuple(row))
+    for windows in found.values():
+        assert len({row[0] for row in windows}) == len(windows)
+        windows.sort()
+    return found
+
+
+def parts(to: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in to.glob("parts/*.parquet")}
+
+
+def check_sums(to: Path, summary: dict[str, Any]) -> None:
+    assert summary == json.loads((to / "summary.json").read_text())
+    assert summary["listed"] == summary["labelled"] + summary["skipped"] + summary["failed"]
+    assert summary["windows"] == sum(map(len, rows(to).values())) == sum(summary["score_histogram"])
+    assert len(rows(to)) == summary["labelled"]
+    failures = pq.read_table(to / "failures.parquet").to_pylist()
+    assert len(failures) == summary["failed"] == sum(summary["reasons"].values())
+    assert not rows(to).keys() & {row["uri"] for row in failures}
+
+
+def test_what_is_new_changed_or_gone_is_all_that_is_done_again(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "labels"
+    asked = options(bucket, bundle, to, formats=("csv",))
+    first = label(asked)
+    check_sums(to, first)
+    assert (first["listed"], first["labelled"], first["skipped"]) == (62, 57, 2)
+    assert first["skipped_by"] == {".jpg": 1, "": 1}
+    before, old = rows(to), parts(to)
+
+    again = label(asked)
+    check_sums(to, again)
+    assert again["done_now"] == 0
+    assert parts(to) == old
+
+    (bucket / "0" / "003.flac").write_bytes(sound(99, 2.0))
+    (bucket / "1" / "004.flac").unlink()
+    (bucket / "new.wav").write_bytes(sound(7, container="wav"))
+    (bucket / "1" / "001.flac").write_bytes(sound(1))  # failed before
+    third = label(options(bucket, bundle, to))
+    check_sums(to, third)
+    assert third["done_now"] == 3
+    assert (third["listed"], third["failed"]) == (62, first["failed"] - 1)
+    after = rows(to)
+    changed = {str(bucket / name) for name in ("0/003.flac", "1/001.flac", "new.wav")}
+    gone = {str(bucket / "1" / "004.flac")}
+    assert {uri: after[uri] for uri in before.keys() - changed - gone} == {
+        uri: before[uri] for uri in before.keys() - changed - gone
+    }
+    assert after.keys() == before.keys() - gone | changed
+    predictor = Predictor.load(str(bundle))
+    for uri in changed:
+        expected = predictor.predict(uri)
+        assert [row[2] for row in after[uri]] == [w.label for w in expected.windows]
+        found = [row[3] for row in after[uri]]
+        assert found == pytest.approx([w.score for w in expected.windows], abs=1e-5)
+    # A format asked for once is kept up to date.
+    csv = duckdb.sql(f"SELECT DISTINCT uri FROM '{to}/events.csv'").fetchall()
+    assert {uri for (uri,) in csv} == after.keys()
+
+    (bucket / "0" / "000.flac").unlink()  # failed, and gone now
+    fourth = label(options(bucket, bundle, to, retry_failed=True))
+    check_sums(to, fourth)
+    assert fourth["failed"] == fourth["done_now"] == third["failed"] - 1
+    assert rows(to) == after
+
+
+def test_a_stopped_run_does_what_has_no_part_yet(
+    bucket: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "labels"
+    whole = label(options(bucket, bundle, to))
+    expected = rows(to)
+    lost = sorted(to.glob("parts/*.parquet"))[1]
+    lost_rows = len({row["uri"] for row in pq.read_table(lost).to_pylist()})
+    lost.unlink()
+    (to / "summary.json").unlink()
+    # What came after the listing is not this run's.
+    (bucket / "later.flac").write_bytes(sound(1))
+    strays = [to / "parts" / name for name in ("part-0000aaaa-000000.parquet", ".dead.tmp")]
+    for stray in strays:
+        stray.write_bytes(b"of a run that is no more")
+    (to / "parts" / "mine.txt").write_text("kept")
+    kept = {name: at for name, at in parts(to).items() if "0000aaaa" not in name}
+    capsys.readouterr()
+    again = label(options(bucket, bundle, to))
+    check_sums(to, again)
+    assert "are done" in capsys.readouterr().out
+    assert lost_rows <= again["done_now"] <= lost_rows + 3
+    assert kept.items() <= parts(to).items()
+    assert rows(to) == expected
+    assert again["classes"] == whole["classes"]
+    assert not any(stray.exists() for stray in strays)
+    assert (to / "parts" / "mine.txt").exists()
+
+
+def test_a_stopped_run_whose_manifest_was_deleted_lists_again(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "labels"
+    label(options(bucket, bundle, to))
+    expected = rows(to)
+    kept, lost = sorted(to.glob("parts/*.parquet"))
+    for path in (lost, to / "summary.json", *to.glob("manifest-*.parquet")):
+        path.unlink()
+    again = label(options(bucket, bundle, to))
+    check_sums(to, again)
+    assert rows(to) == expected
+    assert again["done_now"] < len(expected)
+    assert kept.exists()
+
+
+def test_what_left_or_changed_between_listing_and_reading_is_a_failure_that_says_so(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "labels"
+    real = job._do
+
+    def interfere(*arguments: Any) -> tuple[int, float]:
+        (bucket / "2" / "005.flac").unlink()
+        (bucket / "0" / "006.flac").write_bytes(sound(50))
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "_do", interfere)
+    summary = label(options(bucket, bundle, to))
+    monkeypatch.undo()
+    check_sums(to, summary)
+    assert (summary["reasons"]["gone"], summary["reasons"]["changed"]) == (1, 1)
+    after = label(options(bucket, bundle, to))  # lists anew
+    check_sums(to, after)
+    assert "gone" not in after["reasons"]
+    assert "changed" not in after["reasons"]
+    assert after["done_now"] == 1
+
+
+def test_labels_by_another_bundle_are_refused_or_another_version(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to, other = tmp_path / "labels", tmp_path / "other"
+    first = label(options(bucket, bundle, to))
+    before = rows(to)
+    second = make_bundle(other, seed=5)
+    for changed, said in (
+        ({"bundle": other}, rf"bundle {first['bundle']} and not {second.fingerprint}"),
+        ({"hop_s": 0.5}, r"features \w+ and not \w+, hop_s 1.0 and not 0.5"),
+        ({"embeddings": True}, "embeddings False and not True"),
+    ):
+        with pytest.raises(ConfigError, match=rf"labels with {said} are there; pass --new-version"):
+            label(options(**{"bucket": bucket, "bundle": bundle, "to": to, **changed}))  # type: ignore[arg-type]
+    made = label(options(bucket, other, to, new_version=True))
+    assert made["bundle"] == second.fingerprint
+    check_sums(to / "version-2", made)
+    assert rows(to) == before
+    again = label(options(bucket, other, to))  # goes on where its labels are
+    assert again["done_now"] == 0
+    assert json.loads((to / "version-2" / "summary.json").read_text()) == again
+    (to / "mine.txt").write_text("kept")
+    (to / "version-2" / "mine.txt").write_text("kept")
+    anew = label(options(bucket, other, to, overwrite=True))
+    check_sums(to, anew)
+    assert anew["bundle"] == second.fingerprint
+    left = sorted(str(p.relative_to(to)) for p in to.rglob("*.txt"))
+    assert left == ["mine.txt", "version-2/mine.txt"]
+    assert not list((to / "version-2").rglob("*.parquet"))
+
+
+def test_windows_that_overlap_are_events_and_unknown_ones_are_none(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    long = np.concatenate([synthetic.sound("siren", 3, 20.0, 16_000) for _ in range(9)])
+    (tmp_path / "bucket" / "long.wav").write_bytes(synthetic.encode(long, 16_000))
+    summary = label(
+        options(tmp_path / "bucket", bundle, tmp_path / "l", hop_s=0.25, embeddings=True)
+    )
+    assert summary["windows"] == 1 + (180 - 1) * 4
+    events = pq.read_table(tmp_path / "l" / "events.parquet").to_pylist()
+    assert sum(event["windows"] for event in events) == summary["windows"]
+    assert events[0]["onset_s"] == 0.0
+    assert events[-1]["offset_s"] == 180.0
+    table = read_labels(str(tmp_path / "l"))
+    assert table.schema.field("embedding").type.list_size == 64
+
+
+def test_a_dry_run_says_what_is_there_and_writes_nothing(
+    bucket: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    census, headers = prospect(options(bucket, bundle, tmp_path / "labels"))
+    assert (census.listed, census.recordings, headers.looked_at) == (62, 60, 60)
+    assert len(headers.failures) == 3
+    told = capsys.readouterr().out
+    assert "62 files: 60 recordings" in told
+    assert "formats: 57 flac" in told
+    assert "57 windows and 3 failures" in told
+    assert not (tmp_path / "labels").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StorageError, match="none of its 0 files is a recording"):
+        prospect(options(tmp_path / "empty", bundle, tmp_path / "labels"))
+
+
+def test_labels_within_their_bucket_are_not_of_it(bucket: Path, bundle: Path) -> None:
+    to = bucket / "labels"
+    for _ in range(2):
+        summary = label(options(bucket, bundle, to, formats=("raven",)))
+        check_sums(to, summary)
+        assert summary["listed"] == 62
+
+
+def test_a_bucket_that_is_suddenly_empty_drops_no_labels(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "labels"
+    label(options(bucket, bundle, to))
+    before = sorted(p for p in to.rglob("*") if p.is_file())
+    shutil.rmtree(bucket)
+    for make in (lambda: None, bucket.mkdir):
+        make()
+        with pytest.raises(StorageError):
+            label(options(bucket, bundle, to))
+        assert sorted(p for p in to.rglob("*") if p.is_file()) == before
+
+
+def test_sums_that_do_not_add_up_are_an_error(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "labels"
+    real = job._do
+
+    def lose(*arguments: Any) -> tuple[int, float]:
+        done = real(*arguments)
+        min(to.glob("parts/*.parquet")).unlink()
+        return done
+
+    monkeypatch.setattr(job, "_do", lose)
+    with pytest.raises(LedgerError, match="60 recordings listed, but"):
+        label(options(bucket, bundle, to))
+    assert not (to / "summary.json").exists()
+
+
+def test_a_job_may_wait_for_as_long_as_it_takes() -> None:
+    """Ray Data would end one in which no shard ended for half an hour."""
+    assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == -1
+
+
+def test_two_that_list_at_once_give_one_result(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the second one lists, the first, which had begun to, ends."""
+    to, asked = tmp_path / "labels", options(bucket, bundle, tmp_path / "labels")
+    names = iter(["aaaaaaaa", "bbbbbbbb", "aaaaaaaa"])
+    mine = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=next(names)))
+    monkeypatch.setattr(job, "uuid", mine)
+    real = job._require_recordings
+
+    def stop(*_: Any) -> int:
+        raise InterruptedError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "write_manifest", stop)
+        with pytest.raises(InterruptedError):
+            label(asked)
+    assert json.loads((to / "labels.json").read_text())["listing"] is None
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(job, "_require_recordings", real)
+        label(asked)
+        (to / "summary.json").unlink()
+        real(*arguments)
+
+    monkeypatch.setattr(job, "_require_recordings", meanwhile)
+    summary = label(asked)
+    check_sums(to, summary)
+    assert summary["labelled"] == 57
+
+
+def test_what_a_later_run_asks_for_of_a_stopped_one(
+    bucket: Path, bundle: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "labels"
+    first = label(options(bucket, bundle, to))
+    (to / "summary.json").unlink()
+    label(options(bucket, bundle, to, formats=("csv",)))
+    (to / "events.csv").unlink()
+    label(options(bucket, bundle, to))
+    assert (to / "events.csv").exists()
+    (to / "summary.json").unlink()
+    (bucket / "1" / "001.flac").write_bytes(sound(1))  # failed before
+    again = label(options(bucket, bundle, to, retry_failed=True))
+    check_sums(to, again)
+    assert (again["failed"], again["done_now"]) == (first["failed"] - 1, first["failed"])
+
+
+def test_a_bundle_that_workers_do_not_see_is_told_in_a_line(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "bundle"
+    shutil.copytree(bundle, mine)
+    real = job._do
+
+    def lose(*arguments: Any) -> tuple[int, float]:
+        shutil.rmtree(mine)
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "_do", lose)
+    with pytest.raises(StorageError, match="no bundle there"):
+        label(options(bucket, mine, tmp_path / "labels"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"models": 2}, "of models on GPUs: give gpu too"),
+        ({"gpus_per_model": 0.5}, "of models on GPUs: give gpu too"),
+        ({"gpu": True, "gpus_per_model": 1.5}, "above 1 must be a whole number"),
+        ({"gpu": True, "gpus_per_model": 0.00001}, "must be at least 0.01"),
+    ],
+)
+def test_gpu_options_that_cannot_be(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Label(bucket="b", bundle="b", to="t", **asked)
+
+
+def test_two_runs_at_once_give_one_result(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "labels"
+    real = job._do
+
+    def meanwhile(run: Any, *arguments: Any) -> tuple[int, float]:
+        monkeypatch.undo()
+        shutil.copy(to / "labels.json", tmp_path / "mine.json")
+        storage.remove(str(to / "labels.json"))
+        label(options(bucket, bundle, to))  # another driver that began at the same time
+        return real(run, *arguments)
+
+    monkeypatch.setattr(job, "_do", meanwhile)
+    with pytest.raises(ConfigError, match="another run of it began meanwhile"):
+        label(options(bucket, bundle, to))
+    summary = label(options(bucket, bundle, to))
+    check_sums(to, summary)
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    (folder / "0.flac").write_bytes(sound(1, 30.0))
+    for index in range(1, 800):
+        os.link(folder / "0.flac", folder / f"{index}.flac")
+    command = [Path(sys.executable).with_name("audiocnn"), "label", folder, "--bundle", bundle]
+    run = subprocess.Popen(
+        [*map(str, command), "--to", str(tmp_path / "labels")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not parts(tmp_path / "labels"):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    assert err.startswith("audiocnn: stopped; ")
+    assert "of 800 recordings are done, and the same command goes on" in err

@@ -1,0 +1,54 @@
+"""Pictures and sounds of a report where there is much of something."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiocnn import report
+from audiocnn.figures import class_figure, confusion_figure, logmel_figure, picture
+from helpers.common import SMALL
+
+
+@pytest.mark.parametrize("count", [3, 600])
+def test_a_picture_has_bounds_and_takes_any_name(count: int) -> None:
+    names = tuple(f"a$b_${index}" for index in range(count))
+    rows = [{"name": name, "f1": 0.5} for name in names]
+    for figure in (confusion_figure(np.eye(count, dtype=int), names), class_figure(rows)):
+        assert max(figure.get_size_inches()) < 30
+        assert picture(figure, "x").startswith("<img")
+    logmel = np.zeros((SMALL.n_mels, SMALL.n_frames), np.float32)
+    assert picture(logmel_figure(logmel, SMALL, "a$b_$"), "x").startswith("<img")
+
+
+def heard(page: str) -> np.ndarray:
+    found = re.search(r"base64,([^\"]+)", page)
+    assert found is not None
+    return soundfile.read(io.BytesIO(base64.b64decode(found[1])))[0]
+
+
+def loudest_hz(samples: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(samples)).argmax() * SMALL.sample_rate / len(samples))
+
+
+def test_what_is_heard_is_the_clip_and_not_its_recording(tmp_path: Path) -> None:
+    time = np.arange(16_000) / 16_000
+    tones = [0.3 * np.sin(2 * np.pi * hz * time) for hz in (300, 2_500)]
+    soundfile.write(tmp_path / "a.wav", np.concatenate(tones), 16_000)
+    uri = str(tmp_path / "a.wav")
+    of_clip = report._sound(uri, report.segment_of("a.wav#t=1.0,2.0"), SMALL)
+    assert loudest_hz(heard(of_clip)) == pytest.approx(2_500, abs=5)
+    whole = report._sound(uri, report.segment_of("a.wav"), SMALL)
+    assert loudest_hz(heard(whole)) == pytest.approx(300, abs=5)
+    assert report._sound(str(tmp_path / "gone.wav"), None, SMALL) == ""
+
+
+def test_a_window_of_minutes_is_written_too(tmp_path: Path) -> None:
+    config = replace(SMALL, window_s=150.0, hop_s=150.0)
+    soundfile.write(tmp_path / "a.wav", np.zeros(151 * 16_000), 16_000)
+    assert len(heard(report._sound(str(tmp_path / "a.wav"), None, config))) == 150 * 16_000

@@ -1,0 +1,276 @@
+"""The front end in a process of its own: what kills, hangs or fills it costs one recording."""
+
+import contextlib
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from audiocnn import synthetic
+from audiocnn.audio import windows
+from audiocnn.config import AudioLimits
+from audiocnn.corpus import Clip
+from audiocnn.errors import InstallationError, StorageError
+from audiocnn.extractor import Extractor
+from audiocnn.features import LogMel
+from audiocnn.parts import BandSums, Item, Ledger, item_of, read_ledger
+from audiocnn.recordings import Archive, Recording
+from helpers import deadly
+from helpers.common import SMALL
+
+LIMITS = AudioLimits()
+
+
+def items_of(recordings: list[Recording]) -> list[Item]:
+    """Clips of one class, named by their place."""
+    clips = [
+        Clip(
+            clip_id=f"{place:03d}",
+            uri=recording.uri,
+            label="a",
+            fold=1,
+            size=recording.size,
+            archive=recording.archive,
+            segment=recording.segment,
+        )
+        for place, recording in enumerate(recordings)
+    ]
+    return [item_of(clip) for clip in clips]
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+    """Twenty-four short recordings: more than are read ahead."""
+    folder = tmp_path_factory.mktemp("sounds")
+    found = []
+    for index in range(24):
+        samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, 2.2, 16_000)
+        path = folder / f"{index}.wav"
+        path.write_bytes(synthetic.encode(samples, 16_000))
+        found.append(Recording(uri=str(path)))
+    return found
+
+
+Answer = list[np.ndarray] | str
+"""A clip's log-mels, or why it failed."""
+
+
+def answers_of(ledger: Ledger, path: Path) -> list[Answer]:
+    """What became of each clip, in order."""
+    table = pq.read_table(path)
+    tensors = table["logmel"].combine_chunks().to_numpy_ndarray()
+    rows: dict[str, list[np.ndarray]] = {}
+    for clip_id, logmel in zip(table["clip_id"].to_pylist(), tensors, strict=True):
+        rows.setdefault(clip_id, []).append(logmel)
+    assert rows.keys() == ledger.ingested.keys()
+    assert read_ledger(str(path)) == ledger
+    return [
+        rows[clip_id] if clip_id in rows else ledger.failed[clip_id][1]["reason"]
+        for clip_id in sorted(ledger.folds)
+    ]
+
+
+def read(recordings: list[Recording], folder: Path, **options: float) -> list[Answer]:
+    with Extractor(SMALL, LIMITS, **options) as extractor:
+        ledger = extractor.part(items_of(recordings), str(folder / "part.parquet"))
+    return answers_of(ledger, folder / "part.parquet")
+
+
+def test_it_gives_what_the_front_end_gives(sounds: list[Recording], tmp_path: Path) -> None:
+    front_end = LogMel(SMALL)
+    answers = read(sounds, tmp_path)
+    assert len(answers) == len(sounds)
+    for sound, found in zip(sounds, answers, strict=True):
+        cut = [window.samples for window in windows(Path(sound.uri).read_bytes(), SMALL)]
+        assert not isinstance(found, str)
+        assert np.array_equal(found, front_end.numpy(cut).astype(np.float16))
+
+
+def test_sums_are_of_the_log_mels_that_are_stored(sounds: list[Recording], tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    with Extractor(SMALL, LIMITS) as extractor:
+        ledger = extractor.part(items_of(sounds[:3]), str(path))
+    stored = pq.read_table(path)["logmel"].combine_chunks().to_numpy_ndarray()
+    exact, said = BandSums.of(stored), ledger.bands[1]
+    assert said.count == exact.count
+    assert np.allclose(said.total, exact.total, rtol=1e-5)
+    assert np.allclose(said.squares, exact.squares, rtol=1e-5)
+
+
+def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(tmp_path: Path) -> None:
+    sound = synthetic.sound("siren", 1, 9.3, 22_050)  # another rate than the model's
+    whole = Recording(uri=str(tmp_path / "long.flac"))
+    Path(whole.uri).write_bytes(synthetic.encode(sound, 22_050, "flac"))
+    (all_of_it,) = read([whole], tmp_path)
+    size = SMALL.window_s
+    times = [(size, 2 * size), (2 * size, 4 * size), (0.0, size), (8.0, 100.0), (9.5, 11.0)]
+    second, two_more, first, rest, beyond = read(
+        [replace(whole, segment=one) for one in times], tmp_path
+    )
+    assert np.array_equal(first, all_of_it[:1])
+    assert np.array_equal(second, all_of_it[1:2])
+    assert np.array_equal(two_more, all_of_it[2:4])
+    assert not isinstance(rest, str)
+    assert beyond == "too_short: no sound from 9.5 to 11 s"
+
+
+def test_a_second_part_is_written_by_the_same_process(
+    sounds: list[Recording], tmp_path: Path
+) -> None:
+    paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    with Extractor(SMALL, LIMITS) as extractor:
+        first, second = (extractor.part(items_of(sounds[:2]), str(path)) for path in paths)
+        (child,) = front_ends()
+    assert first == second
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert not child.is_running()
+
+
+def test_bad_ones_are_named_and_the_others_go_on(sounds: list[Recording], tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("not a sound")
+    bad = [Recording(uri=str(tmp_path / name)) for name in ("text.wav", "gone.wav")]
+    first, text, gone, last = read([sounds[0], *bad, sounds[1]], tmp_path)
+    assert str(text).startswith("unrecognised: ")
+    assert str(gone).startswith("gone: ")
+    assert not isinstance(first, str)
+    assert not isinstance(last, str)
+
+
+DEADLY = [
+    ("segfault", "died of signal 11"),
+    ("hang", "gave no answer in"),
+    ("memory", "memory"),
+]
+
+
+@pytest.mark.parametrize(("kind", "reason"), DEADLY)
+def test_a_deadly_recording_costs_itself_alone(
+    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+) -> None:
+    monkeypatch.syspath_prepend(deadly.hole(tmp_path / "hole"))
+    path = tmp_path / "deadly.wav"
+    path.write_bytes(deadly.wav(kind))
+    order = [*sounds[:5], Recording(uri=str(path)), *sounds[5:]]
+    answers = read(order, tmp_path, silence_s=4.0)
+    assert len(answers) == len(order)
+    assert [place for place, answer in enumerate(answers) if isinstance(answer, str)] == [5]
+    assert str(answers[5]).startswith("crashed: ")
+    assert reason in str(answers[5])
+
+
+def test_several_deadly_recordings_in_one_part(
+    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(deadly.hole(tmp_path / "hole"))
+    path = tmp_path / "deadly.wav"
+    path.write_bytes(deadly.wav("segfault"))
+    bad = Recording(uri=str(path))
+    answers = read([bad, *sounds[:3], bad, sounds[3], bad], tmp_path)
+    failed = [place for place, answer in enumerate(answers) if isinstance(answer, str)]
+    assert failed == [0, 4, 6]
+
+
+def test_a_process_killed_once_from_outside_costs_nothing(
+    sounds: list[Recording], tmp_path: Path
+) -> None:
+    path = tmp_path / "part.parquet"
+    with Extractor(SMALL, LIMITS) as extractor, ThreadPoolExecutor(1) as thread:
+        (child,) = front_ends()
+        writing = thread.submit(extractor.part, items_of(sounds * 40), str(path))
+        while not path.exists():
+            time.sleep(0.001)
+        child.kill()
+        ledger = writing.result()
+        (after,) = front_ends()
+    assert after.pid != child.pid
+    assert len(ledger.ingested) == 40 * len(sounds)
+    assert not ledger.failed
+
+
+def front_ends() -> list[psutil.Process]:
+    """This process's; other children may be there too: an S3 server, a Ray of another module."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended, and was not waited for
+            if "audiocnn.extracting" in child.cmdline():
+                found.append(child)
+    return found
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_ends_the_part_and_blames_no_clip(sounds: list[Recording]) -> None:
+    with Extractor(SMALL, LIMITS) as extractor:
+        with pytest.raises(StorageError, match=r"/dev/full: .*[Nn]o space left"):
+            extractor.part(items_of(sounds), "/dev/full")
+        with pytest.raises(StorageError, match="/nowhere/part"):
+            extractor.part(items_of(sounds), "/nowhere/part")
+
+
+def test_it_dies_with_its_owner() -> None:
+    code = (
+        "import os, signal, sys; from audiocnn.extractor import Extractor;"
+        "from audiocnn.config import *; e = Extractor(FeatureConfig(), AudioLimits());"
+        "print(e._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(told.stdout)).wait(timeout=20)
+
+
+def test_a_process_that_cannot_start_is_one_error(
+    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InstallationError, match="ended with code 3 as it started"):
+        read(sounds[:1], tmp_path)
+
+
+def test_a_process_that_is_killed_as_it_starts_is_started_again(
+    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Extractor(SMALL, LIMITS) as extractor:
+        extractor._process.kill()
+        ledger = extractor.part(items_of(sounds[:2]), str(tmp_path / "part.parquet"))
+    assert len(ledger.ingested) == 2
+    starts = tmp_path / "starts"
+    (tmp_path / "torch.py").write_text(
+        f"import os\nopen({str(starts)!r}, 'a').write('.')\nos.kill(os.getpid(), 9)"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InstallationError, match="died of signal 9 as it started"):
+        read(sounds[:1], tmp_path)
+    assert len(starts.read_text()) == 5
+
+
+def test_a_member_of_a_tar_is_its_bytes(sounds: list[Recording], tmp_path: Path) -> None:
+    data = Path(sounds[3].uri).read_bytes()
+    (tmp_path / "shard.tar").write_bytes(b"x" * 700 + data + b"y" * 900)
+    member = Archive(uri=str(tmp_path / "shard.tar"), offset=700, size=len(data))
+    inside = Recording(uri=str(tmp_path / "shard.tar/3.wav"), archive=member)
+    plain, taken = read([sounds[3], inside], tmp_path)
+    assert np.array_equal(plain, taken)
+
+
+def test_a_recording_of_an_hour_is_not_held_in_memory(tmp_path: Path) -> None:
+    samples = np.zeros(3_600 * 8_000, np.int16)
+    (tmp_path / "hour.flac").write_bytes(synthetic.encode(samples, 8_000, "flac"))
+    (tmp_path / "minute.flac").write_bytes(synthetic.encode(samples[: 60 * 8_000], 8_000, "flac"))
+    peaks = []
+    for name, seconds in (("minute.flac", 60), ("hour.flac", 3_600)):
+        with Extractor(SMALL, LIMITS) as extractor:
+            hour = items_of([Recording(uri=str(tmp_path / name))])
+            ledger = extractor.part(hour, str(tmp_path / "part.parquet"))
+            (child,) = front_ends()
+            status = Path(f"/proc/{child.pid}/status").read_text()
+        assert ledger.windows == {1: seconds}
+        peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+    assert peaks[1] - peaks[0] < 96 << 10
