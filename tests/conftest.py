@@ -1,8 +1,13 @@
 """Parts that tests share: sounds on disk, features of them, one Ray cluster, real recordings."""
 
 import os
+import random
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +15,71 @@ import torch
 
 from audiocnn import storage, synthetic
 from benchmarks.seaweed import SeaweedFS
-from helpers.common import SHARED
+from helpers.common import CLUSTERS, SHARED, clusters_started
 
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by folder, so that `-m "not integration"` and the like work."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough",
+        action="store_true",
+        help="kill more often and run every benchmark, as `make test-all` does",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of the test runner a folder for the Ray clusters that its tests start."""
+    folder = tempfile.mkdtemp(prefix="ac", dir="/tmp")  # short: Ray makes sockets below it
+    os.environ["RAY_TMPDIR"] = folder
+    config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by their first folder, so that `-m "not integration"` and the like work."""
     for item in items:
-        item.add_marker(Path(item.path).relative_to(Path(__file__).parent).parts[0])
+        item.add_marker(item.path.relative_to(config.rootpath / "tests").parts[0])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    item.stash[CLUSTERS] = clusters_started()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Note for the JUnit file how many Ray clusters a test started, with its fixtures."""
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("clusters", clusters_started() - item.stash[CLUSTERS]))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the seed of each test that drew one, so that any of them can be run again."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in report.user_properties:
+                if name == "repeat" and report.when == "call":
+                    terminalreporter.write_line(f"{outcome}: {value}")
+
+
+@pytest.fixture
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether to kill as often as `make test-all` does."""
+    return bool(request.config.getoption("thorough"))
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest, record_property: Callable[..., None]) -> random.Random:
+    """Chance that differs from run to run; the command that repeats it is printed."""
+    seed = int(os.environ.get("AUDIOCNN_SEED") or random.SystemRandom().randrange(1_000_000))
+    flag = " --thorough" if request.config.getoption("thorough") else ""
+    repeat = f"AUDIOCNN_SEED={seed} .venv/bin/pytest -m ''{flag} '{request.node.nodeid}'"
+    print(f"to repeat: {repeat}")
+    record_property("repeat", repeat)
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")
@@ -29,16 +90,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A quiet local cluster, shared by a module's tests."""
+@pytest.fixture(scope="session")
+def _last_ray() -> Iterator[None]:
+    yield
     import ray
 
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(s3: SeaweedFS, _last_ray: None) -> None:
+    """One quiet cluster for all the tests of a process; a module that ended it gets another.
+
+    The S3 server comes first: its variables are those of the cluster's processes too.
+    """
     from pipelines import session
 
     session.connect()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PATIENCE_S = 150
+PATIENCE_S = 600
 """Nothing that is waited for takes so long, however slow and busy the machine."""
 
 
-def wait_until(happened: Callable[[], bool]) -> None:
+def wait_until(happened: Callable[[], object], told: Callable[[], object] = lambda: "") -> None:
+    """Ask until the answer is true. Raises AssertionError with what is `told` after a long time."""
     deadline = time.monotonic() + PATIENCE_S
     while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.05)
 
 
 def status(url: str, body: bytes | None = None, **headers: str) -> int:

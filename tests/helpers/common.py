@@ -1,9 +1,12 @@
 """What most tests need: paths, a fast front end, a bundle, the processes of a command."""
 
+import os
 import sys
+import uuid
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from audiocnn.bundle import Bundle
@@ -21,6 +24,19 @@ SMALL = FeatureConfig(
 """A front end that is fast to compute."""
 SMALL_FLAGS = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s", "1"]
 """Options of `ingest` and `train` that are fast to compute."""
+
+CLUSTERS = pytest.StashKey[int]()
+"""How many Ray clusters this process had started when a test began."""
+
+
+def clusters_started() -> int:
+    """How many Ray clusters the tests of this process have started: Ray makes a folder for each."""
+    return len(list(Path(os.environ["RAY_TMPDIR"]).glob("ray/session_[!l]*")))
+
+
+def count_cluster() -> None:
+    """Count a cluster whose folder is elsewhere."""
+    (Path(os.environ["RAY_TMPDIR"]) / "ray" / f"session_{uuid.uuid4().hex}").mkdir(parents=True)
 
 
 def descendants(pid: int, text: str) -> list[psutil.Process]:
