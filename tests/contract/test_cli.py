@@ -1,49 +1,49 @@
 """The command line: quick answers, one line a mistake, exit code 2."""
 
-import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from audiocnn import __version__
 from audiocnn.errors import ConfigError
-from helpers.common import ROOT
+from helpers.common import AUDIOCNN
+from helpers.forked import Forked
 from pipelines.cli import VERBS, parse
 from pipelines.recipes import RECIPES
 
-
-def audiocnn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "pipelines.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+HEAVY = {"torch", "ray", "torchaudio"}
 
 
-def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:
-    return {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+@pytest.fixture(scope="module")
+def light() -> Iterator[Forked]:
+    """Commands that have imported nothing yet but the command line itself."""
+    with Forked() as commands:
+        yield commands
 
 
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    return "\n".join(x for x in done.stderr.splitlines() if not x.startswith("import time:"))
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Forked]:
+    """Commands that need not wait for the libraries of jobs."""
+    with Forked("ray.data", "ray.serve", "ray.train.torch", "pipelines.train") as commands:
+        yield commands
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *[[verb, "--help"] for verb in VERBS]])
-def test_help_answers_without_torch_and_ray(arguments: list[str]) -> None:
-    done = audiocnn(*arguments)
+def test_help_answers_without_torch_and_ray(
+    light: Forked, arguments: list[str], tmp_path: Path
+) -> None:
+    done = light.run(*arguments, cwd=tmp_path)
     assert done.returncode == 0
-    assert not loaded(done) & {"torch", "ray", "torchaudio"}
+    assert not done.loaded & HEAVY
     for verb in VERBS if arguments == ["--help"] else arguments[:1]:
         assert verb in done.stdout
 
 
 def test_it_says_its_version() -> None:
-    done = audiocnn("--version")
+    """As the command that is installed."""
+    done = subprocess.run([AUDIOCNN, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"audiocnn {__version__}\n")
 
 
@@ -74,13 +74,13 @@ def test_it_says_its_version() -> None:
     ],
 )
 def test_usage_errors_name_the_flag_and_load_nothing(
-    arguments: list[str], message: str, tmp_path: Path
+    light: Forked, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    done = audiocnn(*arguments, cwd=tmp_path)
+    done = light.run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert message in " ".join(said(done).replace("│", " ").split())
+    assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
-    assert not loaded(done) & {"torch", "ray", "torchaudio"}
+    assert not done.loaded & HEAVY
     assert not list(tmp_path.iterdir())
 
 
@@ -102,11 +102,11 @@ def test_usage_errors_name_the_flag_and_load_nothing(
     ],
 )
 def test_what_is_not_there_is_one_line_and_no_ray_is_started(
-    arguments: list[str], message: str, tmp_path: Path
+    loaded: Forked, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    done = audiocnn(*arguments, cwd=tmp_path)
+    done = loaded.run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
-    line = said(done).strip()
+    line = done.stderr.strip()
     assert line.startswith("audiocnn: ")
     assert "\n" not in line
     assert message in line
@@ -139,18 +139,22 @@ def test_the_last_recipe_counts() -> None:
     ],
 )
 def test_the_demo_refuses_a_folder_where_something_might_be_lost(
-    arguments: list[str], message: str, tmp_path: Path
+    loaded: Forked, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "precious.wav").write_bytes(b"x")
-    done = audiocnn(*arguments, cwd=tmp_path)
+    done = loaded.run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert message in said(done)
+    assert message in done.stderr
     assert [p.name for p in tmp_path.rglob("*")] == ["bucket", "precious.wav"]
 
 
 def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
-    done = audiocnn("doctor", "no/such/bucket", cwd=tmp_path)
+    """As the command that is installed, in a process of its own."""
+    done = subprocess.run(
+        [AUDIOCNN, "doctor", "no/such/bucket"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 2
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("✗")] == [

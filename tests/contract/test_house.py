@@ -91,6 +91,14 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             assert length <= 60, f"{node.name} has {length} lines"
 
 
+def test_files_of_tests_stay_short() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): path.read_text().count("\n")
+        for path in ROOT.glob("tests/**/*.py")
+    }
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
 INERT = """
 import importlib, logging, os, sys, threading
 

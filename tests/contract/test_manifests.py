@@ -1,4 +1,4 @@
-"""What cluster/kuberay hands to Kubernetes: valid to the last field, and locked."""
+"""What cluster/kuberay hands to Kubernetes is valid to the last field, and fits what it runs."""
 
 import copy
 import gzip
@@ -16,7 +16,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-import audiocnn
 from audiocnn.errors import ConfigError
 from helpers.manifests import (
     GPU,
@@ -210,6 +209,39 @@ def test_jobs_are_commands_that_fit_their_cluster_and_are_tried_again(overlay: s
         assert max(train.workers, label.models) <= gpus
 
 
+@each_overlay
+def test_heads_say_what_their_cluster_can_grow_to(overlay: str) -> None:
+    """What `pipelines.session` believes: more is refused before anybody waits for it."""
+    for where, cluster in clusters(overlay).items():
+        if where.startswith("RayService"):  # whose copies are in its own config
+            continue
+        most = {"CPU": 0, "GPU": 0}
+        for group in cluster["workerGroupSpecs"]:
+            (container,) = group["template"]["spec"]["containers"]
+            limits = container["resources"]["limits"]
+            most["CPU"] += group["maxReplicas"] * int(limits["cpu"])
+            most["GPU"] += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
+        head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
+        said = next(one["value"] for one in head["env"] if one["name"] == session.MOST)
+        assert said == ",".join(f"{name}={count}" for name, count in most.items() if count), where
+
+
+def test_fault_tolerance_is_for_those_whose_work_outlives_a_head() -> None:
+    overlay = "gpu, fault-tolerant"
+    (password,) = (e["valueFrom"]["secretKeyRef"] for _, c in containers(overlay)
+                   for e in c.get("env", []) if e["name"] == "PASSWORD")  # fmt: skip
+    (redis,) = of_kind(overlay, "Service").values()
+    for where, cluster in clusters(overlay).items():
+        options = cluster.get("gcsFaultToleranceOptions")
+        if where.startswith("RayJob"):
+            assert options is None
+        else:
+            assert options["redisPassword"]["valueFrom"]["secretKeyRef"] == password
+            port = redis["spec"]["ports"][0]["port"]
+            assert options["redisAddress"] == f"{redis['metadata']['name']}:{port}"
+    assert not any("gcsFaultToleranceOptions" in c for c in clusters("gpu").values())
+
+
 # --- The endpoint. ---
 
 
@@ -299,91 +331,7 @@ def test_the_endpoint_is_drained_before_it_is_killed(overlay: str) -> None:
                    if c["name"].startswith("ray-"))  # fmt: skip
 
 
-# --- Locked. ---
-
-
-@each_overlay
-def test_containers_may_do_nothing(overlay: str) -> None:
-    (namespace,) = of_kind(overlay, "Namespace").values()
-    enforced = namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
-    assert enforced == "restricted"
-    for where, container in containers(overlay):
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }, where
-        resources = container["resources"]
-        assert {"cpu", "memory"} <= set(resources["limits"]), where
-        assert resources["requests"] == resources["limits"], where
-        writable = {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
-        assert writable <= {"/tmp", "/dev/shm", "/data"}, where
-        if container["name"].startswith("ray-"):
-            assert writable == {"/tmp", "/dev/shm"}, where
-            assert environment(container)["HOME"] == "/tmp", where
-
-
-@each_overlay
-def test_pods_are_nobody_and_have_no_token_of_kubernetes(overlay: str) -> None:
-    for where, template in templates(overlay).items():
-        pod = template["spec"]
-        context = pod["securityContext"]
-        assert context["runAsNonRoot"] is True, where
-        assert context["runAsUser"] == context["runAsGroup"] == context["fsGroup"] > 0, where
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, where
-        assert pod["automountServiceAccountToken"] is False, where
-        assert not [key for key in pod if key.startswith("host")], where
-        volumes = {kind for volume in pod.get("volumes", []) for kind in set(volume) - {"name"}}
-        assert volumes <= {"emptyDir", "projected"}, where
-        memory = [v["emptyDir"] for v in pod.get("volumes", []) if v["name"] == "shm"]
-        assert all(m["medium"] == "Memory" and m["sizeLimit"] for m in memory), where
-        # The autoscaler's token: for the container that KubeRay adds, and for no other.
-        secret = {v["name"] for v in pod.get("volumes", []) if "projected" in v}
-        mounting = [c["name"] for c in pod["containers"]
-                    if secret & {m["name"] for m in c["volumeMounts"]}]  # fmt: skip
-        assert mounting == (["autoscaler"] if where.endswith(": head") else []), where
-
-
-@each_overlay
-def test_nothing_is_exposed_and_no_secret_is_written_down(overlay: str) -> None:
-    for thing in rendered(overlay):
-        assert thing["kind"] not in {"Secret", "Ingress"}
-        for node in mappings(thing):
-            assert node.get("type") not in {"NodePort", "LoadBalancer"}
-            assert not {"serviceType", "enableIngress", "hostPort", "externalIPs"} & set(node)
-    for where, container in containers(overlay):
-        for one in container.get("env", []):
-            if re.search("KEY|TOKEN|SECRET|PASSWORD", one["name"]):
-                assert set(one["valueFrom"]) == {"secretKeyRef"}, where
-        if container["name"].startswith("ray-"):
-            assert container["envFrom"] == [{"secretRef": {"name": "audiocnn-storage"}}], where
-
-
-@each_overlay
-def test_images_are_one_and_tagged(overlay: str) -> None:
-    images = {container["image"] for _, container in containers(overlay)}
-    ours = {image for image in images if "/audiocnn:" in image}
-    suffix = "-cuda" if GPU[overlay] else ""
-    assert {image.partition(":")[2] for image in ours} == {audiocnn.__version__ + suffix}
-    others = images - ours
-    assert all(re.fullmatch(r"redis:\d+\.\d+\.\d+", image) for image in others)
-    assert bool(others) == ("fault-tolerant" in overlay)
-
-
-def test_fault_tolerance_is_for_those_whose_work_outlives_a_head() -> None:
-    overlay = "gpu, fault-tolerant"
-    (password,) = (e["valueFrom"]["secretKeyRef"] for _, c in containers(overlay)
-                   for e in c.get("env", []) if e["name"] == "PASSWORD")  # fmt: skip
-    (redis,) = of_kind(overlay, "Service").values()
-    for where, cluster in clusters(overlay).items():
-        options = cluster.get("gcsFaultToleranceOptions")
-        if where.startswith("RayJob"):
-            assert options is None
-        else:
-            assert options["redisPassword"]["valueFrom"]["secretKeyRef"] == password
-            port = redis["spec"]["ports"][0]["port"]
-            assert options["redisAddress"] == f"{redis['metadata']['name']}:{port}"
-    assert not any("gcsFaultToleranceOptions" in c for c in clusters("gpu").values())
+# --- The README. ---
 
 
 def test_the_readme_names_what_there_is() -> None:
@@ -397,20 +345,3 @@ def test_the_readme_names_what_there_is() -> None:
     used = {ref["name"] for _, c in containers("gpu, fault-tolerant") for node in mappings(c)
             for ref in (node.get("secretKeyRef"), node.get("secretRef")) if ref}  # fmt: skip
     assert made == used
-
-
-@each_overlay
-def test_heads_say_what_their_cluster_can_grow_to(overlay: str) -> None:
-    """What `pipelines.session` believes: more is refused before anybody waits for it."""
-    for where, cluster in clusters(overlay).items():
-        if where.startswith("RayService"):  # whose copies are in its own config
-            continue
-        most = {"CPU": 0, "GPU": 0}
-        for group in cluster["workerGroupSpecs"]:
-            (container,) = group["template"]["spec"]["containers"]
-            limits = container["resources"]["limits"]
-            most["CPU"] += group["maxReplicas"] * int(limits["cpu"])
-            most["GPU"] += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
-        head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
-        said = next(one["value"] for one in head["env"] if one["name"] == session.MOST)
-        assert said == ",".join(f"{name}={count}" for name, count in most.items() if count), where

@@ -1,14 +1,8 @@
 """Labels of a bucket on a real Ray: once each, whatever changes between one run and the next."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -17,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from audiocnn import storage, synthetic
+from audiocnn import synthetic
 from audiocnn.errors import ConfigError, LedgerError, StorageError
 from audiocnn.labelset import read_labels
 from audiocnn.predictor import Predictor
 from helpers.common import make_bundle
-from helpers.hostile import HOSTILE
+from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
 from pipelines import label as job
 from pipelines.label import label
 from pipelines.options import Label
@@ -38,59 +32,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sound(seed: int, seconds: float = 1.0, container: str = "flac") -> bytes:
-    name = list(synthetic.SOUNDS)[seed % 8]
-    return synthetic.encode(synthetic.sound(name, seed, seconds, 16_000), 16_000, container)
-
-
 @pytest.fixture
 def bucket(tmp_path: Path) -> Path:
-    """Sixty recordings, three of them none, and two other files."""
-    folder = tmp_path / "bucket"
-    for index in range(60):
-        path = folder / f"{index % 3}" / f"{index:03d}.flac"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(HOSTILE[list(HOSTILE)[index]][0] if index < 3 else sound(index))
-    (folder / "cover.jpg").write_bytes(b"x")
-    (folder / "notes").write_bytes(b"x")
-    return folder
-
-
-def options(bucket: Path, bundle: Path, to: Path, **others: Any) -> Label:
-    return Label(bucket=str(bucket), bundle=str(bundle), to=str(to), **others)
-
-
-def rows(to: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """What any reader of the parts finds, by recording; fails where one is there twice."""
-    found: dict[str, list[tuple[Any, ...]]] = {}
-    query = f"SELECT uri, start_s, end_s, label, score, version FROM '{to}/parts/*.parquet'"
-    for uri, *row in duckdb.sql(query).fetchall():
-        found.setdefault(uri, []).append(tuple(row))
-    for windows in found.values():
-        assert len({row[0] for row in windows}) == len(windows)
-        windows.sort()
-    return found
-
-
-def parts(to: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in to.glob("parts/*.parquet")}
-
-
-def check_sums(to: Path, summary: dict[str, Any]) -> None:
-    assert summary == json.loads((to / "summary.json").read_text())
-    assert summary["listed"] == summary["labelled"] + summary["skipped"] + summary["failed"]
-    assert summary["windows"] == sum(map(len, rows(to).values())) == sum(summary["score_histogram"])
-    assert len(rows(to)) == summary["labelled"]
-    failures = pq.read_table(to / "failures.parquet").to_pylist()
-    assert len(failures) == summary["failed"] == sum(summary["reasons"].values())
-    assert not rows(to).keys() & {row["uri"] for row in failures}
+    return fill_bucket(tmp_path / "bucket")
 
 
 def test_what_is_new_changed_or_gone_is_all_that_is_done_again(
     bucket: Path, bundle: Path, tmp_path: Path
 ) -> None:
     to = tmp_path / "labels"
-    asked = options(bucket, bundle, to, formats=("csv",))
+    asked = options(bucket, bundle, to, workers=2, formats=("csv",))
     first = label(asked)
     check_sums(to, first)
     assert (first["listed"], first["labelled"], first["skipped"]) == (62, 57, 2)
@@ -132,51 +83,6 @@ def test_what_is_new_changed_or_gone_is_all_that_is_done_again(
     check_sums(to, fourth)
     assert fourth["failed"] == fourth["done_now"] == third["failed"] - 1
     assert rows(to) == after
-
-
-def test_a_stopped_run_does_what_has_no_part_yet(
-    bucket: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    to = tmp_path / "labels"
-    whole = label(options(bucket, bundle, to))
-    expected = rows(to)
-    lost = sorted(to.glob("parts/*.parquet"))[1]
-    lost_rows = len({row["uri"] for row in pq.read_table(lost).to_pylist()})
-    lost.unlink()
-    (to / "summary.json").unlink()
-    # What came after the listing is not this run's.
-    (bucket / "later.flac").write_bytes(sound(1))
-    strays = [to / "parts" / name for name in ("part-0000aaaa-000000.parquet", ".dead.tmp")]
-    for stray in strays:
-        stray.write_bytes(b"of a run that is no more")
-    (to / "parts" / "mine.txt").write_text("kept")
-    kept = {name: at for name, at in parts(to).items() if "0000aaaa" not in name}
-    capsys.readouterr()
-    again = label(options(bucket, bundle, to))
-    check_sums(to, again)
-    assert "are done" in capsys.readouterr().out
-    assert lost_rows <= again["done_now"] <= lost_rows + 3
-    assert kept.items() <= parts(to).items()
-    assert rows(to) == expected
-    assert again["classes"] == whole["classes"]
-    assert not any(stray.exists() for stray in strays)
-    assert (to / "parts" / "mine.txt").exists()
-
-
-def test_a_stopped_run_whose_manifest_was_deleted_lists_again(
-    bucket: Path, bundle: Path, tmp_path: Path
-) -> None:
-    to = tmp_path / "labels"
-    label(options(bucket, bundle, to))
-    expected = rows(to)
-    kept, lost = sorted(to.glob("parts/*.parquet"))
-    for path in (lost, to / "summary.json", *to.glob("manifest-*.parquet")):
-        path.unlink()
-    again = label(options(bucket, bundle, to))
-    check_sums(to, again)
-    assert rows(to) == expected
-    assert again["done_now"] < len(expected)
-    assert kept.exists()
 
 
 def test_what_left_or_changed_between_listing_and_reading_is_a_failure_that_says_so(
@@ -311,54 +217,6 @@ def test_a_job_may_wait_for_as_long_as_it_takes() -> None:
     assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == -1
 
 
-def test_two_that_list_at_once_give_one_result(
-    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the second one lists, the first, which had begun to, ends."""
-    to, asked = tmp_path / "labels", options(bucket, bundle, tmp_path / "labels")
-    names = iter(["aaaaaaaa", "bbbbbbbb", "aaaaaaaa"])
-    mine = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=next(names)))
-    monkeypatch.setattr(job, "uuid", mine)
-    real = job._require_recordings
-
-    def stop(*_: Any) -> int:
-        raise InterruptedError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(job, "write_manifest", stop)
-        with pytest.raises(InterruptedError):
-            label(asked)
-    assert json.loads((to / "labels.json").read_text())["listing"] is None
-
-    def meanwhile(*arguments: Any) -> None:
-        monkeypatch.setattr(job, "_require_recordings", real)
-        label(asked)
-        (to / "summary.json").unlink()
-        real(*arguments)
-
-    monkeypatch.setattr(job, "_require_recordings", meanwhile)
-    summary = label(asked)
-    check_sums(to, summary)
-    assert summary["labelled"] == 57
-
-
-def test_what_a_later_run_asks_for_of_a_stopped_one(
-    bucket: Path, bundle: Path, tmp_path: Path
-) -> None:
-    to = tmp_path / "labels"
-    first = label(options(bucket, bundle, to))
-    (to / "summary.json").unlink()
-    label(options(bucket, bundle, to, formats=("csv",)))
-    (to / "events.csv").unlink()
-    label(options(bucket, bundle, to))
-    assert (to / "events.csv").exists()
-    (to / "summary.json").unlink()
-    (bucket / "1" / "001.flac").write_bytes(sound(1))  # failed before
-    again = label(options(bucket, bundle, to, retry_failed=True))
-    check_sums(to, again)
-    assert (again["failed"], again["done_now"]) == (first["failed"] - 1, first["failed"])
-
-
 def test_a_bundle_that_workers_do_not_see_is_told_in_a_line(
     bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,45 +245,3 @@ def test_a_bundle_that_workers_do_not_see_is_told_in_a_line(
 def test_gpu_options_that_cannot_be(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Label(bucket="b", bundle="b", to="t", **asked)
-
-
-def test_two_runs_at_once_give_one_result(
-    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    to = tmp_path / "labels"
-    real = job._do
-
-    def meanwhile(run: Any, *arguments: Any) -> tuple[int, float]:
-        monkeypatch.undo()
-        shutil.copy(to / "labels.json", tmp_path / "mine.json")
-        storage.remove(str(to / "labels.json"))
-        label(options(bucket, bundle, to))  # another driver that began at the same time
-        return real(run, *arguments)
-
-    monkeypatch.setattr(job, "_do", meanwhile)
-    with pytest.raises(ConfigError, match="another run of it began meanwhile"):
-        label(options(bucket, bundle, to))
-    summary = label(options(bucket, bundle, to))
-    check_sums(to, summary)
-
-
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bucket"
-    folder.mkdir()
-    (folder / "0.flac").write_bytes(sound(1, 30.0))
-    for index in range(1, 800):
-        os.link(folder / "0.flac", folder / f"{index}.flac")
-    command = [Path(sys.executable).with_name("audiocnn"), "label", folder, "--bundle", bundle]
-    run = subprocess.Popen(
-        [*map(str, command), "--to", str(tmp_path / "labels")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    while not parts(tmp_path / "labels"):
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)
-    out, err = run.communicate(timeout=120)
-    assert run.returncode == 130, out + err
-    assert "Traceback" not in out + err
-    assert err.startswith("audiocnn: stopped; ")
-    assert "of 800 recordings are done, and the same command goes on" in err

@@ -1,0 +1,52 @@
+"""Tests of the endpoint share a key, the type of their clients, a check of problems, and counts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from serve.keys import read_keys
+from serve.meters import Meters
+from serve.problems import KINDS
+
+KEY = "a key that nobody would guess".replace(" ", "-")
+
+Client = Callable[..., TestClient]
+"""The `client` of tests/unit/serve: it makes a client of an endpoint with these options."""
+
+
+class Counted(Meters):
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int]] = []
+        self.failures: list[str] = []
+        self.batches: list[int] = []
+        self.count = 0
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self.requests.append((route, status))
+
+    def failure(self, reason: str) -> None:
+        self.failures.append(reason)
+
+    def windows(self, count: int) -> None:
+        self.count += count
+
+    def batch(self, size: int, queued_s: float, computed_s: float) -> None:
+        self.batches.append(size)
+
+
+def problem(response: Any, status: int, name: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["type"] == f"/problems/{name}"
+    assert body["status"] == status == KINDS[name].status
+    assert body["title"] == KINDS[name].title
+    return body
+
+
+def read_keys_of(*keys: str) -> tuple[str, ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDIOCNN_API_KEYS", ",".join(keys))
+        return read_keys(None)

@@ -1,0 +1,149 @@
+"""What each file of tests costs: write the table tests/costs.md, or compare a run with it.
+
+    python tests/helpers/costs.py [--write]
+
+Both read the JUnit files that `make test`, `make test-slow` and `make test-browser` leave in
+build/tests. Without --write, the exit code is 1 where the tests cost a quarter more than the table
+says.
+"""
+
+import argparse
+import datetime
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "tests" / "costs.md"
+RUNS = ("test", "test-slow", "test-browser")
+MOST = 1.25
+"""How much of the table's total a run may cost, at the table's speed."""
+
+_HEAD = """# What the tests cost
+
+`make costs` writes this table from the last runs of `make test`, `make test-slow` and
+`make test-browser`: here of {date}, on {machine}. Seconds are those of
+one process of the test runner, and two of them run side by side. Clusters are the Ray clusters that
+were started.
+
+`.ci/run` fails when the total has grown by a quarter. A slower machine is no growth: how much slower
+it is, is read off the files themselves (see `slowdown` in tests/helpers/costs.py).
+
+| file | tests | seconds | clusters |
+|---|--:|--:|--:|
+"""
+
+
+@dataclass
+class Cost:
+    """What the tests of a file cost."""
+
+    tests: int = 0
+    seconds: float = 0.0
+    clusters: int = 0
+
+
+Costs = dict[str, Cost]
+"""By file, such as unit/audio/test_audio.py."""
+
+
+def read_runs(files: list[Path]) -> Costs:
+    """Sum up the tests of JUnit files by their file."""
+    costs: Costs = {}
+    for file in files:
+        for case in ElementTree.parse(file).iter("testcase"):
+            name = case.attrib["classname"].removeprefix("tests.").replace(".", "/") + ".py"
+            cost = costs.setdefault(name, Cost())
+            cost.tests += 1
+            cost.seconds += float(case.attrib["time"])
+            for noted in case.iter("property"):
+                if noted.attrib["name"] == "clusters":
+                    cost.clusters += int(noted.attrib["value"])
+    return costs
+
+
+def read_table(text: str) -> Costs:
+    """The costs that a table states."""
+    rows = re.findall(r"^\| ([\w/]+\.py) \| (\d+) \| ([\d.]+) \| (\d+) \|$", text, re.MULTILINE)
+    return {name: Cost(int(tests), float(s), int(started)) for name, tests, s, started in rows}
+
+
+def write_table(costs: Costs, machine: str) -> str:
+    """The text of the table, the dearest file first."""
+    lines = [
+        f"| {name} | {cost.tests} | {cost.seconds:.1f} | {cost.clusters} |"
+        for name, cost in sorted(costs.items(), key=lambda item: (-item[1].seconds, item[0]))
+    ]
+    tests, clusters = (sum(getattr(c, k) for c in costs.values()) for k in ("tests", "clusters"))
+    lines.append(f"| **all** | {tests} | {total(costs):.1f} | {clusters} |")
+    head = _HEAD.format(date=datetime.date.today().isoformat(), machine=machine)
+    return head + "\n".join(lines) + "\n"
+
+
+def total(costs: Costs) -> float:
+    """The seconds of all files."""
+    return sum(cost.seconds for cost in costs.values())
+
+
+def slowdown(now: Costs, before: Costs) -> float:
+    """How many times slower this machine is than the table's; at least 1.
+
+    Of the seconds in the table, 40 % are of files that slowed down by more than this. A file that
+    grew or is new does not change it much, and a machine that is slower changes all of them.
+    """
+    known = [name for name in before if name in now and before[name].seconds >= 1]
+    ratios = sorted((now[name].seconds / before[name].seconds, name) for name in known)
+    left = 0.6 * sum(before[name].seconds for name in known)
+    for ratio, name in ratios:
+        left -= before[name].seconds
+        if left <= 0:
+            return max(1.0, ratio)
+    return 1.0
+
+
+def growth(now: Costs, before: Costs) -> tuple[float, list[str]]:
+    """How many times the table's total a run cost at the table's speed, and what grew most."""
+    slower = slowdown(now, before)
+    grown = {
+        name: cost.seconds / slower - before.get(name, Cost()).seconds for name, cost in now.items()
+    }
+    most = sorted(grown, key=lambda name: -grown[name])[:5]
+    lines = [f"{name}: {grown[name]:+.0f} s" for name in most if grown[name] > 0]
+    return total(now) / slower / total(before), lines
+
+
+def this_machine() -> str:
+    """Its cores and what they are."""
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{os.cpu_count()} cores of {found[1] if found else 'an unknown kind'}"
+
+
+def main() -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, add_help=True)
+    parser.add_argument("--write", action="store_true", help="write the table anew")
+    write = parser.parse_args().write
+    now = read_runs([ROOT / "build" / "tests" / f"{run}.xml" for run in RUNS])
+    if write:
+        TABLE.write_text(write_table(now, this_machine()))
+        return 0
+    before = read_table(TABLE.read_text())
+    times, lines = growth(now, before)
+    print(
+        f"tests cost {total(now):.0f} s here, on a machine {slowdown(now, before):.2f} times slower"
+        f" than that of tests/costs.md: {times:.2f} times its total"
+    )
+    if times <= MOST:
+        return 0
+    print(
+        f"that is more than {MOST}: make the tests cheaper, or, where it must be, renew the table "
+        "with `make costs` and say why in the commit. What grew most:\n  " + "\n  ".join(lines)
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Windows of different requests share a forward, and meters count them."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+
+from audiocnn.bundle import Bundle
+from helpers.clients import Client, Counted
+from helpers.hostile import sound
+from serve.decoder import Decoder
+from serve.model import LocalModel, Wanted
+from serve.options import LIMITS
+from serve.service import Service
+
+
+def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundle) -> None:
+    meters = Counted()
+    own = Service(bundle, LocalModel(bundle, meters=meters), Decoder(LIMITS))
+    ask = client(own, meters=meters)
+    ask.post("/v1/predict", content=sound("wav"))
+    ask.post("/v1/predict", content=b"x")
+    ask.get("/nothing")
+    assert meters.requests == [("/v1/predict", 200), ("/v1/predict", 415), ("other", 404)]
+    assert meters.failures == ["not-audio", "not-found"]
+    assert meters.count == 2
+    assert sum(meters.batches) == 3  # two windows, and one of them once more for its spectrogram
+    own.decoder.close()
+
+
+def test_longer_windows_share_a_forward_by_fewer(bundle: Bundle) -> None:
+    meters = Counted()
+    model = LocalModel(bundle, meters=meters)
+
+    async def run() -> None:
+        windows = [np.zeros(8 * bundle.feature.window_samples, np.float32)] * 12
+        await asyncio.gather(*(model.infer(one, Wanted()) for one in windows))
+
+    asyncio.run(run())
+    assert sum(meters.batches) == 12
+    assert max(meters.batches) == 2  # 16 of the trained length
+    model.close()
+
+
+def test_windows_of_different_requests_share_a_forward(bundle: Bundle) -> None:
+    meters = Counted()
+    model = LocalModel(bundle, meters=meters)
+    service = Service(bundle, model, Decoder(LIMITS))
+
+    async def run() -> list[dict[str, Any]]:
+        asked = [service.tutorial(sound("wav")) for _ in range(6)]
+        return await asyncio.gather(*asked)
+
+    answers = asyncio.run(run())
+    for answer in answers:
+        np.testing.assert_allclose(
+            [p["confidence"] for p in answer["predictions"]],
+            [p["confidence"] for p in answers[0]["predictions"]],
+            atol=1e-6,
+        )
+    assert max(meters.batches) > 2
+    assert sum(meters.batches) >= 18
+    model.close()
+    service.decoder.close()
