@@ -29,8 +29,8 @@ _HEAD = """# What the tests cost
 one process of the test runner, and two of them run side by side. Clusters are the Ray clusters that
 were started.
 
-`.ci/run` fails when the total has grown by a quarter. A slower machine is no growth: how much slower
-it is, is read off the files themselves (see `slowdown` in tests/helpers/costs.py).
+`.ci/run` fails when the total has grown by a quarter. A slower machine is not growth: how much
+slower it is is read off the files themselves (see `slowdown` in tests/helpers/costs.py).
 
 | file | tests | seconds | clusters |
 |---|--:|--:|--:|

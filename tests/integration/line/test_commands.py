@@ -94,7 +94,16 @@ def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:
         target.write_bytes(clip.read_bytes())
     (tmp_path / "sounds" / "a" / "bad [bold].wav").write_bytes(b"no")
     code, out, err = run(
-        "ingest", "sounds", "--to", "features", "--folds", "2", *SMALL_FLAGS, cwd=tmp_path
+        "ingest",
+        "sounds",
+        "--to",
+        "features",
+        "--folds",
+        "2",
+        "--workers",
+        "1",
+        *SMALL_FLAGS,
+        cwd=tmp_path,
     )
     assert (code, err) == (0, "")
     assert "! 1 clips failed: see features/failures.parquet" in out

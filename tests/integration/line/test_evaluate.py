@@ -1,7 +1,10 @@
 """Cross-validation on a real Ray: folds side by side, seeds, leaks, scores that mean something."""
 
+import io
 import json
 import re
+import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,16 +46,33 @@ def asked(features: FeatureSet, to: Path, **options: object) -> Evaluate:
 def final(features: FeatureSet, to: Path, **options: object) -> Train:
     return Train(
         features=features.uri, to=str(to), feature=SMALL, model=TINY, training=SHORT,
-        **options,  # type: ignore[arg-type]
+        workers=1, **options,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def evaluated(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A report on two folds, and what the command said; tests copy it before they change it."""
+    to, said = tmp_path_factory.mktemp("report") / "r", io.StringIO()
+    with redirect_stdout(said):
+        evaluate(asked(features, to))
+    return to, said.getvalue()
+
+
+@pytest.fixture
+def report(evaluated: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(evaluated[0], tmp_path / "r")
+    return tmp_path / "r"
+
+
 def test_cross_validation_and_its_report(
-    features: FeatureSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = asked(features, tmp_path / "r")
-    summary = evaluate(options)
-    assert "2 folds, 2 side by side" in capsys.readouterr().out
+    features: FeatureSet, evaluated: tuple[Path, str], report: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options = asked(features, report)
+    assert "2 folds, 2 side by side" in evaluated[1]
+    summary = json.loads((report / "report.json").read_text())
     accuracies = [fold["accuracy"] for fold in summary["folds"]]
     assert summary["accuracy_mean"] == pytest.approx(np.mean(accuracies))
     assert summary["accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
@@ -60,25 +80,24 @@ def test_cross_validation_and_its_report(
     confusion = np.array(summary["confusion"])
     assert confusion.sum() == summary["clips"] == 40
     assert len(summary["mistakes"]) == 40 - np.trace(confusion)
-    assert summary == json.loads((tmp_path / "r" / "report.json").read_text())
-    page = (tmp_path / "r" / "report.html").read_text()
+    page = (report / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count('<img src="data:image/png;base64,') >= 4
     assert "the last of 5 epochs was used, so none was chosen by the tested fold" in page
     for fold in summary["folds"]:
         assert fold["bundle"] in page
 
-    (tmp_path / "r" / "report.json").unlink()  # as if stopped before the end
-    assert evaluate(options) == summary
+    (report / "report.json").unlink()  # as if stopped before the end
+    assert evaluate(options) == summary == json.loads((report / "report.json").read_text())
     assert "2 bundles are there already" in capsys.readouterr().out
 
 
 def test_a_fold_is_calibrated_by_the_others_and_answers_so(
-    features: FeatureSet, tmp_path: Path
+    features: FeatureSet, report: Path, tmp_path: Path
 ) -> None:
-    summary = evaluate(asked(features, tmp_path / "r"))
+    summary = json.loads((report / "report.json").read_text())
     found = summary["calibration"]
-    made = Bundle.read(str(tmp_path / "r" / "folds" / "1"))
+    made = Bundle.read(str(report / "folds" / "1"))
     assert made.fingerprint == summary["folds"][0]["bundle"]
     assert made.calibration.temperature == found["temperatures"][0] != 1.0
     assert len(made.calibration.thresholds) == len(features.classes)
@@ -93,12 +112,12 @@ def test_a_fold_is_calibrated_by_the_others_and_answers_so(
     assert answer.top_k[0][0] in features.classes
     assert answer.score == answer.top_k[0][1]
 
-    whole = train(final(features, tmp_path / "b", calibration=str(tmp_path / "r")))
+    whole = train(final(features, tmp_path / "b", calibration=str(report)))
     assert whole.calibration.temperature == found["temperature"]
     assert list(whole.calibration.thresholds) == found["thresholds"]
-    (tmp_path / "r" / "report.json").write_text(json.dumps({**summary, "features": "others"}))
+    (report / "report.json").write_text(json.dumps({**summary, "features": "others"}))
     with pytest.raises(MismatchError, match="the report of other features"):
-        train(final(features, tmp_path / "c", calibration=str(tmp_path / "r")))
+        train(final(features, tmp_path / "c", calibration=str(report)))
     with pytest.raises(ConfigError, match="calibration is for a model of all folds"):
         final(features, tmp_path / "c", calibration="r", test_fold=1)
 
@@ -109,8 +128,9 @@ def test_a_validation_fold_calibrates_its_bundle(features: FeatureSet, tmp_path:
     assert len(made.calibration.thresholds) == len(features.classes)
 
 
-def test_seeds_are_models_of_their_own(features: FeatureSet, tmp_path: Path) -> None:
-    summary = evaluate(asked(features, tmp_path / "r", seeds=2))
+def test_seeds_are_models_of_their_own(features: FeatureSet, report: Path) -> None:
+    (report / "report.json").unlink()  # the models of the first seed are there
+    summary = evaluate(asked(features, report, seeds=2))
     rows = [(row["fold"], row["seed"]) for row in summary["folds"]]
     assert rows == [(1, 0), (4, 0), (1, 1), (4, 1)]
     assert len({row["bundle"] for row in summary["folds"]}) == 4
@@ -118,16 +138,15 @@ def test_seeds_are_models_of_their_own(features: FeatureSet, tmp_path: Path) -> 
     assert np.array(summary["confusion"]).sum() == 80
     means = [row["accuracy_mean"] for row in summary["seeds"]]
     assert summary["accuracy_std_seeds"] == pytest.approx(np.std(means, ddof=1))
-    assert read_summary(str(tmp_path / "r/folds/4.seed1"))["provenance"]["training"]["seed"] == 1
+    assert read_summary(str(report / "folds" / "4.seed1"))["provenance"]["training"]["seed"] == 1
 
 
 def test_bundles_of_other_options_are_refused_before_anything_is_trained(
-    features: FeatureSet, tmp_path: Path
+    features: FeatureSet, report: Path
 ) -> None:
-    evaluate(asked(features, tmp_path / "r", training=replace(SHORT, epochs=1)))
-    (tmp_path / "r" / "report.json").unlink()
+    (report / "report.json").unlink()
     with pytest.raises(MismatchError, match="made with another training"):
-        evaluate(asked(features, tmp_path / "r"))
+        evaluate(asked(features, report, training=replace(SHORT, epochs=1)))
 
 
 def test_a_sound_in_two_folds_is_refused_unless_it_is_allowed(

@@ -36,7 +36,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(ray_cluster: None, sounds: Path) -> FeatureSet:
-    return ingest(options(sounds))
+    return ingest(options(sounds, workers=2))
 
 
 def write_clip(folder: Path, name: str, take: int) -> None:
@@ -53,6 +53,7 @@ def options(sounds: Path, **others: object) -> Ingest:
             "to": str(sounds.parent / "features"),
             "folds": 3,
             "feature": SMALL,
+            "workers": 1,
             **others,
         }
     )

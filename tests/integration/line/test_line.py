@@ -54,14 +54,14 @@ def training(features: FeatureSet, to: Path, **options: object) -> Train:
         feature=SMALL,
         model=TINY,
         training=TrainConfig(**settings),  # type: ignore[arg-type]
-        **{"test_fold": 1, **options},  # type: ignore[arg-type]
+        **{"test_fold": 1, "workers": 1, **options},  # type: ignore[arg-type]
     )
 
 
 @pytest.fixture(scope="module")
 def bundle(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     to = tmp_path_factory.mktemp("trained") / "bundle"
-    train(training(features, to))
+    train(training(features, to, workers=2))
     return to
 
 
@@ -138,7 +138,9 @@ def test_labels_are_part_of_the_features_fingerprint(features: FeatureSet, tmp_p
     bell.rename(tmp_path / "corpus" / "x")
     buzz.rename(bell)
     (tmp_path / "corpus" / "x").rename(buzz)
-    swapped = ingest(Ingest(corpus=str(tmp_path / "corpus"), to=str(tmp_path / "f"), feature=SMALL))
+    swapped = ingest(
+        Ingest(corpus=str(tmp_path / "corpus"), to=str(tmp_path / "f"), feature=SMALL, workers=1)
+    )
     assert swapped.counts == features.counts
     assert swapped.classes == features.classes
     assert swapped.fingerprint != features.fingerprint
@@ -244,9 +246,9 @@ def test_tensorboard_has_every_epoch_and_the_confusion(bundle: Path) -> None:
 def test_two_workers_give_the_same_bundle_each_time(
     features: FeatureSet, bundle: Path, tmp_path: Path
 ) -> None:
-    again = train(training(features, tmp_path / "again"))
+    again = train(training(features, tmp_path / "again", workers=2))
     assert again.fingerprint == Bundle.read(str(bundle)).fingerprint
-    other = train(training(features, tmp_path / "other", settings={"seed": 1}))
+    other = train(training(features, tmp_path / "other", workers=2, settings={"seed": 1}))
     assert other.fingerprint != again.fingerprint
 
 
@@ -254,7 +256,12 @@ def test_a_validation_fold_chooses_the_epoch_and_streaming_trains(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     options = training(
-        features, tmp_path / "b", validation_fold=2, data="stream", settings={"ema_decay": 0.5}
+        features,
+        tmp_path / "b",
+        workers=2,
+        validation_fold=2,
+        data="stream",
+        settings={"ema_decay": 0.5},
     )
     made = train(options)
     assert made.provenance["train_folds"] == [3, 4, 5]
@@ -348,7 +355,13 @@ def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_p
         for take in range(2):
             (tmp_path / "corpus" / name / f"{take}.flac").write_bytes(data)
     made = ingest(
-        Ingest(corpus=str(tmp_path / "corpus"), to=str(tmp_path / "f"), feature=SMALL, folds=2)
+        Ingest(
+            corpus=str(tmp_path / "corpus"),
+            to=str(tmp_path / "f"),
+            feature=SMALL,
+            folds=2,
+            workers=1,
+        )
     )
     rows = made.load(sorted(made.folds))
     by_ingest = rows.logmel[[i for i, c in enumerate(rows.clip_ids) if c == "a/0.flac"]]
@@ -360,7 +373,11 @@ def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_p
     assert np.array_equal(by_ingest, by_hand)
     assert np.array_equal(by_predictor, by_hand)
 
-    label(Label(bucket=str(tmp_path / "corpus"), bundle=str(bundle), to=str(tmp_path / "l")))
+    label(
+        Label(
+            bucket=str(tmp_path / "corpus"), bundle=str(bundle), to=str(tmp_path / "l"), workers=1
+        )
+    )
     expected = predictor.scores(by_ingest)
     rows_of_a = [
         row

@@ -45,7 +45,7 @@ def features(lake: str) -> FeatureSet:
 def bundle(features: FeatureSet, lake: str) -> str:
     options = Train(
         features=features.uri, to=f"{lake}/bundle", feature=SMALL, model=TINY, training=SHORT,
-        test_fold=1,
+        test_fold=1, workers=1,
     )  # fmt: skip
     train(options)
     return options.to
@@ -54,7 +54,7 @@ def bundle(features: FeatureSet, lake: str) -> str:
 def test_the_same_features_as_from_disk(
     features: FeatureSet, lake: str, corpus: Path, tmp_path: Path
 ) -> None:
-    local = ingest(Ingest(corpus=str(corpus), to=str(tmp_path / "f"), feature=SMALL))
+    local = ingest(Ingest(corpus=str(corpus), to=str(tmp_path / "f"), feature=SMALL, workers=1))
     assert features.counts["listed"] == local.counts["listed"] + 1
     assert features.counts["failed"] == 1
     assert features.fingerprint != ""
@@ -80,7 +80,7 @@ def test_training_leaves_a_bundle_with_its_log_and_no_checkpoints(bundle: str) -
 def test_a_bucket_is_labelled_and_a_fold_evaluated(
     features: FeatureSet, bundle: str, lake: str
 ) -> None:
-    made = label(Label(bucket=f"{lake}/corpus", bundle=bundle, to=f"{lake}/labels"))
+    made = label(Label(bucket=f"{lake}/corpus", bundle=bundle, to=f"{lake}/labels", workers=1))
     assert (made["listed"], made["labelled"], made["failed"]) == (101, 100, 1)
     assert len(set(read_labels(f"{lake}/labels")["uri"].to_pylist())) == 100
     options = Evaluate(
@@ -96,7 +96,9 @@ def test_a_bucket_is_labelled_and_a_fold_evaluated(
 def test_an_output_is_replaced_when_asked_for(features: FeatureSet, lake: str) -> None:
     storage.write_bytes(f"{lake}/features/parts/mine.txt", b"kept")
     again = ingest(
-        Ingest(corpus=f"{lake}/corpus", to=f"{lake}/features", feature=SMALL, overwrite=True)
+        Ingest(
+            corpus=f"{lake}/corpus", to=f"{lake}/features", feature=SMALL, overwrite=True, workers=1
+        )
     )
     assert again.fingerprint == features.fingerprint
     assert storage.read_bytes(f"{lake}/features/parts/mine.txt") == b"kept"
@@ -123,7 +125,11 @@ def test_an_object_that_is_gone_costs_a_row_and_a_missing_bucket_the_job(
     for extra in ([gone], [gone, elsewhere]):
         (tmp_path / "m.csv").write_text("\n".join(["uri,label", *rows, *extra]) + "\n")
         options = Ingest(
-            corpus=str(tmp_path / "m.csv"), to=f"{lake}/m{len(extra)}", feature=SMALL, folds=2
+            corpus=str(tmp_path / "m.csv"),
+            to=f"{lake}/m{len(extra)}",
+            feature=SMALL,
+            folds=2,
+            workers=1,
         )
         if extra == [gone]:
             assert ingest(options).counts["failed"] == 1

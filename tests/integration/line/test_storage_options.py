@@ -26,6 +26,7 @@ def blind_cluster(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     storage.configure({})
+    ray.shutdown()  # that of other tests, whose processes know both
     session.connect()
     yield
     ray.shutdown()
@@ -46,7 +47,7 @@ def test_storage_options_reach_every_process_and_are_written_nowhere(
     storage.configure({})
 
     ingesting = Ingest(
-        corpus=f"{lake}/corpus", to=f"{lake}/features", feature=SMALL, folds=2,
+        corpus=f"{lake}/corpus", to=f"{lake}/features", feature=SMALL, folds=2, workers=1,
         storage_options=options,
     )  # fmt: skip
     ingest(ingesting)
@@ -57,7 +58,7 @@ def test_storage_options_reach_every_process_and_are_written_nowhere(
     )  # fmt: skip
     train(training)
     labelling = Label(
-        bucket=f"{lake}/corpus", bundle=f"{lake}/bundle", to=f"{lake}/labels",
+        bucket=f"{lake}/corpus", bundle=f"{lake}/bundle", to=f"{lake}/labels", workers=1,
         storage_options=options,
     )  # fmt: skip
     assert label(labelling)["failed"] == 0
