@@ -9,8 +9,10 @@ TO ?= demo
 ESC10 ?= ../shared/data/esc10
 # Files of tests side by side: what they wait for is mostly Ray's start.
 TWO_AT_ONCE := -n 2 --dist loadfile
+# Each run says what its tests cost, to people and, for `make costs`, to a file.
+COST = --durations=25 --junitxml=build/tests/$@.xml
 
-.PHONY: help setup demo test test-slow test-browser dashboard check-dashboard bench-ingest bench-train bench-serve bench-label bench-gpu \
+.PHONY: help setup demo test test-slow test-browser test-all costs check-costs dashboard check-dashboard bench-ingest bench-train bench-serve bench-label bench-gpu \
   bench-float16 esc10 lint format clean
 
 help:  ## What can be made
@@ -33,18 +35,37 @@ demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
 	@$(BIN)/audiocnn demo "$(CORPUS)" --to "$(TO)"
 
 test: lint  ## Lint and the default tests; real recordings where ../shared/data is
-	$(BIN)/pytest $(TWO_AT_ONCE) --ignore tests/contract/test_house.py
+	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) --ignore tests/contract/test_house.py
 
 test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Kills and whole commands
-	$(BIN)/pytest $(TWO_AT_ONCE) -m slow
+	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m 'slow and not thorough'
 
 test-browser: $(VENV)/.browser check-dashboard  ## The dashboard in Chromium, which must be there
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest $(COST) -m browser
 
-# What was built from the source that is here is what is kept.
-check-dashboard: dashboard
-	@test -z "$$(git status --porcelain serve/page serve/dashboard/lib/schema.ts)" \
-	  || { git status --short serve/page serve/dashboard; echo "commit what make dashboard built"; exit 2; }
+# See tests/README.md for what it adds.
+test-all: lint $(VENV)/.bench $(VENV)/label-studio/.ready $(VENV)/.browser dashboard  ## Everything
+	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) --thorough -m 'not browser'
+	$(BIN)/pytest --thorough -m browser
+
+costs: setup  ## Write tests/costs.md anew, from the last runs of test, test-slow and test-browser
+	$(BIN)/python tests/helpers/costs.py --write
+
+check-costs: setup  ## Fail where tests cost a quarter more than tests/costs.md says
+	$(BIN)/python tests/helpers/costs.py
+
+# What was built from the source that is here is what is kept. It is not built again where a hash of
+# both is the one that `make dashboard` wrote.
+PAGE_HASH = { git ls-files --cached --others --exclude-standard serve/dashboard serve/page; \
+  echo serve/dashboard/openapi.json; } | LC_ALL=C sort | tr "\n" "\0" \
+  | xargs -0 sha256sum 2> /dev/null | sha256sum
+
+check-dashboard: setup
+	@$(BIN)/python -m serve.http > serve/dashboard/openapi.json
+	@test "$$($(PAGE_HASH))" = "$$(cat serve/page.sha256)" || $(MAKE) dashboard
+	@test -z "$$(git status --porcelain serve/page serve/page.sha256 serve/dashboard)" \
+	  || { git status --short serve/page serve/page.sha256 serve/dashboard; \
+	       echo "commit what make dashboard built"; exit 2; }
 
 $(VENV)/.browser: $(VENV)/.ready
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
@@ -113,6 +134,7 @@ dashboard: setup  ## Build the dashboard's page anew
 	  && NEXT_TELEMETRY_DISABLED=1 npm run --silent build
 	rm -rf serve/page && mkdir serve/page
 	cp -r serve/dashboard/out/index.html serve/dashboard/out/_next serve/page/
+	@$(PAGE_HASH) > serve/page.sha256
 
 lint: setup  ## ruff, mypy, and the rules of the house
 	$(BIN)/ruff check .
