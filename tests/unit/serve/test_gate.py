@@ -102,17 +102,14 @@ def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def exchanged(
-    app: Any, messages: list[dict[str, Any] | float], path: str = "/v1/predict", **headers: str
+    app: Any, messages: list[dict[str, Any]], path: str = "/v1/predict", **headers: str
 ) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """One raw exchange; a number among the messages is a pause of so many seconds."""
+    """One raw exchange; no message comes after the last one."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        while messages:
-            message = messages.pop(0)
-            if not isinstance(message, float):
-                return message
-            await asyncio.sleep(message)
+        if messages:
+            return messages.pop(0)
         await asyncio.sleep(3_600)
         raise AssertionError
 
@@ -135,43 +132,49 @@ def part(data: bytes, *, more: bool) -> dict[str, Any]:
     return {"type": "http.request", "body": data, "more_body": more}
 
 
-async def test_app(scope: Any, receive: Any, send: Any) -> None:
-    """An application that takes as long as its body says, in seconds."""
-    message = await receive()
-    await asyncio.sleep(float(message["body"]))
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"{}"})
+def answering(when: asyncio.Event) -> Any:
+    """An application that answers when it may."""
 
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await when.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
 
-test_app.__test__ = False  # type: ignore[attr-defined]
+    return app
 
 
 def test_slow_requests_and_slow_answers_end() -> None:
-    options = Serve(bundle="b", upload_timeout_s=0.2, timeout_s=0.3, queue=2)
     meters = Counted()
-    gate = Gate(test_app, options, (), meters)
+
+    def gate(**limits: float) -> Gate:
+        return Gate(answering(asyncio.Event()), Serve(bundle="b", queue=2, **limits), (), meters)
 
     async def run() -> None:
-        slow: list[Any] = [part(b"0", more=True), 1.0, part(b"", more=False)]
-        status, headers, body = await exchanged(gate, slow)
+        slow = gate(upload_timeout_s=0.2)
+        status, headers, body = await exchanged(slow, [part(b"0", more=True)])
         assert (status, body["type"]) == (408, "/problems/slow-upload")
         assert headers["connection"] == "close"
+        never = gate(timeout_s=0.3)
         status, _, body = await exchanged(
-            gate, [part(b"5", more=False)], **{"x-request-timeout-seconds": "0"}
+            never, [part(b"0", more=False)], **{"x-request-timeout-seconds": "0"}
         )
         assert (status, body["type"]) == (504, "/problems/slow-answer")
-        gone: list[Any] = [part(b"0", more=True), {"type": "http.disconnect"}]
-        status, _, body = await exchanged(gate, gone)
+        gone = gate()
+        status, _, body = await exchanged(
+            gone, [part(b"0", more=True), {"type": "http.disconnect"}]
+        )
         assert status == 400
-        assert gate._held == 0
-        assert gate.admission.count == 0
+        for one in (slow, never, gone):
+            assert one._held == 0
+            assert one.admission.count == 0
 
     asyncio.run(run())
     assert meters.failures == ["slow-upload", "slow-answer", "malformed"]
 
 
 def test_a_body_that_never_ends_is_refused_in_time() -> None:
-    gate = Gate(test_app, Serve(bundle="b"), ())
+    gate = Gate(answering(asyncio.Event()), Serve(bundle="b"), ())
     taken = 0
 
     class Endless(list[Any]):
@@ -188,11 +191,17 @@ def test_a_body_that_never_ends_is_refused_in_time() -> None:
 
 
 def test_what_is_too_much_is_told_at_once_to_come_again() -> None:
-    gate = Gate(test_app, Serve(bundle="b", queue=2), ())
-
     async def run() -> None:
+        when, refused = asyncio.Event(), 0
+        gate = Gate(answering(when), Serve(bundle="b", queue=2), ())
+
         async def ask() -> tuple[int, dict[str, str], dict[str, Any]]:
-            return await exchanged(gate, [part(b"0.5", more=False)])
+            nonlocal refused
+            answer = await exchanged(gate, [part(b"0", more=False)])
+            refused += answer[0] == 503
+            if refused == 8:
+                when.set()
+            return answer
 
         answers = await asyncio.gather(*(ask() for _ in range(10)))
         assert sorted(status for status, _, _ in answers) == [200] * 2 + [503] * 8
