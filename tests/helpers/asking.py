@@ -1,11 +1,13 @@
 """Asking an endpoint, once or again and again, and waiting for things to happen."""
 
+import json
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 PATIENCE_S = 600
 """Nothing that is waited for takes so long, however slow and busy the machine."""
@@ -20,15 +22,28 @@ def wait_until(happened: Callable[[], object], told: Callable[[], object] = lamb
 
 
 def status(url: str, body: bytes | None = None, **headers: str) -> int:
-    """The status of an answer; 0 for none."""
+    """The status of an answer, however late it comes; 0 for none."""
     request = urllib.request.Request(url, data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
     except OSError:
         return 0
+
+
+def read(url: str, **headers: str) -> bytes:
+    """An answer. Raises OSError where none comes soon: ask again."""
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=5) as response:
+        found: bytes = response.read()
+        return found
+
+
+def read_json(url: str, **headers: str) -> Any:
+    """As `read`, of an answer that is JSON."""
+    return json.loads(read(url, **headers))
 
 
 @contextmanager

@@ -2,10 +2,21 @@
 
 `sitecustomize`, which Python runs as it starts, wraps two functions in the processes of the job:
 the one that puts a finished part in its place, and the one that trains an epoch. The product does
-not know of it.
+not know of it. Ray, which would wait for its own node for 30 s, waits for as long as tests do.
 """
 
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
+
+from helpers.asking import wait_until
+from helpers.common import descendants
 
 _HOLE = """
 import importlib.abc
@@ -61,7 +72,34 @@ def wrap_training(module):
     module.Trainer.train_epoch = train_epoch
 
 
-WRAP = {"audiocnn.storage": wrap_storage, "audiocnn.training": wrap_training}
+def wrap_s3(module):
+    module.PATIENCE_S = float(os.environ.get("AUDIOCNN_PATIENCE_S", module.PATIENCE_S))
+
+
+def wrap_services(module):
+    import time
+
+    plain = module.get_node
+
+    def get_node(*more):
+        deadline = time.monotonic() + 600
+        while True:
+            try:
+                return plain(*more)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    module.get_node = get_node
+
+
+WRAP = {
+    "audiocnn.storage": wrap_storage,
+    "audiocnn.training": wrap_training,
+    "audiocnn.s3": wrap_s3,
+    "ray._private.services": wrap_services,
+}
 
 
 class Loader(importlib.abc.Loader):
@@ -120,3 +158,148 @@ class Gate:
     def passed(self) -> int:
         """How many parts have passed so far, counting every run of the job."""
         return self._passed.stat().st_size if self._passed.exists() else 0
+
+
+FRONT_END, WORKER = "audiocnn.extracting", "MapWorker"
+"""What the processes of `ingest` and `label` have in their command lines."""
+
+
+class Job:
+    """A command that waits at a gate of its own; what it says is kept in files.
+
+    With AUDIOCNN_PATIENCE_S it waits so long for a store that is away.
+    """
+
+    def __init__(self, folder: Path, *command: object, **environment: str) -> None:
+        self.gate = Gate(folder)
+        self._said = folder / "out", folder / "err"
+        self._started: list[psutil.Process] = []
+        self._bereft: set[int] = set()
+        with self._said[0].open("wb") as out, self._said[1].open("wb") as err:
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdin=subprocess.PIPE, stdout=out, stderr=err, text=True,
+                start_new_session=True,
+                env={**os.environ, **self.gate.environment, **environment},
+            )  # fmt: skip
+
+    @property
+    def out(self) -> str:
+        """What it has written to its standard output."""
+        return self._said[0].read_text(errors="replace")
+
+    @property
+    def err(self) -> str:
+        """What it has written to its standard error."""
+        return self._said[1].read_text(errors="replace")
+
+    @property
+    def told(self) -> str:
+        """Both."""
+        return self.out + self.err
+
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        """Wait for something. Raises AssertionError where the job ends before."""
+        wait_until(lambda: happened() or self.process.poll() is not None, lambda: self.told)
+        assert self.process.poll() is None, f"{self.process.returncode}: {self.told}"
+
+    def end(self, meanwhile: Callable[[], object] = lambda: None) -> int:
+        """Wait until it ends by itself, and do something again and again; returns its code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        wait_until(lambda: (meanwhile(), self.process.poll())[1] is not None, lambda: self.told)
+        return self.process.returncode
+
+    def tell(self, text: str) -> None:
+        """Write a line to its standard input, and wait until it says that this is done."""
+        assert self.process.stdin is not None
+        done = f"done: {text}\n"
+        before = self.out.count(done)
+        self.process.stdin.write(f"{text}\n")
+        self.process.stdin.flush()
+        self.wait_until(lambda: self.out.count(done) > before)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group, as a terminal does."""
+        self._started = psutil.Process(self.process.pid).children(recursive=True)
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Kill the whole group. What it has started ends a moment later."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def wait_until_gone(self) -> None:
+        """Wait until what a killed one had started has ended too."""
+        wait_until(lambda: not any(map(_runs, self._started)))
+
+    def kill_one(self, kind: str, chance: random.Random) -> None:
+        """Kill one of its processes of a kind, once there are such.
+
+        A worker loses one front end at most: what ends two of them at one recording is blamed on
+        the recording.
+        """
+        self.wait_until(lambda: self._struck(kind, chance))
+
+    def _struck(self, kind: str, chance: random.Random) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            there = descendants(self.process.pid, kind)
+            there = [one for one in there if one.ppid() not in self._bereft]
+            if there:
+                victim = chance.choice(there)
+                owner = victim.ppid()
+                victim.kill()
+                if kind == FRONT_END:
+                    self._bereft.add(owner)
+                return True
+        return False
+
+    def close(self) -> None:
+        """End whatever is left of it."""
+        if self.process.poll() is None:
+            self.kill()
+        for process in self._started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+Start = Callable[..., Job]
+"""The fixture `start` of the kills: a job in a folder of the test's."""
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+NODES = """
+import os, sys, threading
+import ray
+from ray.cluster_utils import Cluster
+from pipelines.cli import VERBS, parse
+
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+node = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+options, ended = parse(sys.argv[1:]), []
+
+def run() -> None:
+    verb = next(verb for kind, verb in VERBS.values() if isinstance(options, kind))
+    ended.append(verb(options))
+
+job = threading.Thread(target=run, daemon=True)  # nodes come and go by the main thread alone
+job.start()
+for line in sys.stdin:
+    if line.strip() == "remove":
+        cluster.remove_node(node, allow_graceful=False)
+    else:
+        node = cluster.add_node(num_cpus=1)
+    print("done:", line.strip(), flush=True)
+job.join()
+sys.stdout.flush()
+os._exit(0 if ended else 1)  # Ray's own exit handlers ask for nodes that are gone
+"""
+"""A verb on two nodes. Told `remove`, the second one is killed; told `add`, another one comes."""

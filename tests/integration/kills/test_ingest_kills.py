@@ -2,10 +2,10 @@
 
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,19 @@ import pytest
 
 from audiocnn.featureset import FeatureSet
 from audiocnn.synthetic import encode
-from helpers.common import AUDIOCNN, descendants
+from helpers.common import AUDIOCNN
+from helpers.gate import FRONT_END, NODES, WORKER, Job, Start
 
 pytestmark = pytest.mark.slow
 
-CLIPS = 480
-OPTIONS = ["--recipe", "demo", "--folds", "4"]
+CLIPS = 96
+"""Sixteen parts: of six clips each, for two workers."""
+OPTIONS = ["--recipe", "demo", "--folds", "4", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of 15 s in FLAC, so that the work takes long enough to be hit; 24 files, many names."""
+    """Clips of 15 s in FLAC, so that a part takes long enough to be hit; 24 files, many names."""
     folder = tmp_path_factory.mktemp("kills") / "corpus"
     rng = np.random.default_rng(0)
     for index in range(24):
@@ -40,31 +42,36 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(corpus: Path) -> FeatureSet:
     """What a run that nobody disturbs gives."""
-    return finish(corpus, corpus.parent / "whole")
+    to = corpus.parent / "whole"
+    command = [AUDIOCNN, "ingest", corpus, "--to", to, *OPTIONS]
+    features = finish(Job(corpus.parent / "job", *command), to)
+    assert len(features.parts) == 16
+    return features
 
 
-def start(corpus: Path, to: Path) -> subprocess.Popen[str]:
-    command = [str(AUDIOCNN), "ingest", str(corpus), "--to", str(to), *OPTIONS]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    return tmp_path / "features"
 
 
-def finish(corpus: Path, to: Path) -> FeatureSet:
-    run = start(corpus, to)
-    told, _ = run.communicate()
-    assert run.returncode == 0, told
+@pytest.fixture
+def ingest(start: Start, corpus: Path, to: Path) -> Callable[..., Job]:
+    """A function that starts the verb, by another command perhaps."""
+    return partial(start_verb, start, corpus, to)
+
+
+def start_verb(start: Start, corpus: Path, to: Path, *by: object) -> Job:
+    return start(*(by or [AUDIOCNN]), "ingest", corpus, "--to", to, *OPTIONS)
+
+
+def finish(job: Job, to: Path) -> FeatureSet:
+    job.gate.open()
+    assert job.end() == 0, job.told
     return FeatureSet.read(str(to))
 
 
 def parts(to: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in to.glob("parts/*.parquet")}
-
-
-def wait_for_parts(to: Path, count: int, run: subprocess.Popen[str]) -> None:
-    while len(parts(to)) < count:
-        assert run.poll() is None, f"it ended before it could be killed: {run.communicate()[0]}"
-        time.sleep(0.02)
 
 
 def check_whole(features: FeatureSet, whole: FeatureSet) -> None:
@@ -80,73 +87,53 @@ def check_whole(features: FeatureSet, whole: FeatureSet) -> None:
     assert (features.fingerprint, features.counts) == (whole.fingerprint, whole.counts)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_killed_driver(corpus: Path, whole: FeatureSet, tmp_path: Path, seed: int) -> None:
-    to = tmp_path / "features"
-    moment = random.Random(seed).randint(1, len(whole.parts) // 2)
-    victim = start(corpus, to)
-    wait_for_parts(to, moment, victim)
-    os.killpg(victim.pid, signal.SIGKILL)
-    victim.communicate()
-    assert not (to / "features.json").exists()
-    before = parts(to)  # its workers may still write: only what is there now must stay
-    assert moment <= len(before) < len(whole.parts)
-    check_whole(finish(corpus, to), whole)
-    assert before.items() <= parts(to).items()
+def kill_after(more: int, job: Job, to: Path, chance: random.Random) -> None:
+    """Kill a driver once there are so many parts more, or up to two more than that."""
+    goal = len(parts(to)) + more
+    job.gate.let(more + chance.randint(0, 2))
+    job.wait_until(lambda: len(parts(to)) >= goal)
+    time.sleep(chance.uniform(0.0, 0.3))
+    job.kill()
+    job.wait_until_gone()
+    assert goal <= len(parts(to))
 
 
-def test_killed_workers_and_front_ends(corpus: Path, whole: FeatureSet, tmp_path: Path) -> None:
-    to = tmp_path / "features"
-    run = start(corpus, to)
-    killed = 0
-    for moment in (1, 4, 7):
-        wait_for_parts(to, moment, run)
-        for text in ("audiocnn.extracting", "MapWorker"):
-            for process in descendants(run.pid, text)[:1]:
-                process.kill()
-                killed += 1
-    told, _ = run.communicate()
-    assert run.returncode == 0, told
-    assert killed >= 4
-    check_whole(FeatureSet.read(str(to)), whole)
+def test_a_killed_driver(
+    ingest: Callable[..., Job], whole: FeatureSet, to: Path, chance: random.Random, thorough: bool
+) -> None:
+    kills = 3 if thorough else 1
+    kept: dict[str, int] = {}
+    for _ in range(kills):
+        more = chance.randint(1, len(whole.parts) // (2 * kills))
+        kill_after(more, ingest(), to, chance)
+        assert not (to / "features.json").exists()
+        kept |= parts(to)
+        assert len(kept) < len(whole.parts)
+    check_whole(finish(ingest(), to), whole)
+    assert kept.items() <= parts(to).items()  # what was there was not written again
 
 
-NODES = """
-import os, sys, threading, time
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster
-from pipelines.cli import parse
-from pipelines.ingest import ingest
-
-to = Path(sys.argv[2])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-second = cluster.add_node(num_cpus=1)
-cluster.wait_for_nodes()
-ray.init(address=cluster.address, log_to_driver=False)
-
-def cut() -> None:
-    while len(list(to.glob("parts/*.parquet"))) < 4:
-        time.sleep(0.02)
-    cluster.remove_node(second, allow_graceful=False)
-    print("removed after", len(list(to.glob("parts/*.parquet"))), flush=True)
-
-thread = threading.Thread(target=cut, daemon=True)
-thread.start()
-ingest(parse(["ingest", sys.argv[1], "--to", str(to), *sys.argv[3:]]))
-thread.join()
-ray.shutdown()
-cluster.shutdown()
-print("ended", flush=True)
-os._exit(0)  # Ray's own exit handlers ask for the node that is gone
-"""
+def test_killed_workers_and_front_ends(
+    ingest: Callable[..., Job], whole: FeatureSet, to: Path, chance: random.Random, thorough: bool
+) -> None:
+    job = ingest()
+    kinds = chance.sample([FRONT_END, WORKER], 2)
+    for kill in range(6 if thorough else 3):
+        moment = 2 * kill + chance.randint(1, 2)
+        job.gate.let(2 * kill + 2)
+        job.wait_until(lambda moment=moment: job.gate.passed >= moment)
+        time.sleep(chance.uniform(0.0, 0.3))
+        job.kill_one(kinds[kill % 2], chance)
+    check_whole(finish(job, to), whole)
 
 
-def test_a_lost_node(corpus: Path, whole: FeatureSet, tmp_path: Path) -> None:
-    to = tmp_path / "features"
-    command = [sys.executable, "-c", NODES, str(corpus), str(to), *OPTIONS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "removed after" in done.stdout
-    assert "ended" in done.stdout
-    check_whole(FeatureSet.read(str(to)), whole)
+@pytest.mark.thorough
+def test_a_lost_node(
+    ingest: Callable[..., Job], whole: FeatureSet, to: Path, chance: random.Random
+) -> None:
+    job = ingest(sys.executable, "-c", NODES)
+    moment = chance.randint(1, 8)
+    job.gate.let(moment + chance.randint(0, 2))
+    job.wait_until(lambda: job.gate.passed >= moment)
+    job.tell("remove")
+    check_whole(finish(job, to), whole)

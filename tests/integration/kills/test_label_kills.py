@@ -6,13 +6,13 @@ After each kill what readers see is compared row by row with a run that nobody d
 import http.client
 import os
 import random
-import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +22,12 @@ import pytest
 
 from audiocnn import labels, labelset, listing, storage
 from benchmarks.seaweed import SeaweedFS
-from helpers.common import SHARED, descendants, make_bundle
+from helpers.asking import PATIENCE_S
+from helpers.common import AUDIOCNN, SHARED, make_bundle
+from helpers.gate import FRONT_END, NODES, WORKER, Job, Start
 from helpers.hostile import HOSTILE, sound
 
 pytestmark = pytest.mark.slow
-
-AUDIOCNN = str(Path(sys.executable).with_name("audiocnn"))
-COPIES = 4
 
 Rows = dict[tuple[str, float], tuple[Any, ...]]
 
@@ -78,18 +77,13 @@ def check_whole(to: str, whole: Bucket) -> None:
     assert sorted(named) == sorted(failures)
 
 
-def start(bucket: str, bundle: str, to: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [AUDIOCNN, "label", bucket, "--bundle", bundle, "--to", to],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+def command(whole: Bucket, to: str) -> list[str]:
+    return ["label", whole.uri, "--bundle", whole.bundle, "--to", to, "--workers", "2"]
 
 
-def finish(bucket: str, bundle: str, to: str) -> str:
-    run = start(bucket, bundle, to)
-    out, err = run.communicate()
-    assert (run.returncode, err) == (0, ""), out + err
-    return out
+def finish(job: Job) -> None:
+    job.gate.open()
+    assert (job.end(), job.err) == (0, ""), job.told
 
 
 def parts(to: str) -> dict[str, str]:
@@ -99,39 +93,40 @@ def parts(to: str) -> dict[str, str]:
     return {f.path: f.version for f in listing.iter_files(f"{to}/parts") if f.path[0] != "."}
 
 
-def wait_for_parts(to: str, count: int, run: subprocess.Popen[str]) -> None:
-    while len(parts(to)) < count:
-        if run.poll() is not None:
-            pytest.fail(f"it ended with {run.returncode} at {len(parts(to))}: {run.communicate()}")
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
-def whole(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
-    """Four copies of each recording of ESC-10, everything hostile, and files that are neither."""
+def whole(
+    s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Bucket:
+    """Copies of each recording of ESC-10, everything hostile, and files that are neither."""
+    copies = 4 if request.config.getoption("thorough") else 2
     folder = tmp_path_factory.mktemp("bucket")
+    fill_bucket(folder, copies)
+    storage.configure({})
+    lake = s3.bucket()
+    made = tmp_path_factory.mktemp("bundle")
+    make_bundle(made)
+    for file in listing.iter_files(str(made)):
+        storage.write_bytes(f"{lake}/bundle/{file.path}", storage.read_bytes(file.uri))
+    bucket = Bucket(uri=s3.upload(folder), bundle=f"{lake}/bundle", rows={}, failures={})
+    finish(Job(made / "job", AUDIOCNN, *command(bucket, f"{lake}/labels")))
+    rows, failures = rows_of(f"{lake}/labels")
+    assert len({uri for uri, _ in rows}) + len(failures) == copies * 400 + len(HOSTILE)
+    assert len(failures) >= 40
+    return bucket._replace(rows=rows, failures=failures)
+
+
+def fill_bucket(folder: Path, copies: int) -> None:
     clips = sorted(SHARED.glob("esc10/*/*.ogg"))
     if not clips and os.environ.get("AUDIOCNN_REQUIRE_RECORDINGS"):
         pytest.fail("the recordings are missing")
-    for copy in range(COPIES):
+    for copy in range(copies):
         (folder / f"day {copy}").mkdir()
         for index in range(400):
             path = folder / f"day {copy}" / f"{index:03d}.{'ogg' if clips else 'wav'}"
             path.write_bytes(clips[index].read_bytes() if clips else sound("wav"))
     for index, (data, _) in enumerate(HOSTILE.values()):
-        (folder / "day 2" / f"bad {index:02d}.wav").write_bytes(data)
+        (folder / "day 1" / f"bad {index:02d}.wav").write_bytes(data)
     (folder / "notes.txt").write_text("x")
-    uri, lake = s3.upload(folder), s3.bucket()
-    storage.configure({})
-    made = tmp_path_factory.mktemp("bundle")
-    make_bundle(made)
-    for file in listing.iter_files(str(made)):
-        storage.write_bytes(f"{lake}/bundle/{file.path}", storage.read_bytes(file.uri))
-    finish(uri, f"{lake}/bundle", f"{lake}/labels")
-    rows, failures = rows_of(f"{lake}/labels")
-    assert len({uri for uri, _ in rows}) + len(failures) == COPIES * 400 + len(HOSTILE)
-    assert len(failures) >= 40
-    return Bucket(uri=uri, bundle=f"{lake}/bundle", rows=rows, failures=failures)
 
 
 @pytest.fixture
@@ -139,116 +134,119 @@ def to(whole: Bucket, s3: SeaweedFS) -> str:
     return s3.bucket() + "/labels"
 
 
-def test_a_driver_killed_eight_times(whole: Bucket, to: str) -> None:
-    moments = random.Random(1)
-    for kill in range(8):
-        run = start(whole.uri, whole.bundle, to)
-        # Now and then before there is a manifest, or before the first part of this run.
-        more = moments.choice([0, 1, 2, 4, 8])
-        if more:
-            wait_for_parts(to, len(parts(to)) + more, run)
-        else:
-            time.sleep(moments.uniform(0.5, 10.0))
-        time.sleep(moments.uniform(0.0, 0.3))
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-        assert not storage.exists(f"{to}/summary.json"), f"done before kill {kill}"
+@pytest.fixture
+def label(start: Start, whole: Bucket, to: str) -> Callable[..., Job]:
+    """A function that starts the verb."""
+    return partial(start, AUDIOCNN, *command(whole, to))
+
+
+def kill_somewhere(job: Job, to: str, chance: random.Random) -> None:
+    """Kill a driver, now and then before there is a manifest, or before the first part of it."""
+    more = chance.choice([0, 1, 2, 4])
+    goal = len(parts(to)) + more
+    if more:
+        job.gate.let(more + chance.randint(0, 2))
+        job.wait_until(lambda: len(parts(to)) >= goal)
+    else:
+        time.sleep(chance.uniform(0.5, 10.0))
+    time.sleep(chance.uniform(0.0, 0.3))
+    job.kill()
+
+
+def test_a_driver_killed_again_and_again(
+    label: Callable[..., Job], whole: Bucket, to: str, chance: random.Random, thorough: bool
+) -> None:
+    killed: list[Job] = []
+    for _ in range(8 if thorough else 3):
+        killed.append(label())  # while what the last one started may still write
+        kill_somewhere(killed[-1], to, chance)
+        assert not storage.exists(f"{to}/summary.json")
         check_part_of(to, whole)
+    for job in killed:
+        job.wait_until_gone()
     before = parts(to)
-    finish(whole.uri, whole.bundle, to)
+    finish(label())
     check_whole(to, whole)
     assert before.items() <= parts(to).items()  # what was there was not written again
 
 
-def test_eight_workers_and_front_ends_killed(whole: Bucket, to: str) -> None:
-    moments = random.Random(2)
-    run = start(whole.uri, whole.bundle, to)
-    killed = 0
-    wait_for_parts(to, 1, run)
-    while killed < 8:
-        kind = "MapWorker" if killed % 2 else "audiocnn.extracting"
-        time.sleep(moments.uniform(0.2, 1.0))
-        assert run.poll() is None, f"it ended after {killed} kills: {run.communicate()}"
-        victims = descendants(run.pid, kind)
-        if victims:
-            moments.choice(victims).kill()
-            killed += 1
-            check_part_of(to, whole)
-    out, err = run.communicate()
-    assert (run.returncode, err) == (0, ""), out + err
+def test_workers_and_front_ends_killed(
+    label: Callable[..., Job], whole: Bucket, to: str, chance: random.Random, thorough: bool
+) -> None:
+    job = label()
+    kinds = chance.sample([FRONT_END, WORKER], 2)
+    for kill in range(8 if thorough else 3):
+        moment = 3 * kill + chance.randint(1, 3)
+        job.gate.let(3 * kill + 4)
+        job.wait_until(lambda moment=moment: job.gate.passed >= moment)
+        time.sleep(chance.uniform(0.0, 1.0))
+        job.kill_one(kinds[kill % 2], chance)
+        check_part_of(to, whole)
+    finish(job)
     check_whole(to, whole)
 
 
-NODES = """
-import os, random, sys, threading, time
-import ray
-from ray.cluster_utils import Cluster
-from audiocnn.labelset import find_parts
-from pipelines.cli import parse
-from pipelines.label import label
-
-bucket, bundle, to = sys.argv[1:]
-moments = random.Random(3)
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-node = cluster.add_node(num_cpus=1)
-cluster.wait_for_nodes()
-ray.init(address=cluster.address, log_to_driver=False)
-ended = []
-
-def run() -> None:
-    ended.append(label(parse(["label", bucket, "--bundle", bundle, "--to", to])))
-
-thread = threading.Thread(target=run)
-thread.start()
-for kill in range(4):
-    goal = len(find_parts(to)) + moments.randint(2, 8)
-    while thread.is_alive() and len(find_parts(to)) < goal:
-        time.sleep(0.05)
-    if not thread.is_alive():
-        break
-    cluster.remove_node(node, allow_graceful=False)
-    print("killed at", len(find_parts(to)), flush=True)
-    node = cluster.add_node(num_cpus=1)  # by the main thread alone
-thread.join()
-print("ended" if ended else "failed", flush=True)
-os._exit(0)  # Ray's own exit handlers ask for nodes that are gone
-"""
-
-
-def test_four_nodes_killed(whole: Bucket, to: str) -> None:
-    command = [sys.executable, "-c", NODES, whole.uri, whole.bundle, to]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1_800)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("killed at") == 4, done.stdout + done.stderr
-    assert "ended" in done.stdout, done.stdout + done.stderr
+@pytest.mark.thorough
+def test_nodes_killed(
+    start: Start, whole: Bucket, to: str, chance: random.Random, thorough: bool
+) -> None:
+    job = start(sys.executable, "-c", NODES, *command(whole, to))
+    for _ in range(4 if thorough else 2):
+        moment = job.gate.passed + chance.randint(2, 4)
+        job.gate.let(moment + chance.randint(0, 2))
+        job.wait_until(lambda moment=moment: job.gate.passed >= moment)
+        job.tell("remove")
+        job.tell("add")
+    job.gate.open()
+    assert job.end() == 0, job.told
     check_whole(to, whole)
 
 
-def test_a_store_that_is_down_for_a_while(s3: SeaweedFS, whole: Bucket, to: str) -> None:
-    run = start(whole.uri, whole.bundle, to)
-    wait_for_parts(to, 2, run)
+def turn_away(port: int, job: Job) -> None:
+    """Close connections to a port until it is seen that the job asks again."""
+    turned = list[socket.socket]()
+    with socket.create_server(("127.0.0.1", port)) as door:
+        door.setblocking(False)
+
+        def knocked() -> bool:
+            with suppress(BlockingIOError):
+                turned.append(door.accept()[0])
+                turned[-1].close()
+            return len(turned) >= 3
+
+        job.wait_until(knocked)
+
+
+def test_a_store_that_is_down_for_a_while(
+    s3: SeaweedFS, label: Callable[..., Job], whole: Bucket, to: str
+) -> None:
+    job = label(AUDIOCNN_PATIENCE_S=str(PATIENCE_S))
+    job.gate.let(4)
+    job.wait_until(lambda: len(parts(to)) >= 2)
     s3.kill()
-    time.sleep(5)
+    job.gate.open()
+    turn_away(s3.ports["s3"], job)
     s3.start()
-    out, err = run.communicate()
-    assert (run.returncode, err) == (0, ""), out + err
+    finish(job)
     check_whole(to, whole)
 
 
 def test_a_store_that_stays_down_ends_the_job_and_costs_nothing(
-    s3: SeaweedFS, whole: Bucket, to: str
+    s3: SeaweedFS, label: Callable[..., Job], whole: Bucket, to: str
 ) -> None:
-    run = start(whole.uri, whole.bundle, to)
-    wait_for_parts(to, 2, run)
+    job = label()
+    job.gate.let(4)
+    job.wait_until(lambda: len(parts(to)) >= 2)
     s3.kill()
-    out, err = run.communicate(timeout=180)
+    job.gate.open()
+    code = job.end()
     s3.start()
-    assert run.returncode == 2, out + err
-    assert err.startswith("audiocnn: s3://")
-    assert err.count("\n") == 1
+    assert code == 2, job.told
+    assert job.err.startswith("audiocnn: s3://")
+    assert job.err.count("\n") == 1
     check_part_of(to, whole)
     before = parts(to)
-    finish(whole.uri, whole.bundle, to)
+    finish(label())
     check_whole(to, whole)
     assert before.items() <= parts(to).items()
 
@@ -268,7 +266,7 @@ def front_of(endpoint: str) -> Iterator[tuple[str, threading.Event]]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, headers, answer = 400, {}, EXPIRED
             if not expired.is_set():
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
                 connection.request(self.command, self.path, body, dict(self.headers))
                 found = connection.getresponse()
                 status, headers, answer = found.status, dict(found.headers), found.read()
@@ -299,75 +297,69 @@ def front_of(endpoint: str) -> Iterator[tuple[str, threading.Event]]:
 
 
 def test_keys_that_expire_end_the_job_and_blame_no_recording(
-    s3: SeaweedFS, whole: Bucket, to: str, monkeypatch: pytest.MonkeyPatch
+    s3: SeaweedFS, label: Callable[..., Job], whole: Bucket, to: str
 ) -> None:
     with front_of(s3.endpoint) as (endpoint, expired):
-        with monkeypatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", endpoint)
-            run = start(whole.uri, whole.bundle, to)
-        wait_for_parts(to, 3, run)
+        job = label(AWS_ENDPOINT_URL=endpoint)
+        job.gate.let(5)
+        job.wait_until(lambda: len(parts(to)) >= 3)
         expired.set()
-        out, err = run.communicate(timeout=180)
-    assert run.returncode == 2, out + err
-    assert "keys have expired; renew them, and the same command goes on" in err
-    assert err.count("\n") == 1
+        job.gate.open()
+        assert job.end() == 2, job.told
+    assert "keys have expired; renew them, and the same command goes on" in job.err
+    assert job.err.count("\n") == 1
     check_part_of(to, whole)
-    finish(whole.uri, whole.bundle, to)
+    finish(label())
     check_whole(to, whole)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.getuid():
-        pytest.skip("only root can mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=True)
-    yield disk
-    with suppress(subprocess.CalledProcessError):
-        subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def test_a_disk_that_fills_ends_the_job_and_costs_nothing(whole: Bucket, small_disk: Path) -> None:
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(300_000))
+@pytest.mark.thorough
+def test_a_disk_that_fills_ends_the_job_and_costs_nothing(
+    start: Start, whole: Bucket, small_disk: Path, fill: Callable[[], None]
+) -> None:
     to = str(small_disk / "labels")
-    run = start(whole.uri, whole.bundle, to)
-    out, err = run.communicate()
-    assert run.returncode == 2, out + err
-    assert "No space left on device" in err
-    assert err.count("\n") == 1
+    job = start(AUDIOCNN, *command(whole, to))
+    job.gate.let(4)
+    job.wait_until(lambda: len(parts(to)) >= 2)
+    fill()
+    job.gate.open()
+    assert job.end(meanwhile=fill) == 2, job.told
+    assert "No space left on device" in job.err
+    assert job.err.count("\n") == 1
     assert parts(to)
     check_part_of(to, whole)
-    filler.unlink()
-    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
-    finish(whole.uri, whole.bundle, to)
+    (small_disk / "full").unlink()
+    finish(start(AUDIOCNN, *command(whole, to)))
     check_whole(to, whole)
 
 
-def test_what_is_deleted_or_overwritten_meanwhile(s3: SeaweedFS, whole: Bucket, to: str) -> None:
-    copy = s3.bucket()
+def test_what_is_deleted_or_overwritten_meanwhile(
+    s3: SeaweedFS, start: Start, whole: Bucket, to: str
+) -> None:
+    copy = whole._replace(uri=s3.bucket())
     keys = sorted({uri for uri, _ in whole.rows})[:240]
     for uri in keys:
-        storage.write_bytes(copy + uri.removeprefix(whole.uri), storage.read_bytes(uri))
-    mine = [copy + uri.removeprefix(whole.uri) for uri in keys]
-    run = start(copy, whole.bundle, to)
-    while not storage.exists(f"{to}/labels.json") or not parts(to):
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.02)
+        storage.write_bytes(copy.uri + uri.removeprefix(whole.uri), storage.read_bytes(uri))
+    mine = [copy.uri + uri.removeprefix(whole.uri) for uri in keys]
+    job = start(AUDIOCNN, *command(copy, to))
+    job.wait_until(lambda: is_listed(to))
     for uri in mine[-20:]:
         storage.remove(uri)
     for uri in mine[-40:-20]:
         storage.write_bytes(uri, sound("flac"))
-    out, err = run.communicate()
-    assert (run.returncode, err) == (0, ""), out + err
+    finish(job)
     rows, failures = rows_of(to)
     assert {uri for uri, _ in rows} | failures.keys() == set(mine)
     assert set(failures) <= set(mine[-40:])
-    assert set(failures.values()) <= {"gone", "changed"}
-    finish(copy, whole.bundle, to)
+    assert set(failures.values()) == {"gone", "changed"}
+    finish(start(AUDIOCNN, *command(copy, to)))
     rows, failures = rows_of(to)
     assert {uri for uri, _ in rows} == set(mine[:-20])
     assert failures == {}
-    now = {file.uri: file.version for file in listing.iter_files(copy)}
+    now = {file.uri: file.version for file in listing.iter_files(copy.uri)}
     assert {uri: version for (uri, _), (version, *_) in rows.items()} == now
+
+
+def is_listed(to: str) -> bool:
+    note = f"{to}/{labelset.NOTE}"
+    return storage.exists(note) and bool(storage.read_json(note)["listing"])

@@ -1,6 +1,5 @@
 """Training killed for real: workers, its controller, a node, the whole job; then bit for bit."""
 
-import os
 import random
 import re
 import shutil
@@ -8,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,15 +19,15 @@ from audiocnn import checkpoint, storage
 from audiocnn.bundle import read_summary
 from benchmarks.seaweed import SeaweedFS
 from helpers.common import AUDIOCNN, SMALL_FLAGS, descendants
+from helpers.gate import NODES, Job, Start
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 80
-HANGS_S = 900
-"""Nothing here takes so long, however slow and busy the machine."""
+EPOCHS = 20
+RANK = "RayTrainWorker"
 OPTIONS = [
     *SMALL_FLAGS, "--channels", "8", "--batch-size", "16", "--test-fold", "1", "--ema-decay", "0.9",
-    "--epochs", str(EPOCHS), "--checkpoint-s", "0.2",
+    "--epochs", str(EPOCHS), "--checkpoint-s", "0",
 ]  # fmt: skip
 
 
@@ -43,227 +43,204 @@ def features(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(features: Path) -> str:
     """The weights of a run that nobody disturbs."""
-    return finish(start(features, features.parent / "whole"), features.parent / "whole")
+    to = features.parent / "whole"
+    return finish(Job(features.parent / "job", *verb(features, to)), to)
 
 
-def start(features: Path, to: Path, *more: str) -> subprocess.Popen[str]:
-    return popen([AUDIOCNN, "train", features, "--to", to, *OPTIONS, *more])
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    return tmp_path / "b"
 
 
-def popen(command: list[object]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        list(map(str, command)), start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def train(start: Start, features: Path, to: Path) -> Callable[..., Job]:
+    """A function that starts the verb, with more options perhaps."""
+    return partial(start, *verb(features, to))
 
 
-def finish(run: subprocess.Popen[str], to: Path) -> str:
-    told, _ = run.communicate(timeout=HANGS_S)
-    assert run.returncode == 0, told
+@pytest.fixture
+def train_on_nodes(start: Start, features: Path, to: Path) -> Callable[..., Job]:
+    """The same on two nodes."""
+    return partial(start, *verb(features, to, sys.executable, "-c", NODES))
+
+
+def verb(features: object, to: object, *by: object) -> list[object]:
+    return [*(by or [AUDIOCNN]), "train", features, "--to", to, *OPTIONS]
+
+
+def finish(job: Job, to: Path) -> str:
+    job.gate.open()
+    assert job.end() == 0, job.told
     assert not (to / "checkpoint.pt").exists()
     return str(read_summary(str(to))["weights_sha256"])
 
 
-def wait_for_epoch(run: subprocess.Popen[str], epoch: int) -> None:
-    assert run.stdout is not None
-    for line in run.stdout:
-        found = re.search(r"epoch +(\d+)/", line)
-        if found and int(found[1]) >= epoch:
-            return
-    raise AssertionError("it ended before it could be killed")
+def train_until(job: Job, epoch: int, there: Callable[[], bool], more: int = 0) -> None:
+    """Wait until an epoch is over and a checkpoint is there; let it train so many more."""
+    job.gate.let(epoch + more)
+    job.wait_until(
+        lambda: any(int(told) >= epoch for told in re.findall(r"epoch +(\d+)/", job.out))
+    )
+    job.wait_until(there)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+def somewhere(job: Job, epoch: int, to: Path, chance: random.Random) -> None:
+    """Train until an epoch, and then a moment longer: to a step of one of the next two."""
+    train_until(job, epoch, (to / "checkpoint.pt").exists, chance.randint(1, 2))
+    time.sleep(chance.uniform(0.0, 0.3))
+
+
 def test_killed_workers_are_replaced_and_change_nothing(
-    features: Path, whole: str, tmp_path: Path, seed: int
+    train: Callable[..., Job], whole: str, to: Path, chance: random.Random, thorough: bool
 ) -> None:
-    chance = random.Random(seed)
-    run = start(features, tmp_path / "b")
-    for epoch in (chance.randint(2, 12), chance.randint(25, 35)):
-        wait_for_epoch(run, epoch)
-        time.sleep(chance.random() * 0.3)
-        chance.choice(descendants(run.pid, "RayTrainWorker")).kill()
-    assert finish(run, tmp_path / "b") == whole
+    for _ in range(2 if thorough else 1):
+        job = train()
+        for epoch in (chance.randint(1, 7), chance.randint(11, 17)):
+            somewhere(job, epoch, to, chance)
+            job.kill_one(RANK, chance)
+        assert finish(job, to) == whole
+        assert job.out.count("was lost: going on from the last checkpoint") == 2
+        shutil.rmtree(to)
 
 
 def test_a_job_stopped_in_every_way_goes_on_each_time(
-    features: Path, whole: str, tmp_path: Path
+    train: Callable[..., Job], whole: str, to: Path, chance: random.Random, thorough: bool
 ) -> None:
-    chance = random.Random(3)
-    for epoch, stop in ((5, kill_all), (15, kill_controller), (25, kill_all), (35, press_ctrl_c)):
-        run = start(features, tmp_path / "b")
-        wait_for_epoch(run, epoch)
-        time.sleep(chance.random() * 0.3)
-        stop(run)
-        assert (tmp_path / "b" / "checkpoint.pt").exists()
-        assert not (tmp_path / "b" / "bundle.json").exists()
-    other = start(features, tmp_path / "b", "--max-lr", "0.5")
-    assert "unfinished run is there with another training" in other.communicate()[0]
-    assert other.returncode == 2
-    assert finish(start(features, tmp_path / "b"), tmp_path / "b") == whole
+    ways = [kill_all, kill_controller, press_ctrl_c, *[kill_all] * thorough]
+    chance.shuffle(ways)
+    for place, stop in enumerate(ways):
+        job = train()
+        # Further than the one before can have trained.
+        somewhere(job, 4 * place + chance.randint(2, 3), to, chance)
+        stop(job)
+        assert (to / "checkpoint.pt").exists()
+        assert not (to / "bundle.json").exists()
+    other = train("--max-lr", "0.5")
+    assert other.end() == 2
+    assert "unfinished run is there with another training" in other.told
+    assert finish(train(), to) == whole
 
 
-def kill_all(run: subprocess.Popen[str]) -> None:
-    os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
-    time.sleep(5)  # its workers are stopped by Ray a moment later
+def kill_all(job: Job) -> None:
+    job.kill()
+    job.wait_until_gone()
 
 
-def kill_controller(run: subprocess.Popen[str]) -> None:
-    descendants(run.pid, "TrainController")[0].kill()
-    told, _ = run.communicate(timeout=HANGS_S)
-    assert run.returncode == 2
-    assert "audiocnn: the process that led the training was lost; the same command" in told
-    assert "Traceback" not in told
+def kill_controller(job: Job) -> None:
+    descendants(job.process.pid, "TrainController")[0].kill()
+    assert job.end() == 2
+    assert "audiocnn: the process that led the training was lost; the same command" in job.told
+    assert "Traceback" not in job.told
 
 
-def press_ctrl_c(run: subprocess.Popen[str]) -> None:
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    told, _ = run.communicate(timeout=HANGS_S)
-    assert run.returncode == 130
-    assert "Traceback" not in told
-    assert "stopped; the same command goes on from the last checkpoint" in told
+def press_ctrl_c(job: Job) -> None:
+    job.signal(signal.SIGINT)
+    assert job.end() == 130
+    assert "Traceback" not in job.told
+    assert "stopped; the same command goes on from the last checkpoint" in job.told
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_job_in_one_line(
-    features: Path, tmp_path: Path
+    train: Callable[..., Job], to: Path, chance: random.Random
 ) -> None:
-    run = start(features, tmp_path / "b", "--max-failures", "1")
-    for epoch in (3, 20):
-        wait_for_epoch(run, epoch)
-        descendants(run.pid, "RayTrainWorker")[1].kill()
-    told, _ = run.communicate(timeout=HANGS_S)
-    assert run.returncode == 2
+    job = train("--max-failures", "1")
+    for epoch in (2, 6):
+        somewhere(job, epoch, to, chance)
+        job.kill_one(RANK, chance)
+    assert job.end() == 2
+    told = job.told
     assert "audiocnn: a worker was lost" in told or re.search(r"audiocnn: worker .* lost", told)
     assert "goes on from the last checkpoint" in told
     assert "Traceback" not in told
-    assert (tmp_path / "b" / "checkpoint.pt").exists()
+    assert (to / "checkpoint.pt").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_job_at_once(features: Path, tmp_path: Path) -> None:
-    run = start(features, tmp_path / "b", "--max-lr", "1e30", "--warmup", "0.01")
-    told, _ = run.communicate(timeout=HANGS_S)
-    assert run.returncode == 2
+def test_a_loss_that_is_no_number_ends_the_job_at_once(train: Callable[..., Job]) -> None:
+    job = train("--max-lr", "1e30", "--warmup", "0.01")
+    job.gate.open()
+    assert job.end() == 2
+    told = job.told
     assert re.search(r"audiocnn: the (loss is nan in epoch \d+|weights are not finite)", told)
     assert "--max-lr" in told
     assert "going on" not in told  # a mistake is not tried again
     assert "Traceback" not in told
 
 
-def test_a_run_in_a_bucket_is_killed_and_then_its_bucket_goes_away(
-    features: Path, whole: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with closing(SeaweedFS()) as server:
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
+    """A store of the test's own, which it may kill."""
+    with closing(SeaweedFS()) as server, monkeypatch.context() as patch:
         for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        bucket = server.bucket()
-        for path in features.rglob("*.*"):
-            with storage.placed(f"{bucket}/features/{path.relative_to(features)}") as copy:
-                shutil.copy(path, copy)
-        command = [AUDIOCNN, "train", f"{bucket}/features", "--to", f"{bucket}/b", *OPTIONS]
-        run = popen(command)
-        wait_for_epoch(run, 5)
-        kill_all(run)
-        assert storage.exists(f"{bucket}/b/checkpoint.pt")
-        assert not storage.exists(f"{bucket}/b/bundle.json")
-        run = popen(command)
-        wait_for_epoch(run, 20)
-        server.kill()
-        told, _ = run.communicate(timeout=HANGS_S)
-        assert run.returncode == 2, told
-        assert re.search(r"audiocnn: .*(s3://|http)", told)
-        assert "Traceback" not in told
-        server.start()
-        told, _ = popen(command).communicate(timeout=HANGS_S)
-        assert "going on after epoch" in told
+            patch.setenv(name, value)
         storage.configure({})
-        assert read_summary(f"{bucket}/b")["weights_sha256"] == whole
-        assert not storage.exists(f"{bucket}/b/checkpoint.pt")
-    monkeypatch.undo()
+        yield server
     storage.configure({})
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of four megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system takes root's rights")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+@pytest.mark.thorough
+def test_a_run_in_a_bucket_is_killed_and_then_its_bucket_goes_away(
+    start: Start, features: Path, whole: str, server: SeaweedFS, chance: random.Random
+) -> None:
+    bucket = server.bucket()
+    for path in features.rglob("*.*"):
+        with storage.placed(f"{bucket}/features/{path.relative_to(features)}") as copy:
+            shutil.copy(path, copy)
+    train = partial(start, *verb(f"{bucket}/features", f"{bucket}/b"))
+    there = partial(storage.exists, f"{bucket}/b/checkpoint.pt")
+    job = train()
+    train_until(job, chance.randint(1, 4), there, 2)
+    kill_all(job)
+    assert there()
+    assert not storage.exists(f"{bucket}/b/bundle.json")
+    job = train()
+    train_until(job, chance.randint(8, 12), there, 2)
+    server.kill()
+    job.gate.open()
+    assert job.end() == 2, job.told
+    assert re.search(r"audiocnn: .*(s3://|http)", job.told)
+    assert "Traceback" not in job.told
+    server.start()
+    job = train()
+    job.gate.open()
+    assert job.end() == 0, job.told
+    assert "going on after epoch" in job.told
+    storage.configure({})
+    assert read_summary(f"{bucket}/b")["weights_sha256"] == whole
+    assert not there()
 
 
 def test_a_full_disk_ends_the_job_in_one_line_and_it_goes_on(
-    features: Path, whole: str, small_disk: Path
+    start: Start, features: Path, whole: str, small_disk: Path, fill: Callable[[], None]
 ) -> None:
-    run = start(features, small_disk / "b")
-    wait_for_epoch(run, 10)
-    full = small_disk / "full"
-    with suppress(OSError), full.open("wb") as file:
-        while True:
-            file.write(b"x" * 4_096)
-            file.flush()
-    told, _ = run.communicate(timeout=HANGS_S)
-    assert run.returncode == 2, told
-    assert re.search(r"audiocnn: .*No space left", told)
-    assert "Traceback" not in told
-    assert checkpoint.read(str(small_disk / "b" / "checkpoint.pt"), torch.device("cpu"))
-    full.unlink()
-    assert finish(start(features, small_disk / "b"), small_disk / "b") == whole
+    to = small_disk / "b"
+    job = start(*verb(features, to))
+    train_until(job, 3, (to / "checkpoint.pt").exists)
+    fill()
+    job.gate.open()
+    # Again and again: a checkpoint that was on its way leaves the room of the one before.
+    assert job.end(meanwhile=fill) == 2, job.told
+    assert re.search(r"audiocnn: .*No space left", job.told)
+    assert "Traceback" not in job.told
+    assert checkpoint.read(str(to / "checkpoint.pt"), torch.device("cpu"))
+    (small_disk / "full").unlink()
+    assert finish(start(*verb(features, to)), to) == whole
 
 
-NODES = """
-import os, sys, threading, time
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster
-from pipelines.cli import parse
-from pipelines.train import train
-
-to, replaced = Path(sys.argv[1]), sys.argv[2] == "replaced"
-os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.25"
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-second = cluster.add_node(num_cpus=1)
-cluster.wait_for_nodes()
-ray.init(address=cluster.address, log_to_driver=False)
-
-def run() -> None:
-    train(parse(["train", *sys.argv[3:]]))
-    print("ended", flush=True)
-
-training = threading.Thread(target=run, daemon=True)  # nodes come and go in the main thread
-training.start()
-while not (to / "checkpoint.pt").exists():
-    time.sleep(0.02)
-time.sleep(2)
-cluster.remove_node(second, allow_graceful=False)
-print("removed", flush=True)
-if replaced:
-    time.sleep(5)
-    cluster.add_node(num_cpus=1)
-    print("replaced", flush=True)
-training.join()
-os._exit(0)  # Ray's own exit handlers ask for the node that is gone
-"""
-
-
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["replaced", "elastic"])
-def test_a_lost_node(features: Path, whole: str, tmp_path: Path, how: str) -> None:
-    to = tmp_path / "b"
-    workers = ["--workers", "1", "2"] if how == "elastic" else []
-    command = [sys.executable, "-c", NODES, to, how, features, "--to", to, *OPTIONS, *workers]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, timeout=HANGS_S
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "removed" in done.stdout
-    assert "was lost: going on from the last checkpoint" in done.stdout
-    assert "ended" in done.stdout
-    made = read_summary(str(to))
-    assert made["metrics"]["epochs"] == EPOCHS
+def test_a_lost_node(
+    train_on_nodes: Callable[..., Job], whole: str, to: Path, chance: random.Random, how: str
+) -> None:
+    job = train_on_nodes(*(["--workers", "1", "2"] if how == "elastic" else []))
+    somewhere(job, chance.randint(1, 8), to, chance)
+    job.tell("remove")
+    job.wait_until(lambda: "was lost: going on from the last checkpoint" in job.out)
     if how == "replaced":
-        assert made["weights_sha256"] == whole
+        job.tell("add")
+    weights = finish(job, to)
+    metrics = read_summary(str(to))["metrics"]
+    assert metrics["epochs"] == EPOCHS
+    if how == "replaced":
+        assert weights == whole
     else:
-        assert made["metrics"]["test"]["accuracy"] > 0.5
+        assert metrics["test"]["accuracy"] > 0.5

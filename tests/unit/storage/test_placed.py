@@ -1,0 +1,36 @@
+"""A part that cannot be put in its place, for the disk is full or the store stays away."""
+
+from pathlib import Path
+
+import pytest
+
+from audiocnn import s3 as client
+from audiocnn import storage
+from audiocnn.errors import StorageError, UnreadableError
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    part = tmp_path / "parts" / "part-1"
+
+    def write(path: str) -> None:
+        Path(path).write_bytes(b"x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError) as caught, storage.placed(str(part)) as path:
+        write(path)
+    assert str(caught.value) == f"{part}: No space left on device"
+    assert not list((tmp_path / "parts").iterdir())
+
+
+def test_a_store_that_stays_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PATIENCE_S", 1.0)
+    options = {"endpoint_url": "http://127.0.0.1:1", "key": "k", "secret": "s"}
+    storage.configure({"s3": options})
+    with pytest.raises(StorageError) as caught, storage.placed("s3://bucket/parts/1") as path:
+        Path(path).write_bytes(b"x")
+    assert str(caught.value).startswith("s3://bucket/parts/1: no whole answer from http://127")
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, UnreadableError)  # the job ends, and no recording is blamed
+    assert not Path(path).exists()
