@@ -1,25 +1,72 @@
-"""A Ray cluster of one node with a token, as `ray start --head` makes it."""
+"""A Ray cluster with a token, and commands that reach it; one node by `ray start --head`."""
 
 import os
 import signal
 import subprocess
-import time
-import urllib.error
-import urllib.request
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.processes import free_ports
+from helpers.asking import PATIENCE_S, read, read_json, wait_until
 from helpers.common import BIN
 
 
-class Head:
+class Reach:
+    """How a shell reaches a cluster: its addresses, and variables with its token."""
+
+    def __init__(self, address: str, dashboard: str, environment: dict[str, str]) -> None:
+        self.address, self.dashboard, self.environment = address, dashboard, environment
+
+    def run(
+        self, *command: object, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of this installation to its end."""
+        with self.running(*command, cwd=cwd, **environment) as process:
+            out, err = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    @contextmanager
+    def running(
+        self, *command: object, cwd: Path | None = None, **environment: str
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A command of this installation; it ends with the block at the latest."""
+        first, *rest = map(str, command)
+        process = subprocess.Popen(
+            [BIN / first, *rest],
+            cwd=cwd, env={**self.environment, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as the head describes them; none while it does not answer."""
+        url = f"{self.dashboard}/api/v0/nodes?detail=1"
+        try:
+            found = read_json(url, **self._token)["data"]["result"]["result"]
+        except (OSError, KeyError, TypeError):
+            return []
+        return [node for node in found if node["state"] == "ALIVE"]
+
+    @property
+    def _token(self) -> dict[str, str]:
+        """A header."""
+        return {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+
+
+class Head(Reach):
     """The cluster, for as long as the block lasts."""
 
     def __init__(self, *options: str, **environment: str) -> None:
         port, dashboard, client, agent, autoscaler_metrics, dashboard_metrics = free_ports(6)
-        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
-        self._agent = f"http://127.0.0.1:{agent}"
-        self.environment = {
+        given = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs run with the cluster's
             "RAY_AUTH_MODE": "token",
@@ -27,50 +74,52 @@ class Head:
             # Another cluster of this machine has the defaults.
             "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
             "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
+            # It ends at once: for half a minute it would wait for actors to leave.
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             **environment,
         }
+        super().__init__(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", given)
+        self._agent = f"http://127.0.0.1:{agent}"
+        self._command = [
+            BIN / "ray", "start", "--head", "--block", "--disable-usage-stats",
+            "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+            # The default is one for all clusters of a machine, and no job starts without it.
+            f"--dashboard-agent-listen-port={agent}", *options,
+        ]  # fmt: skip
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        self._start()
+
+    def _start(self) -> None:
         self.process = subprocess.Popen(
-            [
-                BIN / "ray", "start", "--head", "--block", "--disable-usage-stats",
-                "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
-                f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
-                # The default is one for all clusters of a machine, and no job starts without it.
-                f"--dashboard-agent-listen-port={agent}", *options,
-            ],
-            env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            self._command, env=self.environment, start_new_session=True,
+            stdout=self._said, stderr=self._said,
         )  # fmt: skip
+
+    def _told(self) -> bytes:
+        self._said.seek(0)
+        return self._said.read()[-2_000:]
 
     def __enter__(self) -> "Head":
-        for _ in range(240):
-            if self._answers(f"{self.dashboard}/api/jobs/") and self._answers(
-                f"{self._agent}/api/local_raylet_healthz"
-            ):
-                return self
-            time.sleep(0.5)
-        self.__exit__()
-        raise AssertionError("the dashboard or the agent that starts jobs does not answer")
+        try:
+            wait_until(self._is_up, self._told)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
-        self.process.wait(timeout=600)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(timeout=PATIENCE_S)
+        self._said.close()
 
-    def _answers(self, url: str) -> bool:
-        token = self.environment["RAY_AUTH_TOKEN"]
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    def _is_up(self) -> bool:
+        if self.process.poll() is not None:  # on a slow machine `ray start` loses its patience
+            self._start()
         try:
-            with urllib.request.urlopen(request, timeout=5):
-                return True
+            read(f"{self.dashboard}/api/jobs/", **self._token)
+            read(f"{self._agent}/api/local_raylet_healthz", **self._token)
         except OSError:
             return False
-
-    def run(
-        self, *command: object, cwd: Path | None = None, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command of this installation with the cluster's token."""
-        first, *rest = map(str, command)
-        return subprocess.run(
-            [BIN / first, *rest],
-            cwd=cwd, env={**self.environment, **environment},
-            capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
+        return True

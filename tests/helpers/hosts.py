@@ -5,17 +5,14 @@ one writes.
 """
 
 import asyncio
-import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +21,10 @@ from typing import Any
 import pytest
 
 from benchmarks.seaweed import SeaweedFS
-from helpers.asking import status, wait_until
-from helpers.common import BIN
+from helpers.asking import PATIENCE_S, read_json, status, wait_until
+from helpers.common import AUDIOCNN, BIN, count_cluster
 
 TOKEN = "0123456789abcdef" * 2
-HANGS_S = 600
-"""Nothing here takes so long, however slow and busy the machine."""
 _OWN = "/tmp/ray"
 _INSIDE = """
 mkdir -p {own} {home} && mount -t tmpfs tmpfs {own} && mount -t tmpfs tmpfs {home} \
@@ -80,20 +75,22 @@ class Network:
         subprocess.run(["ip", "link", "delete", self._name], check=False)
         Path(self._home).rmdir()
 
-    def start(self, number: int, *command: object, **environment: str) -> None:
+    def start(self, number: int, *command: object, **environment: str) -> subprocess.Popen[bytes]:
         """Start a command on a host, whose disk is empty but for the code."""
         home = self._home
+        here = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
         script = _INSIDE.format(own=_OWN, home=home)
         process = subprocess.Popen(
             [
                 "ip", "netns", "exec", f"{self._name}-{number}", "unshare", "-m",
                 "bash", "-c", script, "bash", *map(str, command),
             ],
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TMPDIR": home,
-                 "HOME": home, **environment},
+            env={**here, "PATH": f"{BIN}:{here['PATH']}", "TMPDIR": home, "HOME": home,
+                 **environment},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         self._processes.setdefault(number, []).append(process)
+        return process
 
     def kill(self, number: int) -> None:
         """Pull the plug of a host: SIGKILL to all that runs on it."""
@@ -128,13 +125,15 @@ class Relay:
 
     def close(self) -> None:
         """Let nobody pass any more."""
-        self._loop.call_soon_threadsafe(self._end)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         self._server.close()
-        for task in asyncio.all_tasks(self._loop):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        self._loop.call_later(0.1, self._loop.stop)  # when they are
+        await asyncio.gather(*others, return_exceptions=True)
+        self._loop.stop()
 
     async def _pass_on(self, inward: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
@@ -177,33 +176,63 @@ class Cluster:
             start += ["--head", "--num-cpus=0", "--dashboard-host=0.0.0.0", *self.of_head]
         else:
             start += [f"--address={self.head}:6379", "--num-cpus=2"]
-        self.network.start(number, *start, **self.environment)
-        wait_until(lambda: mine in self.nodes())
+        process = self.network.start(number, *start, **self.environment)
+
+        def is_there() -> bool:
+            nonlocal process
+            if process.poll() is not None:  # on a slow machine `ray start` loses its patience
+                process = self.network.start(number, *start, **self.environment)
+            return mine in self.nodes()
+
+        wait_until(is_there)
+
+    def lose(self, number: int) -> None:
+        """Pull a host's plug, and wait until the head has seen it."""
+        node = self._node(number)
+        self.network.kill(number)
+        wait_until(lambda: self._is_gone(node))
 
     def replace(self, number: int) -> None:
-        """Pull a host's plug, and bring another one with its address."""
-        address = self.network.addresses[number]
-        gone = self.nodes().get(address)  # a drained one may have ended by itself
-        self.network.kill(number)
-        time.sleep(3)
+        """Lose a host, and bring another one with its address."""
+        self.lose(number)
         self.add(number)
-        wait_until(lambda: self.nodes().get(address) not in (None, gone))
 
     def drain(self, number: int, seconds: int) -> None:
-        """Announce that a host goes, as spot markets do."""
-        address = self.network.addresses[number]
-        wait_until(lambda: bool(self.nodes().get(address)))
-        node = self.nodes()[address]
-        subprocess.run(
-            [BIN / "ray", "drain-node", f"--address={self.head}:6379", f"--node-id={node}",
-             "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
-             f"--deadline-remaining-seconds={seconds}"],
-            env={**os.environ, **self.environment}, check=True, capture_output=True,
+        """Announce that a host goes so soon, as spot markets do, and wait until it is time."""
+        wait_until(lambda: self._node(number) is not None)
+        node = self._node(number)
+        self.run(
+            "ray", "drain-node", f"--address={self.head}:6379", f"--node-id={node}",
+            "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot",
+            f"--deadline-remaining-seconds={seconds}",
         )  # fmt: skip
-        time.sleep(seconds)
+        deadline = time.time() + seconds
+        wait_until(lambda: time.time() > deadline or self._is_gone(node))
+
+    def _node(self, number: int) -> str | None:
+        """The id of a host; None where it has ended by itself, as a drained one may."""
+        wait_until(self.nodes)
+        return self.nodes().get(self.network.addresses[number])
+
+    def _is_gone(self, node: str | None) -> bool:
+        there = self.nodes()
+        return bool(there) and node not in there.values()
+
+    def run(self, *command: object) -> None:
+        """Run a command of this installation, from this machine, with the cluster's token."""
+        first, *rest = map(str, command)
+        done = subprocess.run(
+            [BIN / first, *rest],
+            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **self.environment},
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def nodes(self) -> dict[str, str]:
-        """Ids of the hosts that are alive, by address; of two with the same one the younger's."""
+        """Ids of the hosts that are alive, by address; of two with the same one the younger's.
+
+        None while the head does not answer.
+        """
         try:
             found = self._said_by("/api/v0/nodes?detail=1")["data"]["result"]["result"]
         except (OSError, KeyError, TypeError):
@@ -227,23 +256,22 @@ class Cluster:
         return status(url, **({"x-api-key": key} if key else {}))
 
     def _said_by(self, path: str) -> Any:
-        token = {"Authorization": f"Bearer {TOKEN}"}
-        request = urllib.request.Request(f"{self.dashboard}{path}", headers=token)
-        with urllib.request.urlopen(request, timeout=5) as response:
-            return json.loads(response.read())
+        return read_json(f"{self.dashboard}{path}", Authorization=f"Bearer {TOKEN}")
 
     def submit(self, *command: object, meanwhile: Callable[["Said"], None] | None = None) -> str:
-        """Run a verb as a job, and something beside it; returns what it said."""
+        """Run a verb as a job, and something while it runs; returns what it said."""
         running = subprocess.Popen(
-            [BIN / "audiocnn", "submit", f"--address={self.dashboard}", *map(str, command)],
+            [AUDIOCNN, "submit", f"--address={self.dashboard}", *map(str, command)],
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={**os.environ, **self.environment},
         )  # fmt: skip
         said = Said(running)
-        with ThreadPoolExecutor() as pool:
-            beside = pool.submit(meanwhile or (lambda _: None), said)
+        try:
+            if meanwhile is not None:
+                meanwhile(said)
             out = said.to_the_end()
-            beside.result()
+        finally:
+            running.kill()
         assert running.returncode == 0, out
         return out
 
@@ -256,13 +284,26 @@ class Said:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __contains__(self, text: str) -> bool:
-        return any(text in line for line in self._lines)
+    def count(self, text: str) -> int:
+        """In how many lines a text is."""
+        return sum(text in line for line in self._lines)
+
+    def until(self, happened: Callable[[], object]) -> None:
+        """Wait for something to happen while the command runs."""
+
+        def happened_or_over() -> bool:
+            over = self._running.poll() is not None
+            if happened():
+                return True
+            assert not over, "".join(self._lines)
+            return False
+
+        wait_until(happened_or_over, lambda: "".join(self._lines))
 
     def to_the_end(self) -> str:
         """All of it."""
         try:
-            self._running.wait(timeout=HANGS_S)
+            self._running.wait(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._running.kill()
         self._reader.join()
@@ -289,22 +330,15 @@ def running_cluster(s3: SeaweedFS, *, redis: bool = False, **environment: str) -
         }
         of_head: tuple[str, ...] = ()
         if redis:
-            network.start(
-                3,
-                "redis-server",
-                "--protected-mode",
-                "no",
-                "--requirepass",
-                TOKEN,
-                "--dir",
-                "/tmp/ray",
-            )
+            options = ["--protected-mode", "no", "--requirepass", TOKEN, "--dir", _OWN]
+            network.start(3, "redis-server", *options)
             of_head = (f"--redis-password={TOKEN}",)
             # As KubeRay sets them: nodes wait for the next head.
             given["RAY_REDIS_ADDRESS"] = f"{network.addresses[3]}:6379"
             given["RAY_external_storage_namespace"] = "audiocnn"
             given["RAY_gcs_rpc_server_reconnect_timeout_s"] = "600"
         running = Cluster(network, given, of_head)
+        count_cluster()
         for number in range(3):
             running.add(number)
         yield running

@@ -5,16 +5,17 @@ nodes that it is asked for.
 """
 
 import json
-import subprocess
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray._private.services import get_node_ip_address
 
+from helpers.asking import PATIENCE_S, wait_until
 from helpers.cluster import Head
 from helpers.common import SMALL_FLAGS, make_bundle
+from helpers.gate import Gate
 
 pytestmark = pytest.mark.slow
 
@@ -23,19 +24,16 @@ NODES = {
     "cpu": {"resources": {"CPU": 2}, "min_workers": 0, "max_workers": 2},
     "gpu": {"resources": {"CPU": 1, "GPU": 1}, "min_workers": 0, "max_workers": 1},
 }
-COUNT = """
-import collections, json, ray
-ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-kinds = collections.Counter(
-    "gpu" if node["Resources"].get("GPU") else "cpu" if node["Resources"].get("CPU") else "head"
-    for node in ray.nodes() if node["Alive"]
-)
-print(json.dumps(kinds))
-"""
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    """Where a job waits until its nodes were seen."""
+    return Gate(tmp_path_factory.mktemp("growing") / "gate")
+
+
+@pytest.fixture(scope="module")
+def head(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     config = {
         "cluster_name": "growing",
         "max_workers": 3,
@@ -59,67 +57,51 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     # The fake provider's nodes look for their head there and nowhere else.
     ip = get_node_ip_address()
     there = ("--port=6379", f"--node-ip-address={ip}")
-    with Head("--num-cpus=0", f"--autoscaling-config={path}", *there, **fake) as running:
+    options = ("--num-cpus=0", f"--autoscaling-config={path}", *there)
+    with Head(*options, **fake, **gate.environment) as running:
         running.address = f"{ip}:6379"
         yield running
 
 
-def nodes(head: Head) -> dict[str, int]:
-    done = head.run("python", "-c", COUNT, RAY_ADDRESS=head.address)
-    assert done.returncode == 0, done.stderr
-    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return counts
+def kinds(head: Head) -> Counter[str]:
+    """How many nodes of each kind there are."""
+    told = [node["resources_total"] for node in head.nodes()]
+    return Counter("gpu" if n.get("GPU") else "cpu" if n.get("CPU") else "head" for n in told)
 
 
-def run(head: Head, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(head: Head, gate: Gate, kind: str, *command: object) -> tuple[str, Counter[str]]:
+    """What a command says, and the most nodes that were seen, one of a kind among them."""
+    gate.let(gate.passed)
     shared = {"RAY_ADDRESS": head.address, "AUDIOCNN_SHARED_DISK": "1"}
-    return head.run("audiocnn", *arguments, **shared, **environment)
+    with head.running("audiocnn", *command, **shared) as job:
+        wait_until(lambda: kinds(head)[kind] or job.poll() is not None, lambda: kinds(head))
+        found = kinds(head)
+        gate.open()
+        out, err = job.communicate(timeout=PATIENCE_S)
+    assert job.returncode == 0, out + err
+    return out, found | kinds(head)
 
 
 def wait_until_idle(head: Head) -> None:
-    deadline = time.monotonic() + 120
-    while (there := nodes(head)) != {"head": 1}:
-        assert time.monotonic() < deadline, there
-        time.sleep(3)
+    wait_until(lambda: kinds(head) == {"head": 1}, lambda: kinds(head))
 
 
 def test_nodes_come_for_a_job_and_go_when_it_is_done(
-    head: Head, corpus: Path, tmp_path: Path
+    head: Head, gate: Gate, corpus: Path, tmp_path: Path
 ) -> None:
-    assert nodes(head) == {"head": 1}
-    done = run(head, "ingest", corpus, "--to", tmp_path / "features", *SMALL_FLAGS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "100 listed = 100 ingested + 0 failed" in done.stdout
-    there = nodes(head)
-    assert there.get("cpu", 0) >= 1
+    wait_until_idle(head)
+    command = ["ingest", corpus, "--to", tmp_path / "features", *SMALL_FLAGS]
+    out, there = run(head, gate, "cpu", *command)
+    assert "100 listed = 100 ingested + 0 failed" in out
+    assert there["cpu"] >= 1
     assert "gpu" not in there
     wait_until_idle(head)
 
 
-def test_a_gpu_node_comes_for_a_model(head: Head, corpus: Path, tmp_path: Path) -> None:
+def test_a_gpu_node_comes_for_a_model(head: Head, gate: Gate, corpus: Path, tmp_path: Path) -> None:
     make_bundle(tmp_path / "bundle")
     label = ["label", corpus, "--bundle", tmp_path / "bundle", "--to", tmp_path / "labels"]
-    done = run(head, *label, "--gpu", "--workers", 2)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "100 listed = 100 labelled + 0 skipped + 0 failed" in done.stdout
-    assert nodes(head).get("gpu") == 1
+    out, there = run(head, gate, "gpu", *label, "--gpu", "--workers", 2)
+    assert "100 listed = 100 labelled + 0 skipped + 0 failed" in out
+    assert there["gpu"] == 1
     wait_until_idle(head)
-
-
-def test_what_can_never_be_had_is_told_at_once(head: Head, corpus: Path, tmp_path: Path) -> None:
-    make_bundle(tmp_path / "bundle")
-    label = ["label", corpus, "--bundle", tmp_path / "bundle", "--to", tmp_path / "labels"]
-    for arguments, said in (
-        ([*label, "--workers", 9], "--workers 9: the cluster has 5 CPUs at most"),
-        ([*label, "--gpu", "--models", 2], "but the cluster has 1 GPUs at most"),
-        (
-            ["ingest", corpus, "--to", tmp_path / "features", *SMALL_FLAGS, "--workers", 9],
-            "--workers 9: the cluster has 5 CPUs at most",
-        ),
-    ):
-        began = time.monotonic()
-        refused = run(head, *arguments, AUDIOCNN_CLUSTER_MAX="CPU=5,GPU=1")
-        assert refused.returncode == 2, refused.stdout + refused.stderr
-        assert said in refused.stderr
-        assert time.monotonic() - began < 60  # its imports, on a busy machine
-    assert nodes(head) == {"head": 1}

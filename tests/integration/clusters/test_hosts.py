@@ -1,19 +1,27 @@
 """The whole line on hosts with addresses and disks of their own, which are drained and killed.
 
-What is in the bucket in the end is what an undisturbed run puts there.
+What is in the bucket in the end is what an undisturbed run puts there. Jobs stop at a gate while
+their hosts are disturbed: none is over before.
 """
 
+import re
+import shutil
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
-from audiocnn import labelset, storage, synthetic
+from audiocnn import checkpoint, labelset, storage, synthetic
 from audiocnn.bundle import read_summary
 from audiocnn.featureset import FeatureSet
 from benchmarks.seaweed import SeaweedFS
 from helpers.asking import clients, wait_until
+from helpers.common import ROOT, make_bundle
+from helpers.gate import Gate
 from helpers.hosts import Cluster, Said, running_cluster
 from pipelines.ingest import ingest
 from pipelines.options import Ingest
@@ -22,7 +30,9 @@ from pipelines.recipes import demo
 pytestmark = pytest.mark.slow
 
 KEY = "a-key-that-nobody-would-guess"
-CLIPS = 300
+MANIFEST = ROOT / "cluster" / "kuberay" / "base" / "rayservice.yaml"
+REDIS = shutil.which("redis-server") is not None
+CLIPS = 200
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +43,17 @@ def bucket(s3: SeaweedFS) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster(s3: SeaweedFS) -> Iterator[Cluster]:
-    with running_cluster(s3, AUDIOCNN_API_KEYS=KEY) as running:
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    """Open, but while a host is disturbed."""
+    gate = Gate(tmp_path_factory.mktemp("hosts") / "gate")
+    gate.open()
+    return gate
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: SeaweedFS, gate: Gate) -> Iterator[Cluster]:
+    environment = {"AUDIOCNN_API_KEYS": KEY, **gate.environment}
+    with running_cluster(s3, redis=REDIS, **environment) as running:
         yield running
 
 
@@ -44,14 +63,17 @@ def parts(uri: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def features(cluster: Cluster, bucket: str) -> str:
+def features(cluster: Cluster, gate: Gate, bucket: str) -> str:
     """Ingested while one host is drained and gone."""
 
-    def drain(_: Said) -> None:
-        wait_until(lambda: parts(f"{bucket}/features") > 2)
-        cluster.drain(2, 5)
+    def drain(said: Said) -> None:
+        said.until(lambda: parts(f"{bucket}/features") == 3)
+        gate.let(gate.passed + 3)
+        cluster.drain(2, 2)
         cluster.replace(2)
+        gate.open()
 
+    gate.let(gate.passed + 3)
     out = cluster.submit(
         "ingest", f"{bucket}/corpus", "--to", f"{bucket}/features", "--recipe", "demo",
         meanwhile=drain,
@@ -60,6 +82,7 @@ def features(cluster: Cluster, bucket: str) -> str:
     return f"{bucket}/features"
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_ingested_where_a_host_was_drained_is_ingested_here(
     features: str, bucket: str, tmp_path: Path
 ) -> None:
@@ -67,7 +90,8 @@ def test_ingested_where_a_host_was_drained_is_ingested_here(
     assert FeatureSet.read(features).fingerprint == here.fingerprint
 
 
-TRAIN = ["--recipe", "demo", "--epochs", "60", "--workers", "3", "--checkpoint-s", "1"]
+EPOCHS = 20
+TRAIN = ["--recipe", "demo", "--epochs", EPOCHS, "--workers", "3", "--checkpoint-s", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -78,33 +102,45 @@ def model(cluster: Cluster, features: str, bucket: str) -> str:
 
 
 def test_training_loses_each_host_once_and_ends_with_the_same_weights(
-    cluster: Cluster, features: str, model: str, bucket: str
+    cluster: Cluster, gate: Gate, features: str, model: str, bucket: str
 ) -> None:
-    def disturb(said: Said) -> None:
-        wait_until(lambda: "epoch  8/" in said)
-        cluster.replace(2)
-        wait_until(lambda: "going on after epoch" in said)
-        cluster.drain(1, 5)
-        cluster.replace(1)
+    to = f"{bucket}/disturbed"
 
-    out = cluster.submit(
-        "train", features, "--to", f"{bucket}/disturbed", *TRAIN, meanwhile=disturb
-    )
+    def disturb(said: Said) -> None:
+        # A checkpoint is left out while the last one is on its way to the bucket.
+        for epoch in count(1):
+            gate.let(epoch)
+            said.until(lambda n=epoch: said.count(f"epoch {n:>2}/"))
+            state = checkpoint.read(f"{to}/checkpoint.pt", torch.device("cpu"))
+            if state is not None and state["position"]["epoch"] > 0:
+                break
+        assert epoch < EPOCHS
+        cluster.replace(2)
+        said.until(lambda: said.count("going on after epoch") == 1)
+        cluster.drain(1, 2)
+        cluster.replace(1)
+        said.until(lambda: said.count("going on after epoch") == 2)
+        gate.open()
+
+    gate.let(0)
+    out = cluster.submit("train", features, "--to", to, *TRAIN, meanwhile=disturb)
     assert "was lost" in out
     assert out.count("going on after epoch") == 2
-    again = read_summary(f"{bucket}/disturbed")["weights_sha256"]
+    again = read_summary(to)["weights_sha256"]
     assert again == read_summary(model)["weights_sha256"]
 
 
 def test_labels_are_whole_where_one_host_is_drained_and_one_lost_for_good(
-    cluster: Cluster, model: str, bucket: str
+    cluster: Cluster, gate: Gate, model: str, bucket: str
 ) -> None:
-    def disturb(_: Said) -> None:
-        wait_until(lambda: parts(f"{bucket}/labels") > 0)
-        cluster.drain(2, 3)
+    def disturb(said: Said) -> None:
+        said.until(lambda: parts(f"{bucket}/labels") == 1)
+        cluster.drain(2, 2)
         cluster.replace(2)
-        cluster.network.kill(1)
+        cluster.lose(1)
+        gate.open()
 
+    gate.let(gate.passed + 1)
     out = cluster.submit(
         "label", f"{bucket}/corpus", "--bundle", model, "--to", f"{bucket}/labels",
         "--workers", "4", meanwhile=disturb,
@@ -115,15 +151,27 @@ def test_labels_are_whole_where_one_host_is_drained_and_one_lost_for_good(
     assert len(set(uris)) == len(uris) == CLIPS  # a window each
 
 
-def test_the_endpoint_answers_while_each_host_is_lost(cluster: Cluster, model: str) -> None:
-    cluster.submit(
+@pytest.fixture
+def served(cluster: Cluster, model: str) -> Iterator[None]:
+    """A model is served by a job; stopped, it leaves the cluster as it was."""
+    out = cluster.submit(
         "--env", "AUDIOCNN_API_KEYS", "--detach",
         "serve", model, "--host", "0.0.0.0", "--replicas", "3",
     )  # fmt: skip
+    job = re.search(r"serve is job (\S+) of", out)
+    assert job is not None, out
     wait_until(lambda: cluster.replicas() == 3)
+    yield
+    cluster.run("ray", "job", "stop", f"--address={cluster.dashboard}", job[1])
+    wait_until(lambda: cluster.replicas() == 0)
+    cluster.run("serve", "shutdown", "--yes", f"--address={cluster.dashboard}")
+
+
+@pytest.mark.usefixtures("served")
+def test_the_endpoint_answers_while_each_host_is_lost(cluster: Cluster) -> None:
     assert cluster.ask() == 401
     with clients(*[partial(cluster.ask, KEY)] * 4) as statuses:
-        cluster.drain(1, 10)
+        cluster.drain(1, 5)
         cluster.replace(1)
         wait_until(lambda: cluster.replicas() == 3)
         cluster.replace(2)
@@ -133,3 +181,29 @@ def test_the_endpoint_answers_while_each_host_is_lost(cluster: Cluster, model: s
     # What a host was answering when its plug was pulled, and no more: a client each time.
     assert len(statuses) - statuses.count(200) <= 8, statuses
     assert statuses[before:].count(200) == len(statuses) - before
+
+
+@pytest.mark.skipif(not REDIS, reason="redis is not installed")
+def test_copies_answer_while_the_head_is_lost(
+    cluster: Cluster, s3: SeaweedFS, tmp_path: Path
+) -> None:
+    """The manifest's endpoint: its copies answer on, and the next head has them."""
+    make_bundle(tmp_path / "bundle")
+    service = next(yaml.safe_load_all(MANIFEST.read_text()))
+    config = service["spec"]["serveConfigV2"].replace(
+        "s3://bucket/model", s3.upload(tmp_path / "bundle")
+    )
+    (tmp_path / "serve.yaml").write_text(config)
+    cluster.run("serve", "deploy", f"--address={cluster.dashboard}", tmp_path / "serve.yaml")
+    wait_until(lambda: cluster.replicas() == 4)
+    wait_until(lambda: cluster.ask(KEY, host=1) == cluster.ask(KEY, host=2) == 200)
+    with clients(partial(cluster.ask, KEY, 1), partial(cluster.ask, KEY, 2)) as statuses:
+        cluster.network.kill(0)
+        before = len(statuses)
+        wait_until(lambda: len(statuses) > before + 100)
+        assert cluster.ask(KEY, host=0) == 0
+        cluster.add(0)
+        wait_until(lambda: cluster.replicas() == 4)
+        before = len(statuses)
+        wait_until(lambda: len(statuses) > before + 100)
+    assert set(statuses) == {200}

@@ -1,52 +1,156 @@
-"""Models on GPUs that Ray counts, here CPUs: several of them, too few of them, lost ones."""
+"""Models on GPUs that Ray counts, here CPUs: several of them, too few of them, lost ones.
+
+Labels stop at a gate while a model is lost: recordings that no model has judged are left then.
+"""
 
 import os
 import re
-import subprocess
-import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
+from ray._private.node import Node
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-from audiocnn import storage, synthetic
+from audiocnn import manifest, storage, synthetic
 from audiocnn.errors import ConfigError
 from audiocnn.labelset import find_parts
-from helpers.common import make_bundle
+from helpers.asking import wait_until
+from helpers.common import descendants, make_bundle
+from helpers.gate import Gate
 from pipelines.label import label
 from pipelines.options import Label
 from pipelines.session import MOST
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = pytest.mark.slow
 
 Rows = dict[tuple[str, float], tuple[str, float]]
+RECORDINGS, A_PART = 200, 8
+SCORED_AHEAD = 6
+"""Parts that may be whole but for the gate: two workers are at three each."""
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle")
-    make_bundle(folder)
-    return folder
+@dataclass(kw_only=True)
+class Work:
+    """A bucket to label, and where."""
+
+    bucket: Path
+    bundle: Path
+    cluster: Cluster
+    gate: Gate
+
+    def options(self, to: Path, **others: Any) -> Label:
+        return Label(bucket=str(self.bucket), bundle=str(self.bundle), to=str(to), **others)
+
+    def gpu_nodes(self, count: int) -> list[Node]:
+        """Have so many nodes, each with one GPU."""
+        there = list(self.cluster.worker_nodes)
+        for node in there[count:]:
+            self.cluster.remove_node(node, allow_graceful=False)
+        for _ in range(len(there), count):
+            self.add_gpu_node()
+        wait_until(lambda: ray.cluster_resources().get("GPU", 0) == count)
+        return list(self.cluster.worker_nodes)
+
+    def add_gpu_node(self) -> None:
+        self.cluster.add_node(wait=False, num_cpus=0, num_gpus=1)
+
+    @contextmanager
+    def labelling(self, to: Path, models: int) -> Iterator["Running"]:
+        """Label with so many models, of which one has judged; after the block, to the end."""
+        options, before = self.options(to, gpu=True, models=models), self.gate.passed
+        self.gate.let(before + 1)
+        with ThreadPoolExecutor() as pool:
+            running = Running(pool.submit(label, options), to, self.gate, before)
+            try:
+                running.wait(1)
+                yield running
+            finally:
+                self.gate.open()
+            running.job.result()
+
+
+@dataclass
+class Running:
+    """Labels that are being made."""
+
+    job: Future[Any]
+    to: Path
+    gate: Gate
+    before: int
+    """Parts that passed the gate for others."""
+
+    @property
+    def parts(self) -> int:
+        return len(find_parts(str(self.to)))
+
+    @property
+    def is_far_from_over(self) -> bool:
+        """Whether there are parts that no worker has begun."""
+        return self.parts + SCORED_AHEAD < RECORDINGS / A_PART
+
+    def let(self, parts: int) -> None:
+        """Let so many parts be done."""
+        self.gate.let(self.before + parts)
+
+    def wait(self, parts: int) -> None:
+        """Wait until so many are done."""
+        self.until(lambda: self.parts == parts)
+
+    def until(self, happened: Callable[[], object]) -> None:
+        """Wait for something to happen while it runs."""
+        wait_until(lambda: happened() or self.job.done())
+        assert not self.job.done(), self.job.result()
 
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six hundred recordings of ten seconds, of ten sounds."""
+    """Recordings of ten seconds, of ten sounds."""
     folder = tmp_path_factory.mktemp("bucket")
     for index, name in enumerate(synthetic.SOUNDS):
         samples = synthetic.sound(name, index, 10.0, 16_000)
         (folder / f"{index}.flac").write_bytes(synthetic.encode(samples, 16_000, "flac"))
-    for index in range(10, 600):
+    for index in range(10, RECORDINGS):
         os.link(folder / f"{index % 10}.flac", folder / f"{index}.flac")
     return folder
 
 
 @pytest.fixture(scope="module")
-def rows(bucket: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+def work(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    """On a head without a GPU, instead of the cluster that other tests of this process share."""
+    folder = tmp_path_factory.mktemp("gpus")
+    make_bundle(folder / "bundle")
+    gate = Gate(folder / "gate")
+    gate.open()
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(manifest, "_RECORDINGS", (A_PART, 4_096))
+        for name, value in gate.environment.items():
+            patched.setenv(name, value)
+        of_head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=of_head)
+        try:
+            ray.init(address=cluster.address, log_to_driver=False)
+            yield Work(bucket=bucket, bundle=folder / "bundle", cluster=cluster, gate=gate)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def rows(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """What CPUs say of it, undisturbed."""
-    to = tmp_path_factory.mktemp("cpu")
-    label(Label(bucket=str(bucket), bundle=str(bundle), to=str(to / "labels")))
-    return rows_of(to / "labels")
+    to = tmp_path_factory.mktemp("cpu") / "labels"
+    label(work.options(to))
+    return rows_of(to)
 
 
 def rows_of(to: Path) -> Rows:
@@ -59,114 +163,59 @@ def rows_of(to: Path) -> Rows:
     return found
 
 
-def run(script: str, *arguments: Any, **environment: str) -> str:
-    """What a script prints; it has a Ray of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)], env={**os.environ, **environment},
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-SHARES = """
-import sys
-import ray
-from pipelines.cli import parse
-from pipelines.label import label
-
-ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-label(parse(["label", *sys.argv[1:], "--gpu", "--gpus-per-model", "0.5"]))
-"""
-
-
-def test_models_on_shares_of_a_gpu_give_the_same(
-    bucket: Path, bundle: Path, rows: Rows, tmp_path: Path
-) -> None:
-    to = tmp_path / "gpu"
-    run(SHARES, bucket, "--bundle", bundle, "--to", to, "--embeddings")
-    assert rows_of(to) == rows
+def test_models_are_refused_where_there_is_no_gpu(work: Work, tmp_path: Path) -> None:
+    work.gpu_nodes(0)
     with pytest.raises(ConfigError, match=r"1 models of 1 GPU each, but the cluster has 0 GPUs"):
-        label(Label(bucket=str(bucket), bundle=str(bundle), to=str(tmp_path / "none"), gpu=True))
+        label(work.options(tmp_path / "none", gpu=True))
     assert not (tmp_path / "none").exists()
 
 
-LABEL = """
-import os, sys, threading, time
-import psutil, ray
-from ray.cluster_utils import Cluster
-from audiocnn.labelset import find_parts
-from pipelines.cli import parse
-from pipelines.label import label
+def test_models_on_shares_of_a_gpu_give_the_same(work: Work, rows: Rows, tmp_path: Path) -> None:
+    work.gpu_nodes(1)
+    label(work.options(tmp_path, embeddings=True, gpu=True, gpus_per_model=0.5))
+    assert rows_of(tmp_path) == rows
 
-bucket, bundle, to, gpus, models = sys.argv[1:]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
-nodes = [cluster.add_node(num_cpus=0, num_gpus=1) for _ in range(int(gpus))]
-cluster.wait_for_nodes()
-ray.init(address=cluster.address, log_to_driver=False)
-arguments = ["label", bucket, "--bundle", bundle, "--to", to, "--gpu", "--models", models]
-ended = []
-thread = threading.Thread(target=lambda: ended.append(label(parse(arguments))))
-thread.start()
 
-def wait_for_more() -> None:
-    goal = len(find_parts(to)) + 3
-    while len(find_parts(to)) < goal:
-        assert thread.is_alive()
-        time.sleep(0.05)
-
-wait_for_more()
-{disturb}
-thread.join()
-print("ended" if ended else "failed", flush=True)
-os._exit(0)  # Ray's own exit handlers ask for nodes that are gone
-"""
-LOSE = """
-cluster.remove_node(nodes[0], allow_graceful=False)
-print("a node lost at", len(find_parts(to)), flush=True)
-wait_for_more()
-models = [p for p in psutil.process_iter() if p.name().startswith("ray::GpuModel")]
-mine = [p for p in models if os.getpid() in [parent.pid for parent in p.parents()]]
-for model in mine:
-    model.kill()
-print(len(mine), "models lost at", len(find_parts(to)), flush=True)
-"""
-DRAIN = """
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-
-reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-deadline_ms = int((time.time() + 1) * 1_000)
-gcs = ray._raylet.GcsClient(address=cluster.address)
-assert gcs.drain_node(nodes[0].node_id, reason, "a test", deadline_ms)[0]
-time.sleep(0.5)
-cluster.remove_node(nodes[0], allow_graceful=False)
-time.sleep(5)
-print("the only node drained at", len(find_parts(to)), flush=True)
-cluster.add_node(num_cpus=0, num_gpus=1)
-"""
+def test_a_model_of_a_drained_node_is_taken_back(work: Work, rows: Rows, tmp_path: Path) -> None:
+    """As a spot node goes, with the only model; another node comes."""
+    (node,) = work.gpu_nodes(1)
+    with work.labelling(tmp_path, models=1) as running:
+        gcs = ray._raylet.GcsClient(address=work.cluster.address)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = time.time() + 1
+        assert gcs.drain_node(node.node_id, reason, "a test", int(deadline * 1_000))[0]
+        running.let(8)
+        running.until(lambda: time.time() > deadline)
+        work.cluster.remove_node(node, allow_graceful=False)
+        running.until(lambda: node.node_id not in [n["NodeID"] for n in ray.nodes() if n["Alive"]])
+        assert running.is_far_from_over
+        work.add_gpu_node()
+    assert rows_of(tmp_path) == rows
 
 
 def test_models_that_have_no_gpu_or_lose_it_are_left_alone(
-    bucket: Path, bundle: Path, rows: Rows, tmp_path: Path
+    work: Work,
+    rows: Rows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of three models one never gets a GPU, one loses its node, one its process."""
-    to = tmp_path / "labels"
-    script = LABEL.replace("{disturb}", LOSE)
-    said = run(script, bucket, bundle, to, 2, 3, **{MOST: "CPU=2,GPU=3"})
+    monkeypatch.setenv(MOST, "CPU=2,GPU=3")
+    node, _ = work.gpu_nodes(2)
+
+    def models() -> list[psutil.Process]:
+        return descendants(os.getpid(), "ray::GpuModel")
+
+    with work.labelling(tmp_path, models=3) as running:
+        running.let(12)
+        work.cluster.remove_node(node, allow_graceful=False)
+        running.wait(12)  # more than were scored before: the other one goes on
+        running.until(lambda: len(models()) == 1)
+        running.let(14)
+        models()[0].kill()
+        running.wait(14)
+        assert running.is_far_from_over
+    said = capsys.readouterr().out
     assert re.search("[12] of 3 models have a GPU; the others join when they have", said), said
-    assert "1 models lost at" in said
-    assert said.rstrip().endswith("ended"), said
-    assert rows_of(to) == rows
-
-
-def test_a_model_of_a_drained_node_is_taken_back(
-    bucket: Path, bundle: Path, rows: Rows, tmp_path: Path
-) -> None:
-    """As a spot node goes, with the only model; another node comes."""
-    to = tmp_path / "labels"
-    said = run(LABEL.replace("{disturb}", DRAIN), bucket, bundle, to, 1, 1)
-    at = re.search(r"the only node drained at (\d+)", said)
-    assert at is not None
-    assert int(at[1]) < len(find_parts(str(to)))  # not over by then
-    assert said.rstrip().endswith("ended"), said
-    assert rows_of(to) == rows
+    assert rows_of(tmp_path) == rows

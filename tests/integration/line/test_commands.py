@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.cluster import Head
 from helpers.common import SMALL_FLAGS
 
-MODEL = ["--channels", "8", "--epochs", "6", "--batch-size", "16", "--test-fold", "1"]
 CHATTER = re.compile(r"ray|pid=|warning|INFO|WARN|Traceback|raylet|autoscaler", re.IGNORECASE)
 
 
@@ -50,31 +48,6 @@ def test_the_demo_fits_on_two_screens_and_says_what_it_wrote(tmp_path: Path) -> 
     right = re.search(r"(\d+) of the bucket's 60 sound recordings", out)
     assert right is not None
     assert int(right[1]) >= 50
-
-
-@pytest.mark.slow
-def test_every_verb_is_a_ray_job(corpus: Path, tmp_path: Path) -> None:
-    """On a cluster that was started with a token, as `ray job submit` and from outside of it."""
-    with Head("--num-cpus=2") as head:
-        done = head.run(
-            "ray", "job", "submit", f"--address={head.dashboard}", "--",
-            "audiocnn", "ingest", corpus, "--to", tmp_path / "features", *SMALL_FLAGS,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "100 listed = 100 ingested + 0 failed" in done.stdout
-        assert (tmp_path / "features" / "features.json").exists()
-
-        train = ["audiocnn", "train", "features", *SMALL_FLAGS, *MODEL]
-        outside = head.run(*train, "--to", "bundle", cwd=tmp_path, RAY_ADDRESS=head.address)
-        assert outside.returncode == 0, outside.stderr
-        assert not CHATTER.search(outside.stdout)
-        assert (tmp_path / "bundle" / "bundle.json").exists()
-
-        wrong = {"RAY_ADDRESS": head.address, "RAY_AUTH_TOKEN": "f" * 32}
-        refused = head.run(*train, "--to", "other", cwd=tmp_path, **wrong)
-        assert refused.returncode == 2
-        assert refused.stderr.startswith(f"audiocnn: RAY_ADDRESS {head.address}: ")
-        assert refused.stderr.count("\n") == 1
 
 
 def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:

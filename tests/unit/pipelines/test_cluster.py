@@ -1,0 +1,161 @@
+"""What a job asks of a cluster, and how it is refused what can never be had: no Ray is started."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+from audiocnn.errors import ConfigError
+from helpers.common import make_bundle
+from pipelines import session
+from pipelines.cli import main
+from pipelines.models import gpu_models
+from pipelines.options import Ingest, Label
+from pipelines.recipes import demo
+from pipelines.session import MOST, Cluster
+
+SMALL = Cluster(cpus=2, gpus=0, most_cpus=5, most_gpus=1)
+UNTOLD = Cluster(cpus=2, gpus=0, most_cpus=2, most_gpus=0, grows=True)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpu", "said"),
+    [
+        (6, False, "--workers 6: the cluster has 5 CPUs at most, one a worker"),
+        (2, True, "--workers 2: the cluster has 1 GPUs at most, one a worker"),
+    ],
+)
+def test_more_workers_than_there_can_ever_be_are_refused(
+    workers: int, gpu: bool, said: str
+) -> None:
+    SMALL.require(workers - 1, gpu=gpu)
+    with pytest.raises(ConfigError) as refused:
+        SMALL.require(workers, gpu=gpu)
+    assert str(refused.value) == said
+    UNTOLD.require(workers, gpu=gpu)
+
+
+def test_more_models_than_there_can_ever_be_are_refused() -> None:
+    def ask(**options: Any) -> None:
+        gpu_models(Label(bucket="b", bundle="b", to="l", gpu=True, **options), SMALL)
+
+    with pytest.raises(ConfigError) as refused:
+        ask(models=2)
+    assert str(refused.value) == (
+        "--gpu: 2 models of 1 GPU each, but the cluster has 1 GPUs at most"
+    )
+    with pytest.raises(ConfigError, match=r"3 models of 0\.5 GPU each, but the cluster has 1 GPUs"):
+        ask(models=3, gpus_per_model=0.5)
+    assert gpu_models(Label(bucket="b", bundle="b", to="l"), SMALL) == []
+
+
+def test_what_there_is_room_for() -> None:
+    assert SMALL.groups(2, gpu=False) == 2
+    assert SMALL.groups(2, gpu=True) == 1
+    assert [SMALL.workers(worth) for worth in (0, 1, 3, 100)] == [2, 2, 3, 5]
+    assert Cluster(cpus=0, gpus=0, most_cpus=0, most_gpus=0).workers(100) == 1
+
+
+class Fake:
+    """What Ray says of a cluster that was joined."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.resources: dict[str, float] = {"CPU": 2.0}
+        self.nodes = 1
+        self.kinds: dict[str, str] | None = None
+        self.patched = monkeypatch
+        monkeypatch.delenv(MOST, raising=False)
+        monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: self.resources)
+        monkeypatch.setattr(
+            ray, "nodes", lambda: [{"Alive": False}, *[{"Alive": True}] * self.nodes]
+        )
+        monkeypatch.setattr(session, "_internal_kv_get", lambda _: self._status())
+
+    def _status(self) -> bytes | None:
+        if self.kinds is None:  # before the head has said anything
+            return None
+        return json.dumps({"autoscaler_report": {"node_type_mapping": self.kinds}}).encode()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    return Fake(monkeypatch)
+
+
+def test_a_cluster_is_what_is_there_and_what_may_come(fake: Fake) -> None:
+    assert session.connect() == Cluster(cpus=2, gpus=0, most_cpus=2, most_gpus=0)
+    fake.kinds = {"abc": "node_abc"}  # without an autoscaler
+    assert not session.connect().grows
+    fake.kinds = {"abc": "node_abc", "def": "gpu"}
+    assert session.connect() == UNTOLD
+    fake.patched.setenv(MOST, "CPU=5, GPU=1")
+    assert session.connect() == SMALL
+    fake.resources = {"CPU": 8.0, "GPU": 3.0}
+    assert session.connect() == Cluster(cpus=8, gpus=3, most_cpus=8, most_gpus=3)
+    fake.patched.setenv(MOST, "five CPUs")
+    with pytest.raises(ConfigError, match="AUDIOCNN_CLUSTER_MAX=five CPUs: expected something"):
+        session.connect()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("label {there}/corpus --bundle {there}/bundle --to {there}/new --workers 9",
+         "--workers 9: the cluster has 5 CPUs at most"),
+        ("label {there}/corpus --bundle {there}/bundle --to {there}/new --gpu --models 2",
+         "but the cluster has 1 GPUs at most"),
+        ("ingest {there}/corpus --to {there}/new --folds 2 --workers 9",
+         "--workers 9: the cluster has 5 CPUs at most"),
+    ],
+)  # fmt: skip
+def test_what_can_never_be_had_is_told_at_once(
+    command: str, said: str, fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the commands, on an idle head that an autoscaler gives nodes."""
+    make_bundle(tmp_path / "bundle")
+    for name in ("dog/1.wav", "dog/2.wav", "rain/1.wav", "rain/2.wav"):
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_bytes(b"")
+    fake.resources, fake.kinds = {}, {"abc": "head"}
+    fake.patched.setenv(MOST, "CPU=5,GPU=1")
+    fake.patched.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    fake.patched.setenv("AUDIOCNN_SHARED_DISK", "1")
+    fake.patched.setattr(session, "divert_native_stderr", lambda: None)
+    arguments = command.format(there=tmp_path).split()
+    fake.patched.setattr(sys, "argv", ["audiocnn", *arguments])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not list((tmp_path / "new").glob("parts/*"))
+
+
+def test_a_path_that_not_every_node_has_is_refused(fake: Fake) -> None:
+    def options(to: str) -> Ingest:
+        return Ingest(corpus="s3://a/corpus", to=to, feature=demo().feature)
+
+    session.require_reach(options("features"))  # one node, and no job of it
+    fake.patched.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
+    with pytest.raises(ConfigError, match="--to features: a job has its own working directory"):
+        session.require_reach(options("features"))
+    session.require_reach(options("/there/features"))
+    fake.nodes = 2
+    with pytest.raises(ConfigError, match="a path of one machine, and the cluster has 2 nodes"):
+        session.require_reach(options("/there/features"))
+    session.require_reach(options("s3://a/features"))
+    fake.nodes = 1
+    fake.patched.setenv(MOST, "CPU=5")
+    with pytest.raises(ConfigError, match="a path of one machine"):
+        session.require_reach(options("/there/features"))
+    fake.patched.setenv("AUDIOCNN_SHARED_DISK", "1")
+    session.require_reach(options("/there/features"))
+    with pytest.raises(ConfigError, match="a job has its own working directory"):
+        session.require_reach(options("features"))
