@@ -3,12 +3,14 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
-_LONGEST_S = 60.0
+_LONGEST_S = 600.0
+"""Seconds after which a request counts as lost, on a slow machine too."""
 
 
 @dataclass(kw_only=True)
@@ -20,11 +22,13 @@ class Outcome:
     wall_s: float = 0.0
     bodies: dict[int, bytes] = field(default_factory=dict)
     """The last answer of each status."""
+    answers: list[int] = field(default_factory=list)
+    """How many requests of each client of a closed loop are over."""
 
     @property
     def counts(self) -> Counter[int]:
-        """Requests by status."""
-        return Counter({status: len(found) for status, found in self.seconds.items()})
+        """Requests by status; another thread may ask while they are counted."""
+        return Counter({status: len(found) for status, found in list(self.seconds.items())})
 
     @property
     def per_s(self) -> float:
@@ -99,22 +103,35 @@ class Connection:
             self._streams = None
 
 
-async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -> Outcome:
-    """So many clients, each asking again as soon as it has its answer."""
-    outcome = Outcome()
+async def closed_loop(
+    port: int,
+    request: bytes,
+    clients: int,
+    seconds: float,
+    *,
+    until: Callable[[], bool] = lambda: False,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """So many clients, each asking again as soon as it has its answer.
+
+    They stop after so many seconds, or once `until` says so. Who gives the outcome can watch it.
+    """
+    outcome = outcome or Outcome()
+    outcome.answers = [0] * clients
     began = perf_counter()
 
-    async def client() -> None:
+    async def client(number: int) -> None:
         connection = Connection(port)
-        while perf_counter() - began < seconds:
+        while perf_counter() - began < seconds and not until():
             asked = perf_counter()
             status, body = await connection.ask(request)
             outcome.add(status, perf_counter() - asked, body)
+            outcome.answers[number] += 1
             if status == 0:
                 await asyncio.sleep(0.05)
         connection.close()
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    await asyncio.gather(*(client(number) for number in range(clients)))
     outcome.wall_s = perf_counter() - began
     return outcome
 

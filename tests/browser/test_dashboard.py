@@ -9,15 +9,16 @@ import pytest
 
 from audiocnn import synthetic
 from audiocnn.bundle import Bundle
+from helpers.asking import wait_until
 from helpers.endpoint import Endpoint
 
 pytest.importorskip("playwright", reason="`make test-browser` installs it")
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from helpers.chromium import SHOTS, assert_accessible, choose, drop, shades, shoot
+from helpers.chromium import SHOTS, assert_accessible, choose, drop, looks, shades, shoot
 
-pytest_plugins = ["browsing"]
+pytest_plugins = ["helpers.browsing"]
 pytestmark = pytest.mark.browser
 
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
@@ -41,18 +42,22 @@ def test_a_dropped_clip_is_answered_and_seen_through(page: Page, clip: Path) -> 
     shoot(page, "clip")
 
 
-def test_the_first_heatmap_is_there_in_a_second_and_a_half(page: Page, clip: Path) -> None:
-    """The quickest of five, for the machine may have other work."""
-    seconds = []
-    for _ in range(5):
-        page.reload()
-        page.get_by_role("link", name="the endpoint").wait_for()
-        began = time.monotonic()
-        choose(page, clip)
-        page.locator("[data-map=conv1] canvas").first.wait_for()
-        seconds.append(time.monotonic() - began)
-    print(f"drop to first heatmap: {min(seconds):.2f} s")
-    assert min(seconds) < 1.5
+def test_the_first_heatmap_waits_for_one_answer_alone(page: Page, clip: Path) -> None:
+    """What speaks for the class takes the endpoint longer, and comes after it."""
+    asked, held = list[str](), list[Route]()
+    page.on("request", lambda request: asked.append(request.url))
+    page.route("**/v1/predict*explain=*", held.append)
+    began = time.monotonic()
+    choose(page, clip)
+    page.locator("[data-map=conv1] canvas").first.wait_for()
+    print(f"file to first heatmap: {time.monotonic() - began:.2f} s")
+    only = page.get_by_role("button", name="Play only that")
+    expect(only).to_be_disabled()
+    assert sum("/v1/predict" in url and "explain=" not in url for url in asked) == 1
+    wait_until(lambda: page.title() and held)
+    for one in held:
+        one.continue_()
+    expect(only).to_be_enabled()
 
 
 def test_a_layer_opens_into_blocks_and_channels(page: Page, clip: Path) -> None:
@@ -85,9 +90,9 @@ def test_what_speaks_for_a_class_can_be_heard(page: Page, clip: Path) -> None:
     only.click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     cursor = page.get_by_role("img", name=re.compile("Log-mel")).locator("[data-cursor]")
-    before = cursor.evaluate("line => line.style.left")
-    page.wait_for_timeout(400)
-    assert float(cursor.evaluate("line => line.style.left")[:-1]) > float(before[:-1] or 0)
+    before = cursor.evaluate("line => parseFloat(line.style.left) || 0")
+    moved = "([line, before]) => parseFloat(line.style.left) > before"
+    page.wait_for_function(moved, arg=[cursor.element_handle(), before])
     page.get_by_label("Class that evidence is shown for").select_option("Rain")
     expect(page.get_by_role("img", name=re.compile("what speaks for Rain marked"))).to_be_visible()
     assert "explain=Rain" in page.url
@@ -175,8 +180,21 @@ def test_trouble_is_a_sentence_that_says_what_to_do(page: Page, tmp_path: Path) 
 
 
 def test_the_microphone_is_a_source(page: Page) -> None:
+    page.add_init_script(
+        """const Plain = MediaRecorder;
+        window.recorded = 0;
+        window.MediaRecorder = class extends Plain {
+            constructor(...given) {
+                super(...given);
+                window.recorder = this;
+                this.addEventListener("dataavailable", (event) => { recorded += event.data.size; });
+            }
+        };"""
+    )
+    page.reload()
     page.get_by_role("button", name="Record", exact=True).click()
-    page.wait_for_timeout(1_500)
+    expect(page.get_by_role("button", name="Stop recording")).to_be_visible()
+    page.wait_for_function("() => { recorder.requestData(); return recorded > 10_000; }")
     page.get_by_role("button", name="Stop recording").click()
     expect(page.get_by_role("heading", name="recording.wav")).to_be_visible()
 
@@ -189,6 +207,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="bell.flac")).to_be_visible()
+    expect(page.get_by_role("button", name="Play only that")).to_be_enabled()
     for _ in range(40):
         if page.evaluate("document.activeElement.getAttribute('aria-label')") == "Position":
             break
@@ -197,15 +216,12 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     assert float(page.get_by_label("Position").input_value()) > 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [380, 1280, 2200])
-def test_it_is_readable_everywhere(page: Page, clip: Path, scheme: str, width: int) -> None:
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    page.set_viewport_size({"width": width, "height": 900})
+def test_it_is_readable_everywhere(page: Page, clip: Path) -> None:
     choose(page, clip)
     expect(page.get_by_role("button", name="Play only that")).to_be_enabled()
-    assert_accessible(page, width)
-    shoot(page, f"{scheme}-{width}")
+    for look in looks(page):
+        assert_accessible(page)
+        shoot(page, look)
 
 
 def test_the_script_is_small(page: Page, endpoint: Endpoint) -> None:

@@ -13,6 +13,7 @@ import soundfile
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.predictor import Predictor
+from helpers.asking import PATIENCE_S
 from helpers.endpoint import Endpoint
 from helpers.small_labels import label_bucket
 from pipelines.ingest import ingest
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def bundle(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of ESC-10, trained for a minute."""
-    import ray
-
+def bundle(
+    recordings: Path, tmp_path_factory: pytest.TempPathFactory, s3: object, _last_ray: None
+) -> Path:
+    """A small model of ESC-10, trained for a minute on the cluster that `ray_cluster` gives."""
     from pipelines import session
 
     folder, recipe = tmp_path_factory.mktemp("browser"), esc10()
@@ -50,7 +51,6 @@ def bundle(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ),
         )
     )
-    ray.shutdown()
     return folder / "bundle"
 
 
@@ -82,17 +82,19 @@ def labelled(
 @pytest.fixture(scope="session")
 def endpoint(bundle: Path, other_bundle: Bundle, labelled: tuple[Path, Path]) -> Iterator[Endpoint]:
     other = str(bundle.with_name("other"))
-    running = Endpoint(bundle, "--beside", other, "--labels", str(labelled[1]))
+    options = ["--beside", other, "--labels", str(labelled[1]), "--timeout-s", str(PATIENCE_S)]
+    running = Endpoint(bundle, *options)
     yield running
     running.close()
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator["Browser"]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     from helpers.chromium import CHROMIUM, FLAGS
 
+    expect.set_options(timeout=1_000 * PATIENCE_S)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield running
@@ -103,6 +105,7 @@ def browser() -> Iterator["Browser"]:
 def page(browser: "Browser", endpoint: Endpoint) -> Iterator["Page"]:
     """The dashboard; whatever the page complains of fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(1_000 * PATIENCE_S)
     opened = context.new_page()
     complaints: list[str] = []
     opened.on("pageerror", lambda error: complaints.append(str(error)))

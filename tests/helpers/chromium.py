@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page
@@ -52,10 +54,21 @@ def shoot(page: Page, name: str) -> None:
     page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
 
-def assert_accessible(page: Page, width: int) -> None:
+def looks(page: Page) -> Iterator[str]:
+    """Names of what the page becomes in turn: light and dark, each narrow, usual and wide."""
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        for width in (380, 1280, 2200):
+            page.set_viewport_size({"width": width, "height": 900})
+            yield f"{scheme}-{width}"
+
+
+def assert_accessible(page: Page) -> None:
     """Nothing is wider than the page, and axe finds nothing serious."""
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    found = Axe().run(page)
+    page.evaluate("Promise.all(document.getAnimations().map(one => one.finished))")
+    page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    found = Axe().run(page, options={"resultTypes": ["violations"]})
     serious = [
         v["id"] for v in found.response["violations"] if v["impact"] in ("serious", "critical")
     ]

@@ -1,22 +1,57 @@
-"""A running `audiocnn serve`."""
+"""A running `audiocnn serve`, and load on an endpoint for as long as a test wants it."""
 
 import asyncio
 import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.load import Outcome, closed_loop
+from benchmarks.load import Outcome, closed_loop, post
 from benchmarks.processes import free_ports
+from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import AUDIOCNN, descendants
+
+
+@contextmanager
+def load(port: int, request: bytes, clients: int) -> Iterator[Outcome]:
+    """So many clients ask again and again while the block runs; what became of it so far."""
+    outcome, over = Outcome(), threading.Event()
+    asking = closed_loop(port, request, clients, math.inf, until=over.is_set, outcome=outcome)
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(asyncio.run, asking)
+        try:
+            yield outcome
+        finally:
+            over.set()
+            done.result()
+
+
+def wait_for_more(outcome: Outcome, count: int) -> None:
+    """Wait until so many more requests were answered well."""
+    enough = outcome.counts[200] + count
+    wait_until(lambda: outcome.counts[200] >= enough, lambda: outcome.counts)
+
+
+def answer_of(raw: socket.socket) -> bytes:
+    """What comes over a connection, up to the end of a short JSON document."""
+    raw.settimeout(PATIENCE_S)
+    found = b""
+    with suppress(OSError):
+        while b"}" not in found and (chunk := raw.recv(65_536)):
+            found += chunk
+    return found
 
 
 class Endpoint:
@@ -35,26 +70,36 @@ class Endpoint:
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        began = time.monotonic()
-        while not self.saw("answers;"):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() - began < 120, self.said
-            time.sleep(0.1)
+        wait_until(lambda: self.saw("answers;") or self.process.poll() is not None, self._told)
+        assert self.process.poll() is None, self.said
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         self.said.extend(self.process.stdout)
 
+    def _told(self) -> list[str]:
+        return self.said
+
     def saw(self, text: str) -> bool:
         return any(text in line for line in self.said)
 
-    def close(self) -> float:
-        """Interrupt it as Ctrl-C would; returns the seconds that it took."""
-        began = time.monotonic()
+    def wait_for(self, text: str) -> None:
+        """Wait until it has said something."""
+        wait_until(lambda: self.saw(text), self._told)
+
+    def interrupt(self) -> None:
+        """Do to it what Ctrl-C would."""
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
-        self._reader.join(10)
-        return time.monotonic() - began
+
+    def wait(self) -> None:
+        """Wait until it has ended and all that it said is here."""
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+
+    def close(self) -> None:
+        """Interrupt it, and wait until it has ended."""
+        self.interrupt()
+        self.wait()
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -64,13 +109,25 @@ class Endpoint:
     ) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(self.url(path), body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                 return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
 
-    def load(self, request: bytes, clients: int, seconds: float) -> Outcome:
-        return asyncio.run(closed_loop(self.port, request, clients, seconds))
+    def load(self, request: bytes, clients: int) -> AbstractContextManager[Outcome]:
+        """As `load`, on this one."""
+        return load(self.port, request, clients)
+
+    def begin(self, path: str, body: bytes) -> socket.socket:
+        """Ask, but for the body's last byte; a replica has begun to read it and waits for that."""
+        request = post(self.port, path, body, {"Expect": "100-continue"})
+        head = request.index(b"\r\n\r\n") + 4
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(request[:head])
+        assert connection.recv(4_096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(request[head:-1])
+        return connection
 
     def replicas(self) -> list[psutil.Process]:
         return descendants(self.process.pid, "ray::ServeReplica:audiocnn:Endpoint")

@@ -2,22 +2,24 @@
 
 import asyncio
 import json
+import os
 import re
-import threading
-import time
+import signal
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from audiocnn.predictor import Predictor
-from benchmarks.load import Connection, Outcome, closed_loop, post
+from benchmarks.load import Connection, Outcome, post
 from benchmarks.processes import free_ports
+from helpers.asking import PATIENCE_S, wait_until
 from helpers.cluster import Head
-from helpers.common import make_bundle
+from helpers.common import descendants, make_bundle
+from helpers.endpoint import load, wait_for_more
 from helpers.hostile import sound
 
 pytestmark = pytest.mark.slow
@@ -33,12 +35,37 @@ class Deployed:
         self.file = folder / "app.json"
         self.config: dict[str, Any] = json.loads(self.file.read_text())
 
-    def deploy(self, bundle: Path) -> None:
-        for deployment in self.config["applications"][0]["deployments"]:
-            deployment["user_config"]["bundle"] = str(bundle)
-        self.file.write_text(json.dumps(self.config))
+    @property
+    def deployments(self) -> list[dict[str, Any]]:
+        """What the config says of each deployment."""
+        found: list[dict[str, Any]] = self.config["applications"][0]["deployments"]
+        return found
+
+    def deploy(self) -> None:
+        """Let Ray's command deploy the file."""
         done = self.head.run("serve", "deploy", self.file, "-a", self.head.dashboard)
         assert done.returncode == 0, done.stdout + done.stderr
+
+    def change(self, bundle: Path) -> None:
+        """Ask for another bundle, and whatever else changed, as that command does it."""
+        for deployment in self.deployments:
+            deployment["user_config"]["bundle"] = str(bundle)
+        data = json.dumps(self.config).encode()
+        urllib.request.urlopen(self._api(data, "PUT"), timeout=PATIENCE_S).close()
+
+    def status(self) -> dict[str, Any]:
+        """What Ray says of the application."""
+        with urllib.request.urlopen(self._api(None, "GET"), timeout=PATIENCE_S) as answer:
+            found: dict[str, Any] = json.load(answer)["applications"]["audiocnn"]
+        return found
+
+    def _api(self, data: bytes | None, method: str) -> urllib.request.Request:
+        headers = {
+            "Authorization": f"Bearer {self.head.environment['RAY_AUTH_TOKEN']}",
+            "Content-Type": "application/json",
+        }
+        url = f"{self.head.dashboard}/api/serve/applications/"
+        return urllib.request.Request(url, data, headers, method=method)
 
     def request(self, path: str = "/v1/predict?spectrogram=false", key: str = KEY) -> bytes:
         return post(self.port, path, sound("wav"), {"X-API-Key": key})
@@ -47,29 +74,25 @@ class Deployed:
         status, body = asyncio.run(Connection(self.port).ask(self.request(path, key)))
         return status, json.loads(body) if body[:1] == b"{" else {}
 
-    def until(self, fingerprint: str, seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while self.ask()[1].get("bundle") != fingerprint:
-            assert time.monotonic() < deadline, self.head.run(
-                "serve", "status", "-a", self.head.dashboard
-            ).stdout
-            time.sleep(0.5)
+    def until(self, fingerprint: str) -> None:
+        """Wait until this bundle answers."""
+        wait_until(lambda: self.ask()[1].get("bundle") == fingerprint, self.status)
 
-    def under_load(self, clients: int, seconds: float, change: Any) -> Outcome:
-        found: list[Outcome] = []
+    def load(self, clients: int, **what: str) -> AbstractContextManager[Outcome]:
+        return load(self.port, self.request(**what), clients)
 
-        def load() -> None:
-            found.append(asyncio.run(closed_loop(self.port, self.request(), clients, seconds)))
-
-        thread = threading.Thread(target=load)
-        thread.start()
-        change()
-        thread.join()
-        return found[0]
+    def running(self, name: str) -> int:
+        """How many copies of a deployment answer, as Ray says."""
+        copies = self.status()["deployments"].get(name, {}).get("replicas", [])
+        return sum(one["state"] == "RUNNING" for one in copies)
 
     def replicas(self, name: str) -> set[int]:
-        family = psutil.Process(self.head.process.pid).children(recursive=True)
-        return {p.pid for p in family if f"audiocnn:{name}" in " ".join(p.cmdline())}
+        return {p.pid for p in descendants(self.head.process.pid, f"audiocnn:{name}")}
+
+    def logged(self, text: str) -> int:
+        """How many replicas' logs have a text."""
+        logs = Path(os.environ["RAY_TMPDIR"]).glob("ray/session_[!l]*/logs/serve/replica_*.log")
+        return sum(text in log.read_text() for log in logs)
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +122,15 @@ def deployed(
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
     }
     export = f"--metrics-export-port={exported}"
-    with Head("--num-cpus=4", "--num-gpus=1", export, **environment) as head:
+    with Head("--num-cpus=2", "--num-gpus=1", export, **environment) as head:
         done = head.run(
             "audiocnn", "serve", bundles["old"][0], "--gpu", "0.5", "--replicas", "1", "2",
-            "--queue", "8", "--port", port, "--config", folder / "app.json",
+            "--queue", "8", "--timeout-s", PATIENCE_S, "--port", port,
+            "--config", folder / "app.json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         deployed = Deployed(head, folder, port, exported)
-        deployed.deploy(bundles["old"][0])
+        deployed.deploy()
         deployed.until(bundles["old"][1])
         yield deployed
 
@@ -129,16 +153,13 @@ def test_a_model_on_a_gpu_is_measured_too(deployed: Deployed) -> None:
     wanted = {
         f"ray_audiocnn_{name}" for name in ("batch_windows", "queue_seconds", "model_seconds")
     }
-    deadline = time.monotonic() + 60
-    while missing := wanted - set(re.findall(r"^(\w+)_count\{", read(deployed.metrics), re.M)):
-        assert time.monotonic() < deadline, missing
-        deployed.ask()
-        time.sleep(2)
+    assert deployed.ask()[0] == 200
 
+    def missing() -> set[str]:
+        with urllib.request.urlopen(deployed.metrics, timeout=PATIENCE_S) as answer:
+            return wanted - set(re.findall(r"^(\w+)_count\{", answer.read().decode(), re.M))
 
-def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return str(answer.read(), "utf-8")
+    wait_until(lambda: not missing(), missing)
 
 
 def test_a_command_that_means_another_address_is_told_so(
@@ -157,43 +178,62 @@ def test_another_bundle_rolls_in_without_a_failure_or_a_new_process(
     deployed: Deployed, bundles: dict[str, tuple[Path, str]]
 ) -> None:
     before = deployed.replicas("Endpoint"), deployed.replicas("Model")
-
-    def roll() -> None:
-        deployed.deploy(bundles["new"][0])
-        deployed.until(bundles["new"][1])
-
     # With the one of `until` three at once: the fourth is where another copy is made (queue / 2).
-    outcome = deployed.under_load(2, 15, roll)
+    with deployed.load(2) as outcome:
+        wait_for_more(outcome, 25)
+        deployed.change(bundles["new"][0])
+        deployed.until(bundles["new"][1])
+        wait_for_more(outcome, 25)
     assert set(outcome.counts) == {200}
-    assert outcome.counts[200] > 50
     assert (deployed.replicas("Endpoint"), deployed.replicas("Model")) == before
 
 
 def test_one_that_does_not_load_changes_nothing(
     deployed: Deployed, bundles: dict[str, tuple[Path, str]]
 ) -> None:
-    outcome = deployed.under_load(3, 10, lambda: deployed.deploy(bundles["broken"][0]))
+    broken = bundles["broken"][0]
+    with deployed.load(3) as outcome:
+        wait_for_more(outcome, 25)
+        deployed.change(broken)
+        wait_until(lambda: deployed.logged(f"{broken} does not load") >= 2, deployed.status)
+        wait_for_more(outcome, 25)
     assert set(outcome.counts) == {200}
     assert json.loads(outcome.bodies[200])["bundle"] == bundles["new"][1]
-    deployed.deploy(bundles["new"][0])
+    deployed.change(bundles["new"][0])
 
 
 def test_load_brings_another_copy_and_too_much_is_refused_at_once(deployed: Deployed) -> None:
-    copies = 1
-    statuses: set[int] = set()
+    # What a model takes long for: those that wait, wait for it.
+    path = "/v1/predict?spectrogram=false&explain=dog&sound=true"
+    with deployed.load(24, path=path) as outcome:
+        wait_until(
+            lambda: 503 in outcome.counts and len(deployed.replicas("Model")) == 2, deployed.status
+        )
+    assert set(outcome.counts) == {200, 503}
+    assert outcome.milliseconds(50, 503) < outcome.milliseconds(50, 200)
 
-    def watch() -> None:
-        nonlocal copies
-        for _ in range(12):
-            time.sleep(1)
-            copies = max(copies, len(deployed.replicas("Model")))
 
-    for _ in range(8):
-        outcome = deployed.under_load(24, 12, watch)
-        statuses |= set(outcome.counts)
-        if 503 in outcome.counts:
-            assert outcome.milliseconds(99, 503) < 1_000
-        if copies == 2:
-            break
-    assert copies == 2
-    assert statuses == {200, 503}
+def test_a_replica_killed_under_load_costs_at_most_what_it_was_at(
+    deployed: Deployed, bundles: dict[str, tuple[Path, str]]
+) -> None:
+    (endpoint,) = (one for one in deployed.deployments if one["name"] == "Endpoint")
+    endpoint["autoscaling_config"] = {"min_replicas": 2, "max_replicas": 2}
+    deployed.change(bundles["new"][0])
+    wait_until(
+        lambda: len(deployed.replicas("Endpoint")) == deployed.running("Endpoint") == 2,
+        deployed.status,
+    )
+    with deployed.load(8) as outcome:
+        wait_for_more(outcome, 50)
+        killed, survivor = deployed.replicas("Endpoint")
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(deployed.replicas("Endpoint") - {killed}) == 2, deployed.status)
+        wait_for_more(outcome, 50)
+    counts = outcome.counts
+    failed = sum(counts.values()) - counts[200]
+    print(f"{failed} of {sum(counts.values())} requests failed: {dict(counts)}")
+    assert failed <= 8
+    after = deployed.replicas("Endpoint")
+    assert len(after) == 2
+    assert killed not in after
+    assert survivor in after

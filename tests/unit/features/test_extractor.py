@@ -4,7 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from audiocnn.features import LogMel
 from audiocnn.parts import BandSums, Item, Ledger, item_of, read_ledger
 from audiocnn.recordings import Archive, Recording
 from helpers import deadly
+from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import SMALL
 
 LIMITS = AudioLimits()
@@ -59,6 +60,13 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     return found
 
 
+@pytest.fixture(scope="module")
+def extractor() -> Iterator[Extractor]:
+    """One that no test kills."""
+    with Extractor(SMALL, LIMITS) as extractor:
+        yield extractor
+
+
 Answer = list[np.ndarray] | str
 """A clip's log-mels, or why it failed."""
 
@@ -78,15 +86,16 @@ def answers_of(ledger: Ledger, path: Path) -> list[Answer]:
     ]
 
 
-def read(recordings: list[Recording], folder: Path, **options: float) -> list[Answer]:
-    with Extractor(SMALL, LIMITS, **options) as extractor:
-        ledger = extractor.part(items_of(recordings), str(folder / "part.parquet"))
+def read(recordings: list[Recording], folder: Path, extractor: Extractor) -> list[Answer]:
+    ledger = extractor.part(items_of(recordings), str(folder / "part.parquet"))
     return answers_of(ledger, folder / "part.parquet")
 
 
-def test_it_gives_what_the_front_end_gives(sounds: list[Recording], tmp_path: Path) -> None:
+def test_it_gives_what_the_front_end_gives(
+    sounds: list[Recording], tmp_path: Path, extractor: Extractor
+) -> None:
     front_end = LogMel(SMALL)
-    answers = read(sounds, tmp_path)
+    answers = read(sounds, tmp_path, extractor)
     assert len(answers) == len(sounds)
     for sound, found in zip(sounds, answers, strict=True):
         cut = [window.samples for window in windows(Path(sound.uri).read_bytes(), SMALL)]
@@ -94,10 +103,11 @@ def test_it_gives_what_the_front_end_gives(sounds: list[Recording], tmp_path: Pa
         assert np.array_equal(found, front_end.numpy(cut).astype(np.float16))
 
 
-def test_sums_are_of_the_log_mels_that_are_stored(sounds: list[Recording], tmp_path: Path) -> None:
+def test_sums_are_of_the_log_mels_that_are_stored(
+    sounds: list[Recording], tmp_path: Path, extractor: Extractor
+) -> None:
     path = tmp_path / "part.parquet"
-    with Extractor(SMALL, LIMITS) as extractor:
-        ledger = extractor.part(items_of(sounds[:3]), str(path))
+    ledger = extractor.part(items_of(sounds[:3]), str(path))
     stored = pq.read_table(path)["logmel"].combine_chunks().to_numpy_ndarray()
     exact, said = BandSums.of(stored), ledger.bands[1]
     assert said.count == exact.count
@@ -105,15 +115,17 @@ def test_sums_are_of_the_log_mels_that_are_stored(sounds: list[Recording], tmp_p
     assert np.allclose(said.squares, exact.squares, rtol=1e-5)
 
 
-def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(tmp_path: Path) -> None:
+def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(
+    tmp_path: Path, extractor: Extractor
+) -> None:
     sound = synthetic.sound("siren", 1, 9.3, 22_050)  # another rate than the model's
     whole = Recording(uri=str(tmp_path / "long.flac"))
     Path(whole.uri).write_bytes(synthetic.encode(sound, 22_050, "flac"))
-    (all_of_it,) = read([whole], tmp_path)
+    (all_of_it,) = read([whole], tmp_path, extractor)
     size = SMALL.window_s
     times = [(size, 2 * size), (2 * size, 4 * size), (0.0, size), (8.0, 100.0), (9.5, 11.0)]
     second, two_more, first, rest, beyond = read(
-        [replace(whole, segment=one) for one in times], tmp_path
+        [replace(whole, segment=one) for one in times], tmp_path, extractor
     )
     assert np.array_equal(first, all_of_it[:1])
     assert np.array_equal(second, all_of_it[1:2])
@@ -123,95 +135,109 @@ def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(tmp_path
 
 
 def test_a_second_part_is_written_by_the_same_process(
-    sounds: list[Recording], tmp_path: Path
+    sounds: list[Recording], tmp_path: Path, extractor: Extractor
 ) -> None:
     paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
-    with Extractor(SMALL, LIMITS) as extractor:
-        first, second = (extractor.part(items_of(sounds[:2]), str(path)) for path in paths)
-        (child,) = front_ends()
+    before = process_of(extractor)
+    first, second = (extractor.part(items_of(sounds[:2]), str(path)) for path in paths)
     assert first == second
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert not child.is_running()
+    assert process_of(extractor) == before
+    assert before.is_running()
 
 
-def test_bad_ones_are_named_and_the_others_go_on(sounds: list[Recording], tmp_path: Path) -> None:
+def process_of(extractor: Extractor) -> psutil.Process:
+    return psutil.Process(extractor._process.pid)
+
+
+def test_bad_ones_are_named_and_the_others_go_on(
+    sounds: list[Recording], tmp_path: Path, extractor: Extractor
+) -> None:
     (tmp_path / "text.wav").write_text("not a sound")
     bad = [Recording(uri=str(tmp_path / name)) for name in ("text.wav", "gone.wav")]
-    first, text, gone, last = read([sounds[0], *bad, sounds[1]], tmp_path)
+    first, text, gone, last = read([sounds[0], *bad, sounds[1]], tmp_path, extractor)
     assert str(text).startswith("unrecognised: ")
     assert str(gone).startswith("gone: ")
     assert not isinstance(first, str)
     assert not isinstance(last, str)
 
 
-DEADLY = [
-    ("segfault", "died of signal 11"),
-    ("hang", "gave no answer in"),
-    ("memory", "memory"),
-]
+class Clock:
+    """Time that passes only where the first two processes are at the recording that hangs."""
+
+    def __init__(self, place: int) -> None:
+        self.place, self.now = place, 0.0
+        self.extractor: Extractor | None = None
+        self._hung: set[int] = set()
+
+    def __call__(self) -> float:
+        if self.extractor and self.extractor._progress.at == self.place:
+            process = self.extractor._process.pid
+            if process in self._hung or len(self._hung) < 2:
+                self._hung.add(process)
+                self.now += 100
+        return self.now
 
 
-@pytest.mark.parametrize(("kind", "reason"), DEADLY)
-def test_a_deadly_recording_costs_itself_alone(
-    sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
-) -> None:
-    monkeypatch.syspath_prepend(deadly.hole(tmp_path / "hole"))
-    path = tmp_path / "deadly.wav"
-    path.write_bytes(deadly.wav(kind))
-    order = [*sounds[:5], Recording(uri=str(path)), *sounds[5:]]
-    answers = read(order, tmp_path, silence_s=4.0)
-    assert len(answers) == len(order)
-    assert [place for place, answer in enumerate(answers) if isinstance(answer, str)] == [5]
-    assert str(answers[5]).startswith("crashed: ")
-    assert reason in str(answers[5])
-
-
-def test_several_deadly_recordings_in_one_part(
+def test_deadly_recordings_cost_themselves_alone(
     sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(deadly.hole(tmp_path / "hole"))
-    path = tmp_path / "deadly.wav"
-    path.write_bytes(deadly.wav("segfault"))
-    bad = Recording(uri=str(path))
-    answers = read([bad, *sounds[:3], bad, sounds[3], bad], tmp_path)
-    failed = [place for place, answer in enumerate(answers) if isinstance(answer, str)]
-    assert failed == [0, 4, 6]
+    bad = {}
+    for kind in deadly.MARKS:
+        path = tmp_path / f"{kind}.wav"
+        path.write_bytes(deadly.wav(kind))
+        bad[kind] = Recording(uri=str(path))
+    order = [
+        bad["segfault"], *sounds[:3], bad["hang"], bad["memory"], *sounds[3:], bad["segfault"],
+    ]  # fmt: skip
+    clock = Clock(order.index(bad["hang"]))
+    monkeypatch.setattr("audiocnn.extractor.monotonic", clock)
+    with Extractor(SMALL, LIMITS, silence_s=0.8) as extractor:
+        clock.extractor = extractor
+        answers = read(order, tmp_path, extractor)
+    assert len(answers) == len(order)
+    reasons = {place: answer for place, answer in enumerate(answers) if isinstance(answer, str)}
+    assert all(reason.startswith("crashed: ") for reason in reasons.values())
+    last = len(order) - 1
+    for place, reason in {
+        0: "died of signal 11", 4: "gave no answer in", 5: "memory", last: "died of signal 11",
+    }.items():  # fmt: skip
+        assert reason in reasons.pop(place)
+    assert reasons == {}
 
 
 def test_a_process_killed_once_from_outside_costs_nothing(
     sounds: list[Recording], tmp_path: Path
 ) -> None:
-    path = tmp_path / "part.parquet"
-    with Extractor(SMALL, LIMITS) as extractor, ThreadPoolExecutor(1) as thread:
-        (child,) = front_ends()
-        writing = thread.submit(extractor.part, items_of(sounds * 40), str(path))
-        while not path.exists():
-            time.sleep(0.001)
-        child.kill()
+    path = tmp_path / "hang.wav"
+    path.write_bytes(deadly.wav("hang"))
+    order = [*sounds[:5], Recording(uri=str(path)), *sounds[5:]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(deadly.hole(tmp_path / "hole"))
+        extractor = Extractor(SMALL, LIMITS)
+    # It hangs, so that it is killed before it is done; the one after it has no hole.
+    with extractor, ThreadPoolExecutor(1) as thread:
+        before = process_of(extractor)
+        writing = thread.submit(extractor.part, items_of(order), str(tmp_path / "part.parquet"))
+        wait_until(lambda: extractor._progress.at == 5)
+        before.kill()
         ledger = writing.result()
-        (after,) = front_ends()
-    assert after.pid != child.pid
-    assert len(ledger.ingested) == 40 * len(sounds)
+        after = process_of(extractor)
+    assert after.pid != before.pid
+    assert len(ledger.ingested) == len(order)
     assert not ledger.failed
-
-
-def front_ends() -> list[psutil.Process]:
-    """This process's; other children may be there too: an S3 server, a Ray of another module."""
-    found = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended, and was not waited for
-            if "audiocnn.extracting" in child.cmdline():
-                found.append(child)
-    return found
+    assert not after.is_running()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
-def test_a_full_disk_ends_the_part_and_blames_no_clip(sounds: list[Recording]) -> None:
-    with Extractor(SMALL, LIMITS) as extractor:
-        with pytest.raises(StorageError, match=r"/dev/full: .*[Nn]o space left"):
-            extractor.part(items_of(sounds), "/dev/full")
-        with pytest.raises(StorageError, match="/nowhere/part"):
-            extractor.part(items_of(sounds), "/nowhere/part")
+def test_a_full_disk_ends_the_part_and_blames_no_clip(
+    sounds: list[Recording], extractor: Extractor
+) -> None:
+    with pytest.raises(StorageError, match=r"/dev/full: .*[Nn]o space left"):
+        extractor.part(items_of(sounds), "/dev/full")
+    with pytest.raises(StorageError, match="/nowhere/part"):
+        extractor.part(items_of(sounds), "/nowhere/part")
 
 
 def test_it_dies_with_its_owner() -> None:
@@ -222,7 +248,7 @@ def test_it_dies_with_its_owner() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     with contextlib.suppress(psutil.NoSuchProcess):
-        psutil.Process(int(told.stdout)).wait(timeout=20)
+        psutil.Process(int(told.stdout)).wait(timeout=PATIENCE_S)
 
 
 def test_a_process_that_cannot_start_is_one_error(
@@ -230,8 +256,11 @@ def test_a_process_that_cannot_start_is_one_error(
 ) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(InstallationError, match="ended with code 3 as it started"):
-        read(sounds[:1], tmp_path)
+    with (
+        Extractor(SMALL, LIMITS) as extractor,
+        pytest.raises(InstallationError, match="ended with code 3 as it started"),
+    ):
+        read(sounds[:1], tmp_path, extractor)
 
 
 def test_a_process_that_is_killed_as_it_starts_is_started_again(
@@ -246,17 +275,22 @@ def test_a_process_that_is_killed_as_it_starts_is_started_again(
         f"import os\nopen({str(starts)!r}, 'a').write('.')\nos.kill(os.getpid(), 9)"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(InstallationError, match="died of signal 9 as it started"):
-        read(sounds[:1], tmp_path)
+    with (
+        Extractor(SMALL, LIMITS) as extractor,
+        pytest.raises(InstallationError, match="died of signal 9 as it started"),
+    ):
+        read(sounds[:1], tmp_path, extractor)
     assert len(starts.read_text()) == 5
 
 
-def test_a_member_of_a_tar_is_its_bytes(sounds: list[Recording], tmp_path: Path) -> None:
+def test_a_member_of_a_tar_is_its_bytes(
+    sounds: list[Recording], tmp_path: Path, extractor: Extractor
+) -> None:
     data = Path(sounds[3].uri).read_bytes()
     (tmp_path / "shard.tar").write_bytes(b"x" * 700 + data + b"y" * 900)
     member = Archive(uri=str(tmp_path / "shard.tar"), offset=700, size=len(data))
     inside = Recording(uri=str(tmp_path / "shard.tar/3.wav"), archive=member)
-    plain, taken = read([sounds[3], inside], tmp_path)
+    plain, taken = read([sounds[3], inside], tmp_path, extractor)
     assert np.array_equal(plain, taken)
 
 
@@ -265,12 +299,11 @@ def test_a_recording_of_an_hour_is_not_held_in_memory(tmp_path: Path) -> None:
     (tmp_path / "hour.flac").write_bytes(synthetic.encode(samples, 8_000, "flac"))
     (tmp_path / "minute.flac").write_bytes(synthetic.encode(samples[: 60 * 8_000], 8_000, "flac"))
     peaks = []
-    for name, seconds in (("minute.flac", 60), ("hour.flac", 3_600)):
-        with Extractor(SMALL, LIMITS) as extractor:
-            hour = items_of([Recording(uri=str(tmp_path / name))])
-            ledger = extractor.part(hour, str(tmp_path / "part.parquet"))
-            (child,) = front_ends()
-            status = Path(f"/proc/{child.pid}/status").read_text()
-        assert ledger.windows == {1: seconds}
-        peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+    with Extractor(SMALL, LIMITS) as extractor:
+        for name, seconds in (("minute.flac", 60), ("hour.flac", 3_600)):
+            items = items_of([Recording(uri=str(tmp_path / name))])
+            ledger = extractor.part(items, str(tmp_path / "part.parquet"))
+            status = Path(f"/proc/{extractor._process.pid}/status").read_text()
+            assert ledger.windows == {1: seconds}
+            peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
     assert peaks[1] - peaks[0] < 96 << 10

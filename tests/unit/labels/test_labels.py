@@ -117,20 +117,27 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor(make_bundle(tmp_path_factory.mktemp("bundle")))
 
 
+@pytest.fixture(scope="module")
+def extractor() -> Iterator[Extractor]:
+    """One for the tests that do not kill it."""
+    with Extractor(SMALL, LIMITS) as extractor:
+        yield extractor
+
+
 def test_windows_are_those_of_the_one_decoder_and_front_end(
-    sounds: list[Recording], predictor: Predictor
+    sounds: list[Recording], predictor: Predictor, extractor: Extractor
 ) -> None:
     found: dict[int, list[np.ndarray]] = {}
     ended: dict[int, Any] = {}
-    with Extractor(SMALL, LIMITS) as extractor:
-        for message in extractor.windows(sounds):
-            if isinstance(message, Found):
-                assert message.at not in ended
-                found.setdefault(message.at, []).append(message.logmel)
-            else:
-                assert len(ended) == message.at
-                ended[message.at] = message.error
-        assert extractor.cpu_s > 0
+    before = extractor.cpu_s
+    for message in extractor.windows(sounds):
+        if isinstance(message, Found):
+            assert message.at not in ended
+            found.setdefault(message.at, []).append(message.logmel)
+        else:
+            assert len(ended) == message.at
+            ended[message.at] = message.error
+    assert extractor.cpu_s > before
     assert {at for at, error in ended.items() if error} == {10, 33}
     for at in (0, 20, 39):
         data = Path(sounds[at].uri).read_bytes()
@@ -139,23 +146,29 @@ def test_windows_are_those_of_the_one_decoder_and_front_end(
 
 
 def label(
-    folder: Path, sounds: list[Recording], predictor: Predictor, top_k: int = 2, **options: Any
+    folder: Path,
+    sounds: list[Recording],
+    predictor: Predictor,
+    extractor: Extractor,
+    top_k: int = 2,
 ) -> tuple[Path, labels.Ledger]:
     judge = Model(predictor, embeddings=True).judge
-    with Extractor(SMALL, LIMITS, **options) as extractor:
-        labeller = Labeller(predictor.bundle, extractor, judge, top_k, embeddings=True)
-        path = folder / "part.parquet"
-        ledger = labeller.part([Entry(recording=r, wrong=None) for r in sounds], str(path))
+    labeller = Labeller(predictor.bundle, extractor, judge, top_k, embeddings=True)
+    path = folder / "part.parquet"
+    ledger = labeller.part([Entry(recording=r, wrong=None) for r in sounds], str(path))
     assert labels.read_ledger(str(path)) == ledger
     return path, ledger
 
 
 @pytest.fixture(scope="module")
 def quiet(
-    sounds: list[Recording], predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+    sounds: list[Recording],
+    predictor: Predictor,
+    extractor: Extractor,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A part of all sounds that nobody disturbed."""
-    return label(tmp_path_factory.mktemp("quiet"), sounds, predictor)[0]
+    return label(tmp_path_factory.mktemp("quiet"), sounds, predictor, extractor)[0]
 
 
 def test_a_part_has_each_recording_as_the_predictor_has_it(
@@ -192,10 +205,10 @@ def test_others_read_a_part(quiet: Path) -> None:
 
 
 def test_below_its_threshold_a_class_is_unknown(
-    sounds: list[Recording], predictor: Predictor, tmp_path: Path
+    sounds: list[Recording], predictor: Predictor, extractor: Extractor, tmp_path: Path
 ) -> None:
     strict = replace(predictor.bundle, calibration=Calibration(thresholds=(1.1, 1.1, 1.1)))
-    path, _ = label(tmp_path, sounds[:3], Predictor(strict), top_k=9)
+    path, _ = label(tmp_path, sounds[:3], Predictor(strict), extractor, top_k=9)
     rows = pq.read_table(path).to_pylist()
     assert {row["label"] for row in rows} == {UNKNOWN}
     assert {len(row["top_k"]) for row in rows} == {3}
@@ -212,9 +225,9 @@ def test_a_deadly_recording_costs_itself_alone(
     for kind in ("segfault", "memory"):
         (tmp_path / f"{kind}.wav").write_bytes(deadly.wav(kind))
         deadly_ones.append(Recording(uri=str(tmp_path / f"{kind}.wav")))
-    path, ledger = label(
-        tmp_path, [*sounds[:7], deadly_ones[0], *sounds[7:], deadly_ones[1]], predictor
-    )
+    order = [*sounds[:7], deadly_ones[0], *sounds[7:], deadly_ones[1]]
+    with Extractor(SMALL, LIMITS) as vulnerable:
+        path, ledger = label(tmp_path, order, predictor, vulnerable)
     assert [row["reason"].split(":")[0] for row in ledger.failures].count("crashed") == 2
     assert ledger.labelled == 38
     rows = pq.read_table(path).to_pylist()
@@ -263,20 +276,21 @@ def test_a_front_end_that_cannot_go_on_ends_the_job(
             list(extractor.windows(sounds[:2]))
 
 
-def test_windows_that_nobody_takes_are_not_the_next_ones(sounds: list[Recording]) -> None:
-    with Extractor(SMALL, LIMITS) as extractor:
-        stream = extractor.windows(sounds)
-        assert isinstance(next(stream), Found)
-        stream.close()
-        found = list(extractor.windows(sounds[:2]))
+def test_windows_that_nobody_takes_are_not_the_next_ones(
+    sounds: list[Recording], extractor: Extractor
+) -> None:
+    stream = extractor.windows(sounds)
+    assert isinstance(next(stream), Found)
+    stream.close()
+    found = list(extractor.windows(sounds[:2]))
     assert [m.at for m in found if isinstance(m, Ended)] == [0, 1]
 
 
 def test_what_was_written_anew_is_not_taken_for_what_was_listed(
-    sounds: list[Recording], predictor: Predictor, tmp_path: Path
+    sounds: list[Recording], predictor: Predictor, extractor: Extractor, tmp_path: Path
 ) -> None:
     other, gone = replace(sounds[0], version="other"), replace(sounds[1], uri=str(tmp_path / "no"))
-    _, ledger = label(tmp_path, [other, gone, sounds[2]], predictor)
+    _, ledger = label(tmp_path, [other, gone, sounds[2]], predictor, extractor)
     assert [row["reason"].split(":")[0] for row in ledger.failures] == ["changed", "gone"]
     assert ledger.labelled == 1
 

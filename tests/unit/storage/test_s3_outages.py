@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from audiocnn import listing, storage
 from audiocnn import s3 as client
 from audiocnn.errors import StorageError, UnreadableError
 from benchmarks.seaweed import KEY, SeaweedFS
+from helpers.asking import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("connections")
 
@@ -174,23 +176,27 @@ def test_an_endpoint_that_fails_for_good_ends_the_job(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the code that runs with the limits of every day, with others, to be quick."""
-    monkeypatch.setattr(client, "PATIENCE_S", 1.0)
+    """By the code that runs with the limits of every day, with others, to be quick.
+
+    Only who waits for an answer that never comes is made to wait less for it.
+    """
+    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
     with answering(answer) as endpoint:
-        reach(endpoint, config_kwargs={"connect_timeout": 1, "read_timeout": 1})
+        seconds = 0.5 if answer is silent else PATIENCE_S
+        reach(endpoint, config_kwargs={"connect_timeout": seconds, "read_timeout": seconds})
         asked = calls("s3://bucket")
         for call in (asked[0], asked[3]) if answer is breaking_off else asked:
             ends_the_job(call, message)
 
 
 def test_a_closed_port_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
     reach("http://127.0.0.1:1")
     for call in calls("s3://bucket"):
         ends_the_job(call, "no whole answer from http://127.0.0.1:1 in")
 
 
-def test_what_passes_is_ridden_out() -> None:
+def test_what_passes_is_ridden_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence, closed connections, an answer broken off, and SlowDown; then what was asked for."""
     listed = (
         b"<ListBucketResult><Name>bucket</Name><KeyCount>1</KeyCount><IsTruncated>false"
@@ -209,6 +215,7 @@ def test_what_passes_is_ridden_out() -> None:
             head = found(request, 1_000)
             connection.sendall(head + bytes(1_000 if b"200 OK" in head else 990))
 
+    monkeypatch.setattr(client, "PATIENCE_S", PATIENCE_S)
     for call, expected in (
         (lambda: storage.read_bytes("s3://bucket/in/x"), b"0123456789" + bytes(990)),
         (lambda: [f.version for f in listing.list_files("s3://bucket/in")], ["e"]),
@@ -245,21 +252,26 @@ def test_a_users_count_of_attempts_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
                 assert len(asked) == expected
 
 
-def test_a_server_that_is_killed_and_started_again_is_ridden_out() -> None:
+def test_a_server_that_is_killed_and_started_again_is_ridden_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE_S", PATIENCE_S)
     server = SeaweedFS()
     try:
         bucket = server.bucket()
         storage.configure({"s3": {"endpoint_url": server.endpoint}})
         storage.write_bytes(f"{bucket}/x", b"1")
-        for call in (
+        asked: list[Callable[[], object]] = [
             lambda: storage.read_bytes(f"{bucket}/x"),
             lambda: [f.path for f in listing.list_files(bucket)],
             lambda: storage.write_bytes(f"{bucket}/x", b"1"),
-        ):
-            server.kill()
-            again = threading.Timer(2.0, server.start)
-            again.start()
-            assert call() in (b"1", ["x"], None)
-            again.join()
+        ]
+        assert [call() for call in asked] == [b"1", ["x"], None]
+        server.kill()
+        with ThreadPoolExecutor(len(asked)) as threads:
+            answers = [threads.submit(call) for call in asked]
+            # It takes a second to start: they have asked in vain by then, and go on.
+            server.start()
+            assert [answer.result() for answer in answers] == [b"1", ["x"], None]
     finally:
         server.close()
