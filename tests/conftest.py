@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each process of the test runner a folder for the Ray clusters that its tests start."""
     folder = tempfile.mkdtemp(prefix="ac", dir="/tmp")  # short: Ray makes sockets below it
     os.environ["RAY_TMPDIR"] = folder
+    # Ray's workers give way to everything else on a machine: a busy neighbour would stop them.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 

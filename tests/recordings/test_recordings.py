@@ -104,7 +104,7 @@ def test_the_line_on_esc10(recordings: Path, tmp_path: Path) -> None:
             feature=recipe.feature,
             model=ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0),
             training=TrainConfig(
-                epochs=12, batch_size=16, max_lr=4e-3, augment=recipe.training.augment
+                epochs=6, batch_size=16, max_lr=4e-3, augment=recipe.training.augment
             ),
         )
     )
