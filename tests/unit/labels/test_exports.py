@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -388,21 +387,3 @@ def test_a_name_like_a_changed_one_is_changed_too(tmp_path: Path) -> None:
     (changed,) = names(tmp_path / "audacity")
     export(["audacity"], [event(changed.removesuffix(".txt"))], str(tmp_path), BUCKET)
     assert len(names(tmp_path / "audacity")) == 2
-
-
-def test_memory_is_flat(tmp_path: Path, thorough: bool) -> None:
-    count = 200_000 if thorough else 60_000
-    traced_from = count - 20_000  # what is traced is five times as slow
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for index in range(count):
-            if index == traced_from:
-                tracemalloc.start()
-            recording, window = divmod(index, 12_000)
-            yield row(window, f"class {index % 7}", uri=f"{BUCKET}/{recording}.wav")
-
-    export(FORMATS, merged(rows()), str(tmp_path), BUCKET)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 4_000_000  # a row group of Parquet; the events that are traced are 6 MB
-    assert (tmp_path / "events.csv").read_bytes().count(b"\n") == count + 1
