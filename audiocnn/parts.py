@@ -150,8 +150,8 @@ def item_of(clip: Clip) -> Item:
 
 def recording_of(item: Item) -> Recording:
     """Where an item's bytes are."""
-    archive = item["archive"] and Archive(**item["archive"])
-    return Recording(uri=item["uri"], size=item["size"], archive=archive, segment=item["segment"])
+    said = {name: item[name] for name in ("uri", "size", "version", "segment")}
+    return Recording(archive=item["archive"] and Archive(**item["archive"]), **said)
 
 
 def part_name(config: FeatureConfig, items: list[Item]) -> str:
