@@ -65,11 +65,13 @@ class Predictor:
         self.logmel = LogMel(bundle.feature).to(self.device)
 
     @staticmethod
-    def load(uri: str | os.PathLike[str], device: str | None = None) -> "Predictor":
-        """The bundle at a URI, on a GPU where there is one. Raises StorageError, FormatError."""
+    def load(
+        uri: str | os.PathLike[str], device: str | None = None, *, fingerprint: str | None = None
+    ) -> "Predictor":
+        """The bundle at a URI, on a GPU where there is one. Raises as `Bundle.read` does."""
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Predictor(Bundle.read(os.fspath(uri)), device)
+        return Predictor(Bundle.read(os.fspath(uri), fingerprint), device)
 
     def decode(
         self, data: Source, limits: AudioLimits | None = None, hop_s: float | None = None
