@@ -6,8 +6,8 @@ up to date when somebody looks: 25 bytes a window or so, and a query takes milli
 
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock, Thread
 from time import monotonic
@@ -212,20 +212,30 @@ class Browser:
             self._add(part, file)
 
     def _add(self, part: Part, file: BinaryIO) -> None:
-        """Copy a part. Raises StorageError, FormatError."""
-        with reading(part.uri, file) as opened:
+        """Copy a part, whole or not at all. Raises StorageError, FormatError."""
+        with reading(part.uri, file) as opened, self._transaction():
             ledger = ledger_of(part.uri, opened)
-            batches = opened.iter_batches(_ROWS, columns=_COLUMNS)
-            schema = pa.schema([opened.schema_arrow.field(name) for name in _COLUMNS])
-            self._database.register("batches", pa.RecordBatchReader.from_batches(schema, batches))
-            self._database.execute(
-                "INSERT INTO labels SELECT $part, * FROM batches", {"part": part.uri}
-            )
-            self._database.unregister("batches")
+            # Not as one stream: what reading raises would come back as DuckDB's own, of many lines.
+            for batch in opened.iter_batches(_ROWS, columns=_COLUMNS):
+                self._database.register("batch", pa.Table.from_batches([batch]))
+                self._database.execute(
+                    "INSERT INTO labels SELECT $part, * FROM batch", {"part": part.uri}
+                )
+                self._database.unregister("batch")
         copied = _Copied(size=part.size, sums=replace(ledger, failures=[]), failed=ledger.failed)
         self._read[part.uri] = copied
         so_far = _Copied(size=0, sums=self.state.sums, failed=self.state.failed)
         self._say(_summed([so_far, copied]))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.begin()
+        try:
+            yield
+        except BaseException:
+            self._database.rollback()
+            raise
+        self._database.commit()
 
     def _say(self, sums: "_Copied", **changes: Any) -> None:
         """Give the state another value; whoever asked for the one before may still read it."""

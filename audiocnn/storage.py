@@ -25,10 +25,9 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
-from audiocnn import local, otherstores
+from audiocnn import local, otherstores, parquet
 from audiocnn.errors import (
     AudioCNNError,
     ChangedError,
@@ -346,7 +345,8 @@ def write_json(uri: str, value: dict[str, Any]) -> None:
 def write_parquet(uri: str, table: pa.Table) -> int:
     """Write a Parquet file; returns its size in bytes."""
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink, compression="zstd")
+    with parquet.writer(sink, table.schema) as file:
+        file.write_table(table)
     data = sink.getvalue().to_pybytes()
     write_bytes(uri, data)
     return len(data)
@@ -354,10 +354,8 @@ def write_parquet(uri: str, table: pa.Table) -> int:
 
 def read_parquet(uri: str) -> pa.Table:
     """A Parquet file as a table. Raises StorageError, and FormatError where it is damaged."""
-    try:
-        return pa.parquet.read_table(pa.BufferReader(read_bytes(uri)))
-    except pa.ArrowInvalid as error:
-        raise FormatError(f"{uri}: not a Parquet file, or a damaged one ({error})") from error
+    with parquet.opened(uri, pa.BufferReader(read_bytes(uri))) as file:
+        return file.read()
 
 
 @reported
