@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from audiocnn import storage
 from audiocnn.calibration import Calibration
@@ -89,6 +90,12 @@ class Bundle:
         except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
             first = str(error).splitlines()[0]  # torch lists every tensor
             raise FormatError(f"{uri}: a damaged bundle ({first})") from error
+        for name, values in model.state_dict().items():
+            if not bool(torch.isfinite(values).all()):
+                raise FormatError(
+                    f"{uri}: {name} has weights that are NaN or infinite: its scores would be no "
+                    "numbers; train again"
+                )
         if plain["feature_fingerprint"] != feature.fingerprint:
             raise FormatError(f"{uri}: a bundle of another version of the front end; train again")
         return Bundle(

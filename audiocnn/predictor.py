@@ -10,6 +10,7 @@ import torch
 from audiocnn.audio import AudioLimits, Samples, Source, Window, windows
 from audiocnn.bundle import Bundle
 from audiocnn.config import UNKNOWN
+from audiocnn.errors import AudioError
 from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
 from audiocnn.recordings import Recording, closing, open_recording
@@ -138,7 +139,12 @@ class Predictor:
 
 
 def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) -> Prediction:
-    """Windows and their scores [windows, n_classes] by a bundle -> the recording's answer."""
+    """Windows and their scores [windows, n_classes] by a bundle -> the recording's answer.
+
+    Raises AudioError scores where they are no numbers.
+    """
+    if not np.isfinite(scores).all():
+        raise AudioError("scores", f"NaN or infinite by bundle {bundle.fingerprint}")
     known = bundle.calibration.known
     answers = tuple(
         WindowPrediction(
