@@ -5,7 +5,6 @@ up to date when somebody looks: 25 bytes a window or so, and a query takes milli
 """
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from audiocnn.audio import AudioLimits
 from audiocnn.errors import AudioCNNError, FormatError
 from audiocnn.labels import BINS, Ledger, ledger_of, reading
 from audiocnn.labelset import NOTE, SUMMARY, Part, files, find_parts, limits_of, read_note
+from audiocnn.scratch import Scratch
 
 Sort = Literal["highest", "lowest", "name"]
 
@@ -120,7 +120,7 @@ class Browser:
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
         self.state = read_state(self.uri)
-        self._folder = tempfile.TemporaryDirectory(prefix="audiocnn-labels-")
+        self._folder = Scratch()
         self._database = duckdb.connect(
             os.path.join(self._folder.name, "labels.duckdb"),
             config={"memory_limit": "512MB", "threads": 1, "python_enable_replacements": False},

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +36,7 @@ from audiocnn.errors import (
     UnreadableError,
 )
 from audiocnn.rangefile import RangeFile
+from audiocnn.scratch import Scratch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -322,7 +322,7 @@ def placed(uri: str) -> Iterator[str]:
             with local.placed(absolute(uri)) as path:
                 yield path
             return
-        with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+        with Scratch() as folder:
             path = os.path.join(folder, "file")
             yield path
             _upload(uri, path)

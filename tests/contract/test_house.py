@@ -11,7 +11,7 @@ import pytest
 from helpers.common import ROOT
 
 LIBRARY = [
-    "errors", "cells", "config", "local", "rangefile", "parquet", "s3answers", "s3",
+    "errors", "cells", "config", "local", "rangefile", "scratch", "parquet", "s3answers", "s3",
     "otherstores",
     "storage", "listing",
     "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures",
