@@ -28,6 +28,7 @@ REASONS = {
     "truncated": "the file ends before its own header says it does",
     "non_finite": "NaN, infinite or absurdly large samples",
     "decode": "the decoder gave up on it",
+    "scores": "the model's scores for it are no numbers",
     "crashed": "the process that decoded it died, hung, or ran out of memory",
     "unreadable": "the object could not be read from storage",
     "gone": "the object is not there, or not any more",

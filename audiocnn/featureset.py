@@ -21,7 +21,7 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.parts import BandSums, add_digests, int_keys, schema
+from audiocnn.parts import BandSums, add_digests, int_keys, rows_digest, schema
 
 FORMAT = "audiocnn.features/2"
 
@@ -145,11 +145,16 @@ class FeatureSet:
         return rows.take(np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64))
 
     def load_part(self, part: str, folds: list[int]) -> "Rows":
-        """The windows of some folds in one part. Raises FormatError where it is damaged."""
-        table = storage.read_parquet(storage.join(self.uri, part))
+        """The windows of some folds in one part.
+
+        Raises FormatError where it is damaged, or holds other rows than `features.json` says.
+        """
+        uri = storage.join(self.uri, part)
+        table = storage.read_parquet(uri)
         expected = schema(self.config)
         if table.schema.names != expected.names or not table.schema.equals(expected):
-            raise FormatError(f"{self.uri}/{part}: its columns are not those of features")
+            raise FormatError(f"{uri}: its columns are not those of features")
+        _require_rows(uri, table, self.parts[part].rows)
         return Rows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
         )
@@ -232,6 +237,21 @@ class Rows:
                 else np.concatenate(values)
             )
         return Rows(**merged)
+
+
+def _require_rows(uri: str, table: pa.Table, rows: str) -> None:
+    """Compare a part's rows with their digest, once in a process; later, checksums must do."""
+    if (uri, rows) in _known_to_be_whole:
+        return
+    if rows_digest(table) != rows:
+        raise FormatError(
+            f"{uri}: its rows are not those that features.json names: it was damaged, or another "
+            "part is in its place; delete it, and the same `ingest` writes it again"
+        )
+    _known_to_be_whole.add((uri, rows))
+
+
+_known_to_be_whole: set[tuple[str, str]] = set()
 
 
 def _ndarray(column: pa.ChunkedArray) -> np.ndarray:

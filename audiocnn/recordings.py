@@ -33,7 +33,7 @@ class Recording:
     """Bytes, where a listing told."""
     archive: Archive | None = None
     version: str | None = None
-    """As a listing has it; where it is given, nothing else is read."""
+    """As a listing has it, of an archive where it is in one; if given, nothing else is read."""
     segment: Segment | None = None
     """What of it is meant; None: all of it."""
 
@@ -70,7 +70,9 @@ def open_recording(recording: Recording, most: int) -> Source:
         archive = recording.archive
         if archive.size > min(most, _MOST_OF_A_MEMBER):
             raise AudioError("too_large", f"{archive.size} bytes, too many within a tar")
-        return storage.read_range(archive.uri, archive.offset, archive.size)
+        return storage.read_range(
+            archive.uri, archive.offset, archive.size, version=recording.version
+        )
     if recording.size is not None and recording.size > whole:
         return storage.open_binary(recording.uri, version=recording.version)
     data = storage.read_bytes(recording.uri, whole, version=recording.version)

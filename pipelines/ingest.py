@@ -128,10 +128,14 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
 
 
 def _ledgers(to: str) -> list[Ledger]:
-    """What the parts that are there say of themselves."""
+    """What the parts say of themselves; one in another's place does not count."""
     parts = [file.uri for file in outputs.below(storage.join(to, "parts"))]
     ledgers = storage.ahead(read_ledger, parts, _FOOTERS_AHEAD)
-    return [ledger for ledger in ledgers if ledger is not None]
+    return [
+        ledger
+        for uri, ledger in zip(parts, ledgers, strict=True)
+        if ledger is not None and uri == storage.join(to, ledger.part)
+    ]
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:

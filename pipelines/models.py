@@ -26,11 +26,13 @@ _LOOK_S, _AGAIN_S = 1.0, 0.2
 
 
 class GpuModel:
-    """A bundle on a share of a GPU, as an actor."""
+    """A bundle on a share of a GPU, as an actor; another one in its place is refused."""
 
-    def __init__(self, options: Label, storage_options: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, options: Label, fingerprint: str, storage_options: dict[str, dict[str, Any]]
+    ) -> None:
         storage.configure(storage_options)
-        self._options = options
+        self._options, self._fingerprint = options, fingerprint
         self._model: Model | None = None
 
     def load(self) -> Model:
@@ -38,7 +40,7 @@ class GpuModel:
         # Not by the constructor: of what that raises, Ray keeps the text alone.
         if self._model is None:
             # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
-            predictor = Predictor.load(self._options.bundle)
+            predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
             self._model = Model(predictor, embeddings=self._options.embeddings)
         return self._model
 
@@ -51,10 +53,11 @@ class GpuModel:
         return self.load().judge(logmel)
 
 
-def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
+def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> list[Any]:
     """The models on GPUs, one of them loaded at least; none where each worker has its own.
 
-    Raises ConfigError where there can be too few GPUs, and what loading the bundle raises.
+    `fingerprint` is that of the bundle that is meant. Raises ConfigError where there can be too few
+    GPUs, and what loading the bundle raises.
     """
     if not options.gpu:
         return []
@@ -69,7 +72,7 @@ def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
     remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1)
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
-    models = [kind.remote(options, storage.configured()) for _ in range(count)]
+    models = [kind.remote(options, fingerprint, storage.configured()) for _ in range(count)]
     reachable, there = Reachable(models), 0
     with session.user_errors():
         while not (there := reachable.arrived(_LOADING_S)):

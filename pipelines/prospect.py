@@ -2,7 +2,6 @@
 
 import os
 import random
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
@@ -16,6 +15,7 @@ from audiocnn.listing import StoredFile
 from audiocnn.manifest import Census, Entry
 from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording
+from audiocnn.scratch import Scratch
 from pipelines import display
 from pipelines.options import Label
 from pipelines.survey import HEADERS, Headers, read_headers, say_headers
@@ -66,7 +66,7 @@ def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> fl
     entries = [Entry(recording=recording, wrong=None) for recording in sample]
     with (
         Extractor(bundle.feature, options.limits, options.storage_options) as extractor,
-        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+        Scratch() as folder,
     ):
         judge = Model(Predictor(bundle), embeddings=options.embeddings).judge
         labeller = Labeller(bundle, extractor, judge, options.top_k, embeddings=options.embeddings)

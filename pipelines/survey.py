@@ -4,7 +4,6 @@ What the headers of some recordings tell is here for `audiocnn label --dry-run` 
 """
 
 import os
-import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from audiocnn.extractor import Extractor
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import item_of
 from audiocnn.recordings import Recording, closing, open_recording
+from audiocnn.scratch import Scratch
 from pipelines import display
 from pipelines.options import Ingest
 
@@ -140,7 +140,7 @@ def _try(options: Ingest, corpus: Corpus) -> Trial:
     items = [item_of(clip) for clip in _spread(corpus.clips, _DECODED)]
     with (
         Extractor(options.feature, options.limits, options.storage_options) as extractor,
-        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+        Scratch() as folder,
     ):
         part = os.path.join(folder, "part.parquet")
         extractor.part(items[:1], part)  # while it starts

@@ -1,6 +1,5 @@
 """`audiocnn train`: features -> bundle, by Ray Train and DDP."""
 
-import tempfile
 import threading
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from audiocnn import leaks, outputs, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError, TrainingError
 from audiocnn.featureset import FeatureSet
+from audiocnn.scratch import Scratch
 from pipelines import display, session
 from pipelines.gloo import GlooConfig
 from pipelines.job import Job, plan
@@ -175,7 +175,7 @@ def _fit(job: Job, channel: Channel) -> None:
 
 def _fit_once(job: Job, channel: Channel) -> None:
     workers: Any = job.options.workers  # as Ray takes it: a number, or the fewest and the most
-    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+    with Scratch() as folder:
         ray.train.torch.TorchTrainer(
             train_rank,
             train_loop_config={"job": job, "channel": channel},

@@ -11,7 +11,9 @@ import pytest
 from helpers.common import ROOT
 
 LIBRARY = [
-    "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",
+    "errors", "cells", "config", "local", "rangefile", "scratch", "parquet", "s3answers", "s3",
+    "otherstores",
+    "storage", "listing",
     "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures",
     "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",

@@ -7,7 +7,7 @@ from audiocnn import storage
 from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.config import TrainConfig
 from audiocnn.featureset import FeatureSet, Part, Rows
-from audiocnn.parts import BandSums, schema, tensor_array
+from audiocnn.parts import BandSums, rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
 CONFIG = TrainConfig(batch_size=8)
@@ -41,7 +41,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
         name = f"parts/part-{part:05d}.parquet"
         storage.write_parquet(f"{folder}/{name}", table)
         folds = [row["fold"] for row in rows]
-        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, rows=f"{part:064x}")
+        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, rows=rows_digest(table))
         number += count
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
     made = FeatureSet(
