@@ -219,7 +219,8 @@ class TrainConfig:
     label_smoothing: float = 0.1
     """Label smoothing (Szegedy et al. 2016)."""
     ema_decay: float = 0.0
-    """Keep an exponential moving average of the weights; 0 keeps the last epoch's."""
+    """Keep an exponential moving average of the weights, of a tenth of the steps so far at most; 0
+    keeps the last ones."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Numbers of the forward pass; auto: bfloat16 where the GPU or CPU computes with it."""
     compile: bool = False

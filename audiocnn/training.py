@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
 
 __all__ = ["Evaluation", "OnStep", "TrainConfig", "Trainer"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 OnStep = Callable[[int, torch.Tensor], None]
 """Called with the steps done of an epoch and the sum of this rank's losses so far."""
@@ -147,41 +149,45 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, in this version or in an earlier one."""
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            # Earlier versions did not count updates: there was one in each step.
+            self.ema.load_state_dict({"updates": state["schedule"]["last_epoch"], **state["ema"]})
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
 
 
-class MovingAverage:
+class MovingAverage(Generic[Model]):
     """An exponential moving average of a model's weights and batch-norm statistics.
 
-    torch's AveragedModel does the same, and waits for a GPU in every step.
+    It takes in n / (9 + n) of itself in the update after n others, until that is the decay: so it
+    is an average of about the last tenth of the steps, and of a short run no more either. (Warm-up
+    as in TensorFlow's ExponentialMovingAverage.) torch's AveragedModel waits for a GPU in every
+    step.
     """
 
-    def __init__(self, model: AudioCNN, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
-        self.decay, self.begun = decay, False
+        self.decay, self.updates = decay, 0
 
     @torch.no_grad()
-    def update(self, model: AudioCNN) -> None:
+    def update(self, model: Model) -> None:
         """Take in the model after another step; the first time, as it is."""
         mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
         averaged = [index for index, value in enumerate(mine) if value.is_floating_point()]
-        share = 1 - self.decay if self.begun else 1.0
+        share = 1 - min(self.decay, self.updates / (9 + self.updates))
         torch._foreach_lerp_([mine[i] for i in averaged], [theirs[i] for i in averaged], share)
-        self.begun = True
+        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """For `load_state_dict`."""
-        return {"model": self.model.state_dict(), "begun": self.begun}
+        return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
-        self.begun = state["begun"]
+        self.updates = state["updates"]
 
 
 def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
