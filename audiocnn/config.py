@@ -138,8 +138,8 @@ class FeatureConfig(WindowConfig):
 
     @property
     def n_frames(self) -> int:
-        """STFT frames in a window."""
-        return 1 + self.window_samples // self.hop_length
+        """STFT frames in a window, which is padded by half a frame, rounded down, at both ends."""
+        return 1 + (self.window_samples - self.n_fft % 2) // self.hop_length
 
     @property
     def fingerprint(self) -> str:
