@@ -68,12 +68,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=config.max_lr,
-            total_steps=config.epochs * batches.steps + 1,  # it also steps after the last batch
-            pct_start=config.warmup,
-        )
+        self.schedule = one_cycle(self.optimizer, config, config.epochs * batches.steps)
         # The compiled module shares its parameters with `model`, which is what is kept.
         self.forward = torch.compile(self.wrapped) if config.compile else self.wrapped
 
@@ -188,6 +183,19 @@ class MovingAverage(Generic[Model]):
         """Go on from what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
         self.updates = state["updates"]
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The learning rate of a run of so many steps."""
+    total = steps + 1  # it also steps after the last batch
+    warmup = config.warmup
+    if warmup * total == 1:  # a warm-up of no step: torch divides by its length
+        warmup *= 1 - 1e-6
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.max_lr, total_steps=total, pct_start=warmup
+    )
 
 
 def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:

@@ -11,7 +11,7 @@ from audiocnn.batches import Batch, MemoryBatches
 from audiocnn.config import AugmentConfig, ModelConfig, TrainConfig
 from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
-from audiocnn.training import MovingAverage, Trainer
+from audiocnn.training import MovingAverage, Trainer, one_cycle
 
 BANDS, FRAMES, CLASSES = 16, 40, 3
 QUIET = AugmentConfig(mixup_probability=0, time_shift=0, time_masks=0, band_masks=0)
@@ -119,6 +119,21 @@ def test_ranks_with_unlike_shares_make_the_step_of_the_whole_batch() -> None:
             total += parameter.grad / 3
     for total, gradient in zip(sums, expected, strict=True):
         assert torch.allclose(total, gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", range(1, 41))
+def test_a_warm_up_may_have_any_number_of_steps(steps: int) -> None:
+    for warmup in {0.01, 0.1, 0.25, 0.3, 0.5, 0.9, 1 / (steps + 1), 2 / (steps + 1)} - {1.0}:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        schedule = one_cycle(optimizer, TrainConfig(warmup=warmup, max_lr=0.5), steps)
+        rates = []
+        for _ in range(steps):
+            rates.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        assert all(0 < rate <= 0.5 for rate in rates)
+        if warmup * (steps + 1) <= 1:  # no step before the peak
+            assert rates[0] == max(rates) > 0.25
 
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
