@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from audiocnn.errors import ConfigError, FormatError
+from audiocnn.notes import Note
 
 Config = TypeVar("Config")
 
@@ -247,17 +248,24 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
-    """The config that `to_json` wrote. Raises FormatError, and ConfigError for its values."""
+    """The config that `to_json` wrote. Raises FormatError, and ConfigError for its values.
+
+    They name the file that it was read from.
+    """
+    where = f"{plain.uri}: " if isinstance(plain, Note) else ""
     hints = get_type_hints(kind)
     if set(plain) != set(hints):
         odd = ", ".join(sorted(set(plain) ^ set(hints)))
-        raise FormatError(f"{kind.__name__} of another version: it differs in {odd}")
+        raise FormatError(f"{where}{kind.__name__} of another version: it differs in {odd}")
     values = {}
     for name, value in plain.items():
         if dataclasses.is_dataclass(hints[name]):
             value = from_json(cast("type[Any]", hints[name]), value)
         values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
 
 
 def content_fingerprint(plain: dict[str, Any]) -> str:

@@ -123,8 +123,8 @@ class FeatureSet:
                 folds=int_keys(plain["folds"]),
                 bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{uri}: features.json is damaged ({error!r})") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{uri}: features.json is damaged ({error})") from error
         if plain["config_fingerprint"] != features.config.fingerprint:
             raise FormatError(
                 f"{uri}: features of another version of the front end; ingest the corpus again"

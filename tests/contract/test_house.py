@@ -11,9 +11,9 @@ import pytest
 from helpers.common import ROOT
 
 LIBRARY = [
-    "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",
-    "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures",
-    "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
+    "errors", "notes", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage",
+    "listing", "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus",
+    "failures", "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
     "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",
     "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports",
