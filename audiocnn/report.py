@@ -170,6 +170,10 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 
 
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 def _table(columns: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     body = "".join(
@@ -236,7 +240,7 @@ def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[st
     per_class = _table(
         ["class", "clips", "precision", "recall", "F1"],
         [
-            [r["name"], str(r["clips"]), *(f"{r[k]:.2f}" for k in ("precision", "recall", "f1"))]
+            [r["name"], str(r["clips"]), *(_figure(r[k]) for k in ("precision", "recall", "f1"))]
             for r in summary["per_class"]
         ],
     )

@@ -136,6 +136,8 @@ class Evaluate(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.seeds >= 1, "seeds must be at least 1")
+        folds = self.folds or ()
+        require(len(set(folds)) == len(folds), "folds names a fold twice: each is tested once")
 
 
 @dataclass(frozen=True, kw_only=True)

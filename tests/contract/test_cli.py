@@ -62,6 +62,7 @@ def test_it_says_its_version() -> None:
         (["train", "f", "--to", "b", "--workers", "0"], "workers must be at least 1"),
         (["train", "f", "--to", "b", "--workers", "33"], "cannot be shared by 33 workers"),
         (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
+        (["evaluate", "f", "--to", "r", "--folds", "1", "2", "1"], "folds names a fold twice"),
         (["label", "b", "--bundle", "x"], "--to"),
         (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),
         (["similar", "l", "--to-clip", "x", "--to", "x.txt"], "to must end in .csv"),

@@ -18,7 +18,7 @@ from helpers.common import SMALL
 @pytest.mark.parametrize("count", [3, 600])
 def test_a_picture_has_bounds_and_takes_any_name(count: int) -> None:
     names = tuple(f"a$b_${index}" for index in range(count))
-    rows = [{"name": name, "f1": 0.5} for name in names]
+    rows = [{"name": name, "f1": 0.5} for name in names] + [{"name": "untested", "f1": None}]
     for figure in (confusion_figure(np.eye(count, dtype=int), names), class_figure(rows)):
         assert max(figure.get_size_inches()) < 30
         assert picture(figure, "x").startswith("<img")
