@@ -12,7 +12,7 @@ from audiocnn.report import write_report
 from pipelines import display, session
 from pipelines.job import Job, plan
 from pipelines.options import Evaluate, Train
-from pipelines.train import fit, refuse_leaks, refuse_other_run
+from pipelines.train import fit, refuse_leaks, refuse_other_run, warn_unseen
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
@@ -39,6 +39,8 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         outputs.clear(to, "report.json", ("report.html", "folds/*"))
     slots = cluster.groups(options.workers_range[1], gpu=options.gpu)
     display.step(_headline(options, folds, min(slots, max(1, len(todo)))))
+    for job in todo:
+        warn_unseen(job)
     if len(todo) < len(jobs):
         display.say(f"{len(jobs) - len(todo)} bundles are there already")
     fit({_name(job): job for job in todo}, slots)

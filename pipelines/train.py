@@ -42,6 +42,7 @@ def train(options: Train) -> Bundle:
     job = replace(plan(options), to=to)
     refuse_other_run(job)
     display.step(_headline(job))
+    warn_unseen(job)
     if job.holds_out:
         refuse_leaks(job.features, options)
     session.connect().require(options.workers_range[0], gpu=options.gpu)
@@ -68,6 +69,13 @@ def refuse_other_run(job: Job) -> None:
             f"--to {job.to}: an unfinished run is there with another {differ}; "
             "give its options to go on with it, or --overwrite to begin anew"
         )
+
+
+def warn_unseen(job: Job) -> None:
+    """Warn of classes that a model cannot learn."""
+    if job.unseen:
+        folds = ", ".join(map(str, job.train_folds))
+        display.warn(f"no clip of {display.listed(job.unseen)} is in the folds trained on ({folds})")
 
 
 def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
