@@ -278,7 +278,7 @@ def test_a_validation_fold_chooses_the_epoch_and_streaming_trains(
     ("change", "message"),
     [
         ({"test_fold": 9}, "no fold 9; there are 1, 2, 3, 4, 5"),
-        ({"workers": 64, "settings": {"batch_size": 64}}, "--workers 64: the cluster has"),
+        ({"workers": 64, "settings": {"batch_size": 128}}, "--workers 64: the cluster has"),
         ({"gpu": True}, "has 0 GPUs"),
         ({"settings": {"batch_size": 500}}, "--batch-size 500: there are 160 windows"),
         ({"data": "stream", "settings": {"batch_size": 80}, "workers": 40}, "--data stream"),
