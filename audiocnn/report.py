@@ -141,8 +141,7 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
     drawn = sorted(wanted.values(), key=lambda row: -row["score"])[:_MISTAKES_DRAWN]
     wanted = {row["clip_id"]: row for row in drawn}
     pictures: dict[str, str] = {}
-    for fold in sorted({row["fold"] for row in drawn}):
-        rows = features.load([fold])
+    for rows in features.stream(sorted({row["fold"] for row in drawn})):
         for index, clip_id in enumerate(rows.clip_ids):
             if clip_id in wanted and clip_id not in pictures:
                 row = wanted[clip_id]
@@ -171,7 +170,7 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:

@@ -20,7 +20,10 @@ from audiocnn.model import AudioCNN
 
 __all__ = ["Evaluation", "OnStep", "TrainConfig", "Trainer"]
 
+Item = TypeVar("Item")
 Model = TypeVar("Model", bound=nn.Module)
+
+_BATCHES_TRIED = 16
 
 OnStep = Callable[[int, torch.Tensor], None]
 """Called with the steps done of an epoch and the sum of this rank's losses so far."""
@@ -63,6 +66,8 @@ class Trainer:
         self.rank, self.world = rank, world
         self.device = device or torch.device("cpu")
         self.bfloat16 = in_bfloat16(config, self.device)
+        if self.device.type == "cuda":
+            allow_tf32(config)
         self.wrapped = wrap(model.to(self.device))
         self.ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(
@@ -133,6 +138,32 @@ class Trainer:
             confusion += torch.bincount(cells, minlength=classes * classes)
         counts = _over_ranks(confusion).reshape(classes, classes).cpu().numpy()
         return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
+
+    def kept(self, weights: dict[str, torch.Tensor] | None = None) -> AudioCNN:
+        """The model that the run keeps, the same on every rank; at these weights, or its last."""
+        if weights is not None:
+            self.best.load_state_dict(weights)
+        _same_buffers(self.best)
+        return self.best.eval()
+
+    @torch.inference_mode()
+    def fit(self) -> dict[str, float]:
+        """How well the last training batches of this rank are answered, as parts of them.
+
+        `training`: by the last weights as they are trained, normalised by each batch's own
+        statistics, but without augmentation and dropout. `kept`: by the model that the run keeps.
+        """
+        last = copy.deepcopy(self.model).train()
+        last.dropout.eval()
+        models = {"training": last, "kept": self.best.eval()}
+        right, windows = dict.fromkeys(models, 0), 0
+        first = max(0, self.batches.steps - _BATCHES_TRIED)
+        for logmel, labels in self.batches.epoch(self.config.epochs - 1, first):
+            logmel, labels = logmel.to(self.device), labels.to(self.device)
+            for name, model in models.items():
+                right[name] += int((model(logmel).argmax(1) == labels).sum())
+            windows += len(labels)
+        return {name: count / windows for name, count in right.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while training, for `load_state_dict`: not a copy of it."""
@@ -208,6 +239,14 @@ def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
+def allow_tf32(config: TrainConfig) -> None:
+    """Let cuDNN round the inputs of convolutions to TF32, unless float32 was asked for by name.
+
+    It does so by torch's default; a training's process has this setting for all that it computes.
+    """
+    torch.backends.cudnn.allow_tf32 = config.precision != "float32"
+
+
 def require_finite(loss: float, epoch: int) -> None:
     """Raise TrainingError where an epoch's loss is no number."""
     if not np.isfinite(loss):
@@ -227,6 +266,15 @@ def _same_buffers(model: nn.Module) -> None:
     if dist.is_available() and dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+
+
+def from_all_ranks(mine: list[Item]) -> list[Item]:
+    """The lists of all ranks as one, on each of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    found: list[list[Item]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return [item for of_rank in found for item in of_rank]
 
 
 def _over_ranks(value: torch.Tensor, *, mean: bool = False) -> torch.Tensor:

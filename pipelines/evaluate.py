@@ -12,7 +12,7 @@ from audiocnn.report import write_report
 from pipelines import display, session
 from pipelines.job import Job, plan
 from pipelines.options import Evaluate, Train
-from pipelines.train import fit, refuse_leaks, refuse_other_run, warn_unseen
+from pipelines.train import doubts, fit, refuse_leaks, refuse_other_run, warn_unseen
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
@@ -44,6 +44,10 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     if len(todo) < len(jobs):
         display.say(f"{len(jobs) - len(todo)} bundles are there already")
     fit({_name(job): job for job in todo}, slots)
+    for job in todo:
+        doubt = doubts(bundle.read_summary(job.to)["metrics"])
+        if doubt:
+            display.warn(f"{_name(job)}: {doubt}")
     results, calibrations = _calibrated(jobs)
     summary = _write(results, calibrations, features, to, jobs[0].to)
     print_report(summary, to)

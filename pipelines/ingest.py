@@ -203,11 +203,11 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
     folds: dict[int, Counter[str]] = defaultdict(Counter)
     bands: dict[int, list[BandSums]] = defaultdict(list)
     for ledger in ledgers:
-        for fold, classes in ledger.classes.items():
-            folds[fold].update(classes)
+        for fold, counted in ledger.classes.items():
+            folds[fold].update(counted)
             bands[fold].append(ledger.bands[fold])
     write_failures(to, failures)
-    classes = tuple(sorted({name for counted in folds.values() for name in counted}))
+    classes = tuple(sorted(set().union(*folds.values())))
     if len(classes) < 2:
         lost = display.listed([name for name in corpus.classes if name not in classes])
         raise CorpusError(

@@ -15,7 +15,7 @@ LIBRARY = [
     "storage", "listing", "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus",
     "failures", "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
-    "augment", "model", "training", "checkpoint", "bundle", "predictor",
+    "augment", "model", "training", "checkpoint", "bundle", "predictor", "heldout",
     "explain", "figures",
     "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports",
     "labelled", "similar", "picking", "reviewpage", "sounds",

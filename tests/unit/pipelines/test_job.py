@@ -1,5 +1,7 @@
 """What a training job finds out before anything is started."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from audiocnn.parts import BandSums
 from helpers.common import SMALL
 from pipelines.job import plan
 from pipelines.options import Train
-from pipelines.train import warn_unseen
+from pipelines.train import doubts, warn_unseen
 
 SUMS = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
 FEATURES = FeatureSet(
@@ -21,6 +23,31 @@ FEATURES = FeatureSet(
 
 def asked(**options: object) -> Train:
     return Train(features="features", to="bundle", feature=SMALL, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({}, None),  # a bundle of an earlier version
+        (
+            {"fit": {"training": 0.93, "kept": 0.14}},
+            "right on 14 % of the windows that it was trained on",
+        ),
+        ({"fit": {"training": 0.93, "kept": 0.9}}, None),
+        ({"fit": {"training": 0.1, "kept": 0.1}, "test": {"fold": 1, "accuracy": 0.1}}, None),
+        (
+            {"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.4}},
+            "fold 4 is far",
+        ),
+        ({"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.6}}, None),
+    ],
+)
+def test_what_is_kept_and_far_worse_than_its_training_is_said(
+    metrics: dict[str, Any], said: str | None
+) -> None:
+    found = doubts(metrics)
+    assert (found is None) == (said is None)
+    assert said is None or said in str(found)
 
 
 def test_a_class_that_is_not_trained_on_is_said(capsys: pytest.CaptureFixture[str]) -> None:

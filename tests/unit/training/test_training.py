@@ -193,6 +193,21 @@ def test_a_checkpoint_from_before_updates_were_counted_goes_on() -> None:
     assert torch.equal(weights(run(second, 1)), weights(whole))
 
 
+def test_how_well_the_kept_model_fits_is_told_beside_its_training() -> None:
+    made = run(trainer(epochs=12, max_lr=1e-2, ema_decay=0.9, augment=QUIET))
+    assert made.fit() == {
+        "training": pytest.approx(1, abs=0.05),
+        "kept": pytest.approx(1, abs=0.05),
+    }
+    assert made.ema is not None
+    made.ema.model.load_state_dict(trainer().model.state_dict())  # as if it had never moved
+    fit = made.fit()
+    assert fit["kept"] < fit["training"] / 2
+    before = copy.deepcopy(made.model.state_dict())
+    made.fit()
+    assert all(torch.equal(before[k], v) for k, v in made.model.state_dict().items())
+
+
 def test_the_moving_average_is_what_is_kept() -> None:
     made = run(trainer(ema_decay=0.9))
     assert made.best is not made.model
