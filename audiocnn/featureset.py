@@ -78,6 +78,19 @@ class FeatureSet:
             }
         )
 
+    @property
+    def name(self) -> str:
+        """The corpus, without the folders above it: for whatever may be published."""
+        return self.corpus.rpartition("/")[2]
+
+    def name_of(self, uri: str) -> str:
+        """A clip likewise: its path below the corpus, or below the folder of its manifest."""
+        is_manifest = self.corpus.lower().endswith((".csv", ".tsv", ".parquet"))
+        folder = self.corpus.rpartition("/")[0] if is_manifest else self.corpus
+        if uri.startswith(f"{folder}/"):
+            return uri.removeprefix(f"{folder}/")
+        return uri.rpartition("/")[2] if storage.is_local(uri) else uri
+
     def mean_std(self, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Each band's mean and standard deviation over some folds: never over the tested one."""
         return BandSums.merge([self.bands[fold] for fold in folds]).mean_std()

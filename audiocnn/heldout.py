@@ -42,7 +42,7 @@ class HeldOut:
                 seed=seed,
                 bundle="",
                 clip_ids=rows.clip_ids,
-                uris=rows.uris,
+                uris=[self.features.name_of(uri) for uri in rows.uris],
                 labels=rows.labels,
                 duration_s=rows.duration_s,
                 scores=predictor.scores(rows.logmel),

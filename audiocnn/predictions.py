@@ -35,6 +35,7 @@ class Predictions:
     """The fingerprint of the bundle that gave them."""
     clip_ids: list[str]
     uris: list[str]
+    """As `FeatureSet.name_of` names them; those of earlier versions are whole."""
     labels: list[str]
     duration_s: np.ndarray
     scores: np.ndarray

@@ -87,6 +87,7 @@ def _calibration(
     right = after.argmax(axis=1) == truth
     return {
         **calibrate(results, classes).to_json(),
+        "calibrated": any(c != Calibration() for c in calibrations),
         "before": _reliability_json(reliability(before, truth)),
         "after": _reliability_json(reliability(after, truth)),
         "temperatures": [c.temperature for c in calibrations],
@@ -148,7 +149,7 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
                 title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
                 figure = logmel_figure(rows.logmel[index], features.config, title)
                 drawn_logmel = picture(figure, f"log-mel of {clip_id}")
-                sound = _sound(row["uri"], segment_of(clip_id), features.config)
+                sound = _sound(rows.uris[index], segment_of(clip_id), features.config)
                 pictures[clip_id] = f"<figure>{drawn_logmel}{sound}</figure>"
     return [pictures[row["clip_id"]] for row in drawn]
 
@@ -214,7 +215,7 @@ def _scores(summary: dict[str, Any]) -> str:
         for when in ("before", "after")
     )
     diagram = picture(reliability_figure(before, after), "reliability diagrams")
-    if not found["temperatures"] or set(found["temperatures"]) == {1.0}:
+    if not found["calibrated"]:
         return f"<p>Not calibrated: that takes the scores of another fold.</p>{diagram}"
     temperatures = ", ".join(f"{value:.2f}" for value in found["temperatures"])
     return f"""<p>An answer's score should be the part of such answers that are right. The

@@ -35,7 +35,7 @@ def write_bundle(
         classes=features.classes,
         metrics=made,
         provenance={
-            "corpus": features.corpus,
+            "corpus": features.name,
             "recipe": options.recipe,
             "train_folds": job.train_folds,
             **job.content,
