@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from audiocnn import storage
 from audiocnn.audio import AudioLimits
-from audiocnn.errors import AudioCNNError, FormatError
+from audiocnn.errors import AudioCNNError
 from audiocnn.labels import BINS, Ledger, ledger_of, reading
-from audiocnn.labelset import NOTE, SUMMARY, Part, files, find_parts, limits_of, read_note
+from audiocnn.labelset import SUMMARY, Part, files, find_parts, limits_of, read_note
 from audiocnn.scratch import Scratch
 
 Sort = Literal["highest", "lowest", "name"]
@@ -104,14 +104,10 @@ def read_state(uri: str) -> State:
 
     Raises StorageError where there are none, FormatError for those of another format.
     """
-    note = read_note(uri)
-    try:
-        made_with = note["made_with"]
-        return State(
-            bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
-        )
-    except KeyError as error:
-        raise FormatError(f"{uri}: {NOTE} is damaged (no {error})") from error
+    made_with = read_note(uri)["made_with"]
+    return State(
+        bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
+    )
 
 
 class Browser:

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-from audiocnn import local, otherstores, parquet
+from audiocnn import local, notes, otherstores, parquet
 from audiocnn.errors import (
     AudioCNNError,
     ChangedError,
@@ -277,14 +277,11 @@ def printable(text: str) -> str:
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """A JSON object. Raises StorageError, and FormatError where it is none."""
-    try:
-        value = json.loads(read_bytes(uri))
-    except ValueError as error:
-        raise FormatError(f"{uri}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{uri}: not a JSON object")
-    return value
+    """A JSON object. Raises StorageError, and FormatError where it is none.
+
+    Asked for a member that is not there, the object raises FormatError too.
+    """
+    return notes.parse(uri, read_bytes(uri))
 
 
 def read_format(uri: str, expected: str, what: str) -> dict[str, Any]:

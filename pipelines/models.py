@@ -10,13 +10,14 @@ import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
-from audiocnn import storage
+from audiocnn import machine, storage
 from audiocnn.errors import ConfigError
 from audiocnn.labeller import Judged, Model
 from audiocnn.predictor import Predictor
 from pipelines import display, session
 from pipelines.options import Label
 
+_MEND = "give each model more of a GPU (--gpus-per-model), or have fewer of them (--models)"
 _LOADING_S = 60.0
 """How long a model may take to load before it is told that none has a GPU."""
 _TOGETHER_S = 5.0
@@ -40,7 +41,8 @@ class GpuModel:
         # Not by the constructor: of what that raises, Ray keeps the text alone.
         if self._model is None:
             # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
-            predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
+            with session.gpu_memory(_MEND):
+                predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
             self._model = Model(predictor, embeddings=self._options.embeddings)
         return self._model
 
@@ -49,8 +51,10 @@ class GpuModel:
         self.load()
 
     def judge(self, logmel: np.ndarray) -> Judged:
-        """As `Model.judge`."""
-        return self.load().judge(logmel)
+        """As `Model.judge`. Raises AudioCNNError."""
+        model = self.load()
+        with session.gpu_memory(_MEND):
+            return model.judge(logmel)
 
 
 def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> list[Any]:
@@ -61,13 +65,7 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
     """
     if not options.gpu:
         return []
-    share = options.gpus_per_model
-    count = options.models or max(1, int(cluster.gpus / share))
-    if count * share > cluster.most_gpus and not cluster.grows:
-        raise ConfigError(
-            f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
-            f"{cluster.most_gpus} GPUs at most"
-        )
+    share, count = options.gpus_per_model, how_many(options, cluster)
     # A call is not tried again by Ray, which would wait for the model's next GPU with it.
     remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1)
     kind = remote(GpuModel)
@@ -80,6 +78,22 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
     if there < count:
         display.say(f"{there} of {count} models have a GPU; the others join when they have")
     return models
+
+
+def how_many(options: Label, cluster: session.Cluster) -> int:
+    """Models to start: as many as were asked for, or as the GPUs that are there have room for.
+
+    Raises ConfigError where there can never be room for them.
+    """
+    share = options.gpus_per_model
+    count = options.models or max(1, machine.copies(cluster.gpus, share))
+    room = machine.copies(cluster.most_gpus, share)
+    if count > room and not cluster.grows:
+        raise ConfigError(
+            f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
+            f"{cluster.most_gpus} GPUs at most, with room for {room}"
+        )
+    return count
 
 
 class Reachable:

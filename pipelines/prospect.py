@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 
-from audiocnn import listing, storage
+from audiocnn import listing, machine, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import StorageError
 from audiocnn.extractor import Extractor
@@ -92,7 +92,7 @@ def _say(
     hours = sum(headers.seconds()) * share / 3600
     failures = len(headers.failures) * share
     windows = headers.windows(bundle.feature) * census.recordings
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or machine.cpus()
     display.say(
         f"about {hours:.1f} hours of sound, {windows:.0f} windows and {failures:.0f} failures"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from time import monotonic
 
-from audiocnn import storage
+from audiocnn import machine, storage
 from audiocnn.audio import AudioInfo, AudioLimits, WindowConfig, count_windows, read_info
 from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
@@ -184,7 +184,7 @@ def _say_classes(corpus: Corpus) -> None:
 def _say_estimate(options: Ingest, corpus: Corpus, found: Survey) -> None:
     windows = found.headers.windows(options.feature) * len(corpus.clips)
     size, seconds = windows * found.trial.bytes_a_window, found.trial.seconds_a_clip
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or machine.cpus()
     time = display.duration(seconds * len(corpus.clips) / workers)
     display.say(
         f"about {windows:.0f} windows and {size / 1e6:.0f} MB of features; once started, {time} "

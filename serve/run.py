@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
-from audiocnn import storage
+from audiocnn import machine, storage
 from audiocnn.browse import read_state
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioCNNError, ConfigError, MismatchError
@@ -58,7 +58,7 @@ def fit(options: Serve, cpus: int, gpus: int) -> Serve:
 
     Raises ConfigError where those asked for would be waited for in vain.
     """
-    room = int(gpus / options.gpu) if options.gpu else cpus
+    room = machine.copies(gpus, options.gpu) if options.gpu else cpus
     fewest, most = options.replicas_range or (max(1, room),) * 2
     if fewest > room:
         share = f"{options.gpu:g} of a GPU" if options.gpu else "a CPU"
