@@ -14,6 +14,9 @@ _BLOCK_AT = 10
 """Where it says the largest number of samples in a frame, in two bytes."""
 _HEADER_BYTES = 16
 """Bytes that the header of a frame has at most."""
+_BLOCKS = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}}
+_BLOCKS |= {code: 256 << code - 8 for code in range(8, 16)}
+"""Samples in a frame, by a code in its header; 6 and 7 say that a number of its own follows."""
 _READ_AHEAD = 1 << 15
 """Bytes that a decoder may have read behind the last frame that it gave."""
 _CHUNK = 1 << 20
@@ -37,8 +40,8 @@ def stated_length(file: BinaryIO, start: int) -> int:
     return (field[0] & 0x0F) << 32 | struct.unpack(">I", field[1:])[0] if len(field) == 5 else 0
 
 
-def has_frame_behind(file: BinaryIO, start: int, position: int, samples: int) -> bool:
-    """Whether the FLAC that begins at `start` has a frame behind its first so many samples.
+def goes_on(file: BinaryIO, start: int, position: int, samples: int) -> bool:
+    """Whether the FLAC that begins at `start` has frames behind its first so many samples.
 
     `position` is how far the decoder has read that gave those samples.
     """
@@ -47,8 +50,8 @@ def has_frame_behind(file: BinaryIO, start: int, position: int, samples: int) ->
     while chunk := read_at(file, position, _CHUNK):
         at = chunk.find(b"\xff")
         while at >= 0:
-            first = _first_sample(chunk[at : at + _HEADER_BYTES], block)
-            if first is not None and (first >= samples or position + at >= read):
+            end = _last_sample(chunk[at : at + _HEADER_BYTES], block)
+            if end is not None and (end > samples or position + at >= read):
                 return True
             at = chunk.find(b"\xff", at + 1)
         if len(chunk) < _CHUNK:
@@ -57,19 +60,22 @@ def has_frame_behind(file: BinaryIO, start: int, position: int, samples: int) ->
     return False
 
 
-def _first_sample(header: bytes, block: int) -> int | None:
-    """Which sample a frame begins with, where these bytes are the header of one.
+def _last_sample(header: bytes, block: int) -> int | None:
+    """How many samples there are with those of a frame, where these bytes are its header.
 
-    `block` is the number of samples in frames that have all the same.
+    `block` is the number of samples in a frame where all have the same.
     """
     if len(header) < _HEADER_BYTES or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
-    samples, rate = header[2] >> 4, header[2] & 0x0F
+    code, rate = header[2] >> 4, header[2] & 0x0F
     size, number = _number(header[4:])
-    end = 4 + size + {6: 1, 7: 2}.get(samples, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    if not size or not samples or rate == 15 or _crc8(header[:end]) != header[end]:
+    at = 4 + size
+    own = {6: 1, 7: 2}.get(code, 0)
+    end = at + own + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if not size or not code or rate == 15 or _crc8(header[:end]) != header[end]:
         return None
-    return number if header[1] & 1 else number * block
+    samples = 1 + int.from_bytes(header[at : at + own], "big") if own else _BLOCKS[code]
+    return samples + (number if header[1] & 1 else number * block)
 
 
 def _number(coded: bytes) -> tuple[int, int]:

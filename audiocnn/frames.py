@@ -221,31 +221,34 @@ class _Decoded:
 
 
 class _Flac(_Decoded):
-    """A FLAC, to its end also where that is behind the length that its header says.
-
-    libsndfile would stop there, and where it were not told, take a tag for a damaged frame.
-    """
+    """A FLAC, to its end also where that is behind the length that its header says."""
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self._whole, self._start = file, start
         self._stated = flac.stated_length(file, start)
-        head = flac.without_length(file, start)
-        super().__init__("flac", Spliced(file, head, start + len(head)), self._stated)
+        super().__init__("flac", Spliced(file, b"", start), self._stated)
 
     def block_before(self, frame: int) -> int:
         return super().block_before(min(frame, self._stated or frame))
 
     def _block(self, at: int) -> Block:
         left = self._stated - at
-        if left > 0:
+        if left > 0:  # beyond its length libsndfile would take a tag for a damaged frame
             return self._read(min(self._size, left))
-        read = self._start + self._file.at
-        try:
-            return self._read(self._size)
-        except AudioError:
-            if self._stated and not flac.has_frame_behind(self._whole, self._start, read, at):
+        if self._stated and left == 0:
+            read = self._start + self._file.at
+            if not flac.goes_on(self._whole, self._start, read, at):
                 return np.empty((0, self.info.channels), np.float32)
-            raise
+            self._forget_length()
+            self._jump(at)
+        return self._read(self._size)
+
+    def _forget_length(self) -> None:
+        """Open it so that libsndfile does not stop at its length, nor find places fast."""
+        head = flac.without_length(self._whole, self._start)
+        self._sound.close()
+        self._file = Spliced(self._whole, head, self._start + len(head))
+        self._sound = self._open()
 
 
 def _ogg(file: BinaryIO, link: Link) -> _Decoded:

@@ -68,11 +68,13 @@ def written(container: str, subtype: str) -> bytes:
     return buffer.getvalue()
 
 
-def rf64(body: bytes, *, magic: bytes = b"RF64", data: int | None = None) -> bytes:
+def rf64(
+    body: bytes, *, magic: bytes = b"RF64", data: int | None = None, rate: int = 16_000
+) -> bytes:
     """A WAV with its sizes in 64 bits."""
     size = len(body) if data is None else data
     sizes = struct.pack("<IQQQI", 28, size + 72, size, size // 2, 0)
-    fmt = struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
+    fmt = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
     head = magic + b"\xff\xff\xff\xffWAVEds64" + sizes + b"fmt " + fmt
     return head + b"data\xff\xff\xff\xff" + body
 
