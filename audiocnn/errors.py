@@ -25,7 +25,7 @@ REASONS = {
     "too_large": "more bytes than allowed",
     "channels": "more channels than allowed",
     "sample_rate": "a sample rate outside the range allowed",
-    "truncated": "the file ends before its own header says it does",
+    "truncated": "the file ends before its header says, or holds more that may be sound",
     "non_finite": "NaN, infinite or absurdly large samples",
     "decode": "the decoder gave up on it",
     "scores": "the model's scores for it are no numbers",

@@ -157,7 +157,8 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
 def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
     """A clip's first window as the model heard it; nothing where it cannot be read by now."""
     try:
-        with closing(open_recording(Recording(uri=uri), AudioLimits().max_bytes)) as source:
+        recording = Recording(uri=uri, segment=segment)
+        with closing(open_recording(recording, AudioLimits().max_bytes)) as source:
             window = next(windows(source, config, segment=segment))
     except (StorageError, AudioError):
         return ""
