@@ -19,7 +19,7 @@ class Answer(Response):
     def __init__(self, content: Any, accepted: str = "", status_code: int = 200) -> None:
         super().__init__(None, status_code)
         body = orjson.dumps(content)
-        encoding = choose(accepted) if len(body) >= _SMALL else None
+        encoding = choose(accepted, ("zstd", "gzip")) if len(body) >= _SMALL else None
         if encoding == "zstd":
             body = zstandard.ZstdCompressor(level=1).compress(body)
         elif encoding == "gzip":
@@ -34,8 +34,11 @@ class Answer(Response):
         self.headers["content-length"] = str(len(body))
 
 
-def choose(accepted: str) -> str | None:
-    """Zstd or gzip, if a client's Accept-Encoding has it; None for neither."""
+def choose(accepted: str, encodings: tuple[str, ...]) -> str | None:
+    """The best of these encodings by a client's Accept-Encoding; None where it takes none of them.
+
+    The first of those that it likes equally. RFC 9110, 12.5.3: `q=0` is a refusal.
+    """
     weights: dict[str, float] = {}
     for part in accepted.lower().split(","):
         name, _, parameter = part.strip().partition(";")
@@ -44,5 +47,9 @@ def choose(accepted: str) -> str | None:
             weights[name.strip()] = float(weight) if parameter else 1.0
         except ValueError:
             weights[name.strip()] = 0.0
-    best = max(("zstd", "gzip"), key=lambda name: weights.get(name, weights.get("*", 0.0)))
-    return best if weights.get(best, weights.get("*", 0.0)) > 0 else None
+
+    def weight_of(encoding: str) -> float:
+        return weights.get(encoding, weights.get("*", 0.0))
+
+    best = max(encodings, key=weight_of)
+    return best if weight_of(best) > 0 else None

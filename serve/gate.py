@@ -111,9 +111,9 @@ class Gate:
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
             # Either refused here, or answered so by the application.
-            if name := exchange.problem or scope.get(NAME_IN_SCOPE):
+            if name := exchange.problem or exchange.scope.get(NAME_IN_SCOPE):
                 self.meters.failure(name)
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(exchange.scope.get("route"), "path", "other")
             self.meters.request(route, exchange.status, monotonic() - began)
 
     async def _pass(self, exchange: "_Exchange") -> None:
@@ -163,7 +163,7 @@ class Gate:
         origin = exchange.header(b"origin")
         # A page can post here unasked, and would read no answer; with keys it cannot even that.
         changes = exchange.scope["type"] == "websocket" or (
-            not self.keys and exchange.scope["method"] not in ("GET", "HEAD", "OPTIONS")
+            not self.keys and exchange.scope["method"] not in ("GET", "OPTIONS")
         )
         if changes and origin:
             scheme, _, name = origin.partition("://")
@@ -221,16 +221,21 @@ def _too_large(most: int) -> Problem:
 
 
 class _Exchange:
-    """A request and its answer, and what has become of them."""
+    """A request and its answer, and what has become of them.
+
+    To the application HEAD is GET; its answer leaves without a body.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self._head = scope.get("method") == "HEAD"
+        self.scope = {**scope, "method": "GET"} if self._head else scope
+        self._receive, self._send = receive, send
         self._headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             self._headers.setdefault(name, value)
         self.status = 0
         self.problem: str | None = None
-        self._whole = scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS")
+        self._whole = scope["type"] != "http" or self.scope["method"] in ("GET", "OPTIONS")
 
     def header(self, name: bytes) -> str:
         """A header's first value, or nothing."""
@@ -257,6 +262,8 @@ class _Exchange:
             self.status = message["status"]
             secure = (b"x-content-type-options", b"nosniff")
             message["headers"] = [*message.get("headers", ()), secure]
+        elif self._head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:

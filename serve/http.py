@@ -339,6 +339,10 @@ def _answer_mistakes(api: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         name = _KINDS_BY_STATUS.get(error.status_code, "malformed")
         headers = dict(error.headers or {})
+        if methods := headers.pop("Allow", None):
+            headers["allow"] = methods.replace("GET", "GET, HEAD") + ", OPTIONS"
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         return await _problem(request, Problem(name, str(error.detail), headers=headers))
 
     @api.exception_handler(Exception)
