@@ -6,7 +6,6 @@ import pytest
 
 from helpers.clients import KEY, Client, Counted, problem, read_keys_of
 from helpers.hostile import wav
-from serve.encoding import choose
 
 
 @pytest.mark.parametrize(
@@ -48,25 +47,6 @@ def test_options_says_what_may_be_asked(client: Client, path: str, methods: set[
     refused = client().delete(path)
     problem(refused, 405, "method")
     assert set(refused.headers["allow"].split(", ")) == methods
-
-
-@pytest.mark.parametrize(
-    ("accepted", "encoding"),
-    [
-        ("gzip", "gzip"),
-        ("gzip;q=0", None),
-        ("gzip; q=0.0, deflate", None),
-        ("gzip;q=0, zstd", "zstd"),
-        ("*", "zstd"),
-        ("*;q=0", None),
-        ("zstd;q=0, *", "gzip"),
-        ("gzip;q=much", None),
-        ("", None),
-        ("xgzip", None),
-    ],
-)
-def test_an_encoding_that_is_not_wanted_is_not_used(accepted: str, encoding: str | None) -> None:
-    assert choose(accepted, ("zstd", "gzip")) == encoding
 
 
 def test_answers_and_pages_are_packed_for_those_who_take_it(client: Client) -> None:
