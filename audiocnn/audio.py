@@ -6,7 +6,7 @@ flat whatever its length.
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO
@@ -241,11 +241,20 @@ def decode(
 
 
 def read(
-    source: Source, sample_rate: int, limits: AudioLimits | None = None
+    source: Source,
+    sample_rate: int,
+    limits: AudioLimits | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[AudioInfo, Samples]:
-    """What the header says, and all that `decode` gives in one array. Raises AudioError."""
+    """What the header says, and all that `decode` gives in one array. Raises AudioError.
+
+    `between` is called after each block; what it raises ends the reading.
+    """
     with _Recording(source, limits or AudioLimits()) as recording:
-        blocks = list(_converted(recording, sample_rate))
+        blocks = []
+        for block in _converted(recording, sample_rate):
+            blocks.append(block)
+            between()
         return recording.info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
