@@ -29,22 +29,24 @@ _MOST_HELD = 512 << 20
 _DRAINED = 1 << 20
 """A body up to here is read though it is refused: most clients read no answer before they sent."""
 _DRAIN_S = 5.0
+_BROKEN = 1011
+"""The code of a stream that is closed by a fault of ours."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _LOG = logging.getLogger("audiocnn.serve")
 
 
 class Admission:
-    """How many requests are worked on at once; the next one is refused."""
+    """How many of a kind there are at once; the next one is refused."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.count = most, 0
+    def __init__(self, most: int, kind: str) -> None:
+        self.most, self.kind, self.count = most, kind, 0
 
     def check(self) -> None:
         """Raise Problem `busy` where there is no room."""
         if self.count >= self.most:
             raise Problem(
                 "busy",
-                f"{self.count} requests are being worked on here, the limit is {self.most}",
+                f"{self.kind}: {self.count}, the limit of this copy is {self.most}",
                 headers={"retry-after": "1"},
             )
 
@@ -88,7 +90,10 @@ class Gate:
         self, app: App, options: Serve, keys: tuple[str, ...], meters: Meters | None = None
     ) -> None:
         self.app, self.options, self.keys = app, options, keys
-        self.admission, self.rate = Admission(options.queue), Rate(options.rate)
+        self.admission = Admission(options.queue, "requests that are being worked on")
+        # A stream is mostly idle: one that held a request's place would keep requests out.
+        self.streams = Admission(options.streams, "live streams")
+        self.rate = Rate(options.rate)
         self.meters = meters or Meters()
         self._held = 0
 
@@ -125,7 +130,7 @@ class Gate:
         self._check_origin(exchange)
         self.rate.take(self._key(exchange))
         if scope["type"] == "websocket":
-            with self.admission.enter():
+            with self.streams.enter():
                 await self.app(scope, exchange.receive, exchange.send)
             return
         body = b""
@@ -258,10 +263,15 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a message on, with headers that every answer has."""
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
             secure = (b"x-content-type-options", b"nosniff")
             message["headers"] = [*message.get("headers", ()), secure]
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        elif message["type"] == "websocket.close" and not self.status:
+            await self.refuse(Problem("not-found", f"no stream at {self.scope['path']}"))
+            return
         elif self._head and message["type"] == "http.response.body":
             message = {**message, "body": b""}
         await self._send(message)
@@ -269,13 +279,10 @@ class _Exchange:
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem, where no answer has begun."""
         self.problem = problem.name
-        if self.scope["type"] == "websocket":
-            with suppress(RuntimeError):  # it is closed already
-                reason = problem.detail[:100]
-                await self._send({"type": "websocket.close", "code": 1008, "reason": reason})
-            self.status = problem.status
-            return
         if self.status:
+            if self.status == 101:
+                with suppress(RuntimeError):  # it is closed already
+                    await self._send({"type": "websocket.close", "code": _BROKEN})
             return
         if "connection" not in problem.headers and not await self._drained():
             problem.headers["connection"] = "close"

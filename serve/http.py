@@ -118,7 +118,11 @@ def make_api(
 
     @api.websocket("/v1/stream")
     async def _stream(socket: WebSocket) -> None:
-        await stream(socket, service)
+        try:
+            await stream(socket, service)
+        except Problem as problem:
+            socket.scope[NAME_IN_SCOPE] = problem.name
+            await socket.send_denial_response(problem.response())
 
     _answer_mistakes(api)
     _document(api, with_keys=with_keys)
