@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from serve.meters import Meters
 from serve.model import Inferred, LocalModel, Model, Wanted
 from serve.options import Serve
 from serve.problems import Problem
+from serve.proxy import TOKEN
 from serve.results import Results
 from serve.service import Service
 
@@ -179,6 +181,7 @@ class Endpoint:
             self.meters,
             results=self.results,
             beside=self.beside.service if self.beside is not None else None,
+            token=os.environ.get(TOKEN),
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from hmac import compare_digest
 from time import monotonic
 from typing import Any
 
@@ -21,6 +22,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NAME_IN_SCOPE = "audiocnn.problem"
 """Where the application leaves the name of a problem that it answered with."""
+PASSED_ON = b"x-audiocnn-endpoint"
+"""The header by which an endpoint's own HAProxy shows that it passes a request on."""
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
 """Paths that say nothing about anybody, and are for load balancers and people; and the page's."""
 _IN_BASE64 = ("/inference",)
@@ -87,9 +90,15 @@ class Gate:
     """An ASGI application around another one, which sees only what may pass, its body whole."""
 
     def __init__(
-        self, app: App, options: Serve, keys: tuple[str, ...], meters: Meters | None = None
+        self,
+        app: App,
+        options: Serve,
+        keys: tuple[str, ...],
+        meters: Meters | None = None,
+        token: str | None = None,
     ) -> None:
         self.app, self.options, self.keys = app, options, keys
+        self._token = token.encode() if token else b""
         self.admission = Admission(options.queue, "requests that are being worked on")
         # A stream is mostly idle: one that held a request's place would keep requests out.
         self.streams = Admission(options.streams, "live streams")
@@ -123,6 +132,8 @@ class Gate:
 
     async def _pass(self, exchange: "_Exchange") -> None:
         scope = exchange.scope
+        if self._token and not compare_digest(exchange.header(PASSED_ON).encode(), self._token):
+            raise Problem("misdirected", "this is a port behind the endpoint, or another one's")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path == "/" or path.startswith(_OPEN):
             await self.app(scope, exchange.receive, exchange.send)

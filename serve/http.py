@@ -60,14 +60,16 @@ def make_app(
     *,
     results: Results | None = None,
     beside: Callable[[], Service] | None = None,
+    token: str | None = None,
 ) -> App:
     """The whole application; `service` gives the current one, or raises Problem.
 
     `results` are the labels, and `beside` gives the other bundle's service, where there are such.
+    With a `token` it answers only what the proxy that has it passes on.
     """
     meters = meters or Meters()
     api = make_api(service, meters, with_keys=bool(keys), results=results, beside=beside)
-    app: App = Gate(api, options, keys, meters)
+    app: App = Gate(api, options, keys, meters, token)
     if options.cors:
         app = CORSMiddleware(
             app,

@@ -89,6 +89,12 @@ class Serve:
         return (self.replicas,) * 2 if isinstance(self.replicas, int) else self.replicas
 
     @property
+    def address(self) -> str:
+        """Where it listens, as it stands in a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
     def is_local(self) -> bool:
         """Whether nobody but this machine can ask."""
         try:

@@ -16,6 +16,7 @@ from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioCNNError, ConfigError, MismatchError
 from serve.keys import VARIABLE, read_keys
 from serve.options import Serve
+from serve.proxy import LOOPBACK
 
 
 def check(options: Serve) -> tuple[str, ...]:
@@ -35,9 +36,14 @@ def check(options: Serve) -> tuple[str, ...]:
             "or name a file by --keys; `openssl rand -hex 32` makes a good one"
         )
     _check_artefacts(options)
-    if not os.environ.get("RAY_ADDRESS"):
+    if not is_joined():
         _check_port(options)
     return keys
+
+
+def is_joined() -> bool:
+    """Whether the cluster is somebody's: Serve's proxies are as they are set up there."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _check_artefacts(options: Serve) -> None:
@@ -70,7 +76,7 @@ def fit(options: Serve, cpus: int, gpus: int) -> Serve:
 
 
 def listen(options: Serve) -> None:
-    """Start Serve on the cluster that was joined.
+    """Start Serve on the cluster that was started or joined.
 
     Raises ConfigError where it runs already and listens elsewhere: an application without keys
     would be open to whoever reaches that.
@@ -84,7 +90,9 @@ def listen(options: Serve) -> None:
     try:
         there = cast(Any, _get_global_client()).http_config
     except RayServeException:
-        serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+        # What is behind our own HAProxy is for it alone: see serve/proxy.py.
+        host = options.host if is_joined() else LOOPBACK
+        serve.start(http_options=HTTPOptions(host=host, port=options.port))
         return
     if (there.host, there.port) != (options.host, options.port):
         raise ConfigError(
@@ -99,8 +107,7 @@ def start(options: Serve, keys: tuple[str, ...]) -> str:
     Raises ConfigError where it does not start.
     """
     roll(options, keys)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    return f"http://{host}:{options.port}"
+    return f"http://{options.address}"
 
 
 def roll(options: Serve, keys: tuple[str, ...]) -> str:
@@ -152,7 +159,7 @@ def stop() -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with suppress(RayServeException):  # it was never started
         serve.delete(NAME)  # lets the replicas finish; shutdown takes their proxy away at once
-    if not os.environ.get("RAY_ADDRESS"):
+    if not is_joined():
         serve.shutdown()
 
 

@@ -32,7 +32,7 @@ PIPELINES = [
 SERVE = [
     "options", "problems", "keys", "arrays", "encoding", "meters", "decoding", "decoder", "model",
     "service", "results", "schemas", "stream", "gate", "docs", "pages", "http", "configfile",
-    "app", "proxy", "run",
+    "proxy", "app", "run",
 ]  # fmt: skip
 """The endpoint's modules, likewise; Ray is known to `app` and `run` alone."""
 
