@@ -15,6 +15,7 @@ from audiocnn import storage
 from audiocnn.audio import Samples
 from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError
+from serve import kept
 from serve.configfile import read_args
 from serve.decoder import Decoder
 from serve.gate import App
@@ -126,7 +127,12 @@ class ModelReplica:
 
 
 def read_bundle(uri: str, fingerprint: str | None) -> Bundle:
-    """The bundle at a URI. Raises AudioCNNError, also where it is not the one that was meant."""
+    """The bundle of a fingerprint where it is kept, or else the one at a URI.
+
+    Raises AudioCNNError, also where that is not the one that was meant.
+    """
+    if fingerprint is not None and (found := kept.read(fingerprint)) is not None:
+        return found
     bundle = Bundle.read(uri)
     if fingerprint not in (None, bundle.fingerprint):
         raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}, not {fingerprint}")
@@ -189,7 +195,7 @@ class Endpoint:
         uri = user_config.get("bundle") or self.options.bundle
         await self.current.roll(uri, user_config.get("fingerprint"))
         if self.beside is not None:
-            await self.beside.roll(str(self.options.beside), None)
+            await self.beside.roll(str(self.options.beside), user_config.get("beside"))
 
     async def check_health(self) -> None:
         """Ray's question. Raises RuntimeError."""
@@ -254,11 +260,18 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 def application(
-    options: Serve, keys: tuple[str, ...], fingerprint: str | None = None, *, fewest: int = 1
+    options: Serve,
+    keys: tuple[str, ...],
+    fingerprints: dict[str, str] | None = None,
+    *,
+    fewest: int = 1,
 ) -> serve.Application:
-    """The application: `keys` are digests, `fewest` those copies that decode for models on GPUs."""
+    """The application: `keys` are digests, `fewest` those copies that decode for models on GPUs.
+
+    `fingerprints` are those of the bundle and of the one `beside`, where they are kept.
+    """
     common: dict[str, Any] = {
-        "user_config": {"bundle": options.bundle, "fingerprint": fingerprint},
+        "user_config": {"bundle": options.bundle, **(fingerprints or {})},
         # The gate refuses what is too much, and says so; Serve would hold it, or cut its batch.
         "max_ongoing_requests": 100_000,
         "graceful_shutdown_timeout_s": options.timeout_s + 5,

@@ -50,13 +50,16 @@ def _check_artefacts(options: Serve) -> None:
     bundle = Bundle.read(options.bundle).fingerprint
     if options.beside is not None:
         Bundle.read(options.beside)
-    if options.labels is not None:
-        made_by = read_state(options.labels).bundle
-        if made_by != bundle:
-            raise MismatchError(
-                f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
-                f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
-            )
+    _check_labels(options, bundle)
+
+
+def _check_labels(options: Serve, bundle: str) -> None:
+    """Raise MismatchError where labels are by another bundle, StorageError where there are none."""
+    if options.labels is not None and (made_by := read_state(options.labels).bundle) != bundle:
+        raise MismatchError(
+            f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
+            f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
+        )
 
 
 def fit(options: Serve, cpus: int, gpus: int) -> Serve:
@@ -113,18 +116,37 @@ def start(options: Serve, keys: tuple[str, ...]) -> str:
 def roll(options: Serve, keys: tuple[str, ...]) -> str:
     """Let the bundle as it is now answer, replica by replica; returns its fingerprint.
 
-    Raises AudioCNNError where it does not load or start: what answered before goes on.
+    It is kept for copies that start later, whatever its URI has then. Raises AudioCNNError where it
+    does not load or start, or the labels are another one's: what answered before goes on.
     """
     from ray import serve
 
+    from serve import kept
     from serve.app import NAME, application
 
-    fingerprint = Bundle.read(options.bundle).fingerprint
+    def deploy(fingerprints: dict[str, str]) -> None:
+        serve.run(application(options, keys, fingerprints), name=NAME, route_prefix="/")
+
+    before = kept.served()
     try:
-        serve.run(application(options, keys, fingerprint), name=NAME, route_prefix="/")
-    except RuntimeError as error:
-        raise ConfigError(f"the replicas do not start: {str(error).splitlines()[0]}") from error
-    return fingerprint
+        now = {"fingerprint": kept.keep(options.bundle)}
+        _check_labels(options, now["fingerprint"])
+        if options.beside is not None:
+            now["beside"] = kept.keep(options.beside)
+        try:
+            deploy(now)
+        except RuntimeError as error:
+            if before is not None:  # or copies that start later would be of the one that does not
+                with suppress(RuntimeError):
+                    deploy(before)
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"the replicas do not start: {first}") from error
+    except AudioCNNError:
+        if before is not None:
+            kept.settle(before)
+        raise
+    kept.settle(now, before)
+    return now["fingerprint"]
 
 
 def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
@@ -152,6 +174,7 @@ def stop() -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
+    from serve import kept
     from serve.app import NAME
 
     if not ray.is_initialized():
@@ -159,6 +182,7 @@ def stop() -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with suppress(RayServeException):  # it was never started
         serve.delete(NAME)  # lets the replicas finish; shutdown takes their proxy away at once
+        kept.forget()
     if not is_joined():
         serve.shutdown()
 
