@@ -5,7 +5,7 @@ flat whatever its length.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from math import gcd
 from typing import BinaryIO
@@ -184,11 +184,20 @@ def decode(
 
 
 def read(
-    source: Source, sample_rate: int, limits: AudioLimits | None = None
+    source: Source,
+    sample_rate: int,
+    limits: AudioLimits | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[AudioInfo, Samples]:
-    """What the header says, and all that `decode` gives in one array. Raises AudioError."""
+    """What the header says, and all that `decode` gives in one array. Raises AudioError.
+
+    `between` is called after each block; what it raises ends the reading.
+    """
     with _Recording(source, limits or AudioLimits()) as recording:
-        blocks = list(recording.mono(sample_rate))
+        blocks = []
+        for block in recording.mono(sample_rate):
+            blocks.append(block)
+            between()
         return recording.info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 

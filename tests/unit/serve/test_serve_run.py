@@ -21,25 +21,38 @@ except KeyboardInterrupt:
 """
 
 
-CONFIG = """
-frontend stats
-    bind *:8404
-frontend http
-    bind 0.0.0.0:8000
+CONFIG = """\
 defaults
     mode http
+    errorfile 503 /ray/500.http
+frontend stats
+    bind *:8404
+frontend http_frontend
+    bind 127.0.0.1:8000
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found."
+listen more
+    bind 127.0.0.1:9000
 """
 
 
 def test_haproxys_settings_are_mended_before_it_starts(tmp_path: Path) -> None:
-    (tmp_path / "haproxy").write_text(proxy.script("/bin/echo"))
+    binary = proxy.install(tmp_path, "/bin/echo", "[::1]:8000", "secret")
     (tmp_path / "a.cfg").write_text(CONFIG)
-    command = ["sh", tmp_path / "haproxy", "-f", tmp_path / "a.cfg"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = ["sh", binary, "-f", tmp_path / "a.cfg"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"-f {tmp_path}/a.cfg\n"
     mended = (tmp_path / "a.cfg").read_text()
     assert "bind 127.0.0.1:8404" in mended
-    assert "bind 0.0.0.0:8000" in mended
-    assert "defaults\n    timeout http-request 30s\n    mode http" in mended
+    assert "bind [::1]:8000\n    http-request set-header x-audiocnn-endpoint secret\n" in mended
+    assert "bind 127.0.0.1:9000\n" in mended
+    assert mended.count("x-audiocnn-endpoint") == 1
+    assert "defaults\n    timeout http-request 30s\n    errorfile 400 " in mended
+    assert "/ray/500.http" not in mended
+    assert "    http-request return status 503 default-errorfiles\n" in mended
+    answer = (tmp_path / "503.http").read_bytes()
+    assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"content-type: application/problem+json\r\n" in answer
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
