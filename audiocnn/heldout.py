@@ -26,7 +26,7 @@ class HeldOut:
         self, features: FeatureSet, fold: int, *, rank: int = 0, world: int = 1, hold: bool
     ) -> None:
         self.features, self.fold, self.hold = features, fold, hold
-        self.parts = sorted(deal_parts(features.part_rows([fold]), world)[rank])
+        self.parts = deal_parts(features.part_rows([fold]), world)[rank]
 
     def batches(self) -> Iterator[Batch]:
         """Log-mels in float32 and class indices, some windows at a time. Raises AudioCNNError."""

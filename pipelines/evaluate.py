@@ -42,7 +42,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         outputs.clear(to, "report.json", ("report.html", "folds/*"))
     slots = cluster.groups(options.workers_range[1], gpu=options.gpu)
     display.step(_headline(options, folds, min(slots, max(1, len(todo)))))
-    for job in todo:
+    for job in {job.options.test_fold: job for job in todo}.values():
         warn_unseen(job)
     if len(todo) < len(jobs):
         display.say(f"{len(jobs) - len(todo)} bundles are there already")

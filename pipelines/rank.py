@@ -151,6 +151,8 @@ def _predictions(
     job: Job, model: AudioCNN, held_out: dict[int | None, HeldOut], device: torch.device
 ) -> dict[int, Predictions]:
     """What the model, uncalibrated, says of each fold that was kept out; each rank does a share."""
+    if not held_out:
+        return {}
     made = Bundle(model=model, feature=job.features.config, classes=job.features.classes)
     predictor, seed = Predictor(made, device), job.options.training.seed
     shares = [fold.predictions(predictor, seed) for fold in held_out.values()]

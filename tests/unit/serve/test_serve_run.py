@@ -1,4 +1,4 @@
-"""How `audiocnn serve` ends."""
+"""How `audiocnn serve` begins and ends."""
 
 import signal
 import subprocess
@@ -6,7 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from serve import proxy
+import pytest
+
+from audiocnn.errors import ConfigError
+from serve import proxy, run
+from serve.options import Serve
 
 SERVING = """
 import signal
@@ -53,6 +57,13 @@ def test_haproxys_settings_are_mended_before_it_starts(tmp_path: Path) -> None:
     answer = (tmp_path / "503.http").read_bytes()
     assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"content-type: application/problem+json\r\n" in answer
+
+
+def test_copies_are_as_many_as_fit_on_each_gpu() -> None:
+    assert run.fit(Serve(bundle="b", gpu=0.4), 8, 2).replicas == (4, 4)
+    assert run.fit(Serve(bundle="b"), 8, 2).replicas == (8, 8)
+    with pytest.raises(ConfigError, match="--replicas 5: the cluster has 8 CPUs and 2 GPUs"):
+        run.fit(Serve(bundle="b", gpu=0.4, replicas=5), 8, 2)
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
