@@ -91,7 +91,7 @@ class _Recording:
         """
         rate = self.info.sample_rate
         first = 0 if segment is None else self._begin(segment[0], sample_rate)
-        blocks = map(_mono, self._blocks(first))
+        blocks: Iterator[Samples] = map(_mono, self._blocks(first))
         if rate != sample_rate:
             ahead = -first % _step(rate, sample_rate)
             first, blocks = first + ahead, _without(blocks, ahead)
