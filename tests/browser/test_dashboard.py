@@ -45,16 +45,20 @@ def test_a_dropped_clip_is_answered_and_seen_through(page: Page, clip: Path) -> 
 def test_the_first_heatmap_waits_for_one_answer_alone(page: Page, clip: Path) -> None:
     """What speaks for the class takes the endpoint longer, and comes after it."""
     asked, held = list[str](), list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
     page.on("request", lambda request: asked.append(request.url))
-    page.route("**/v1/predict*explain=*", held.append)
+    page.route("**/v1/predict*explain=*", hold)
     began = time.monotonic()
     choose(page, clip)
     page.locator("[data-map=conv1] canvas").first.wait_for()
     print(f"file to first heatmap: {time.monotonic() - began:.2f} s")
+    wait_until(lambda: page.title() and held)
     only = page.get_by_role("button", name="Play only that")
     expect(only).to_be_disabled()
     assert sum("/v1/predict" in url and "explain=" not in url for url in asked) == 1
-    wait_until(lambda: page.title() and held)
     for one in held:
         one.continue_()
     expect(only).to_be_enabled()

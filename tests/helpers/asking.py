@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 
 PATIENCE_S = 600
@@ -29,16 +30,19 @@ def status(url: str, body: bytes | None = None, **headers: str) -> int:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, HTTPException):
         return 0
 
 
 def read(url: str, **headers: str) -> bytes:
     """An answer. Raises OSError where none comes soon: ask again."""
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=5) as response:
-        found: bytes = response.read()
-        return found
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            found: bytes = response.read()
+            return found
+    except HTTPException as error:  # who answered was killed
+        raise OSError(f"{url}: {error!r}") from error
 
 
 def read_json(url: str, **headers: str) -> Any:

@@ -23,6 +23,12 @@ from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import AUDIOCNN, descendants
 
+PATIENT = {
+    f"RAY_SERVE_{name}_TIMEOUT_S": str(PATIENCE_S)
+    for name in ("PROXY_READY_CHECK", "PROXY_HEALTH_CHECK", "HAPROXY_STARTUP")
+}
+"""Variables for Ray Serve: on a busy machine, its own limits take a proxy that starts for dead."""
+
 
 @contextmanager
 def load(port: int, request: bytes, clients: int) -> Iterator[Outcome]:
@@ -65,7 +71,7 @@ class Endpoint:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **PATIENT, **environment},
         )
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -199,7 +199,6 @@ class Cluster:
 
     def drain(self, number: int, seconds: int) -> None:
         """Announce that a host goes so soon, as spot markets do, and wait until it is time."""
-        wait_until(lambda: self._node(number) is not None)
         node = self._node(number)
         self.run(
             "ray", "drain-node", f"--address={self.head}:6379", f"--node-id={node}",
@@ -211,8 +210,9 @@ class Cluster:
 
     def _node(self, number: int) -> str | None:
         """The id of a host; None where it has ended by itself, as a drained one may."""
-        wait_until(self.nodes)
-        return self.nodes().get(self.network.addresses[number])
+        there = dict[str, str]()
+        wait_until(lambda: there or there.update(self.nodes()))
+        return there.get(self.network.addresses[number])
 
     def _is_gone(self, node: str | None) -> bool:
         there = self.nodes()
@@ -326,6 +326,8 @@ def running_cluster(s3: SeaweedFS, *, redis: bool = False, **environment: str) -
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # A lost host is told from a slow one after five looks: these follow each other closely.
+            "RAY_health_check_period_ms": "500",
             **environment,
         }
         of_head: tuple[str, ...] = ()

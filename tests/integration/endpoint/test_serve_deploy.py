@@ -19,7 +19,7 @@ from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.cluster import Head
 from helpers.common import descendants, make_bundle
-from helpers.endpoint import load, wait_for_more
+from helpers.endpoint import PATIENT, load, wait_for_more
 from helpers.hostile import sound
 
 pytestmark = pytest.mark.slow
@@ -115,6 +115,7 @@ def deployed(
     folder = tmp_path_factory.mktemp("config")
     port, metrics, stats, exported = free_ports(4)
     environment = {
+        **PATIENT,
         "AUDIOCNN_API_KEYS": KEY,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

@@ -136,7 +136,7 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
     corpus = tmp_path / "sounds"
     shutil.copytree(sounds, corpus)
     to = str(tmp_path / "features")
-    whole = ingest(options(corpus, to=to))
+    whole = ingest(options(corpus, to=to, workers=2))  # parts are smaller for more workers
     parts, folds, before = written(whole), folds_of(whole), dict(rows(whole))
     for name in synthetic.SOUNDS:
         write_clip(corpus, name, 8)
@@ -145,7 +145,7 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
     (corpus / "buzz" / "take 1.wav").unlink()
     shutil.move(corpus / "siren" / "take 2.wav", corpus / "thuds" / "moved.wav")
     capsys.readouterr()
-    now = ingest(options(corpus, to=to))
+    now = ingest(options(corpus, to=to, workers=2))
     read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
     assert 12 <= read <= 12 + 3 * 4
     after = dict(rows(now))
