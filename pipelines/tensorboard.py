@@ -18,7 +18,9 @@ class Log:
     def __init__(self, uri: str, epochs_done: int = 0) -> None:
         self.uri = uri
         self._temporary = Scratch()
-        self.folder = uri if storage.is_local(uri) else self._temporary.name
+        # All of this folder is uploaded, so it is not the one that has the mark of a Scratch.
+        local = os.path.join(self._temporary.name, "log")
+        self.folder = uri if storage.is_local(uri) else local
         # A run that goes on repeats what it had logged after its last checkpoint.
         self.writer = SummaryWriter(self.folder, purge_step=epochs_done + 1)
 

@@ -16,7 +16,7 @@ from audiocnn.bundle import Bundle, read_summary
 from audiocnn.config import UNKNOWN, ModelConfig, TrainConfig
 from audiocnn.errors import ConfigError, CorpusError, MismatchError
 from audiocnn.featureset import FeatureSet
-from audiocnn.parts import tensor_array
+from audiocnn.parts import rows_digest, tensor_array
 from audiocnn.predictor import Predictor
 from helpers.common import SMALL
 from pipelines.evaluate import evaluate
@@ -171,8 +171,8 @@ def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
     """The features with one window of fold 1 in the place of one of fold 4."""
     copy = replace(features, uri=str(to))
     rows = features.load([1])
-    copied = False
-    for name in features.parts:
+    parts, copied = {}, False
+    for name, part in features.parts.items():
         table = pq.read_table(f"{features.uri}/{name}")
         place = next((i for i, fold in enumerate(table["fold"].to_pylist()) if fold == 4), None)
         if place is not None and not copied:
@@ -185,5 +185,6 @@ def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
             copied = True
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, to / name)
-    copy.write()
+        parts[name] = replace(part, rows=rows_digest(table))
+    replace(copy, parts=parts).write()
     return FeatureSet.read(str(to))

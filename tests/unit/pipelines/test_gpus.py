@@ -75,7 +75,7 @@ def test_a_full_gpu_in_labelling_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         def judge(self, _: object) -> None:
             raise FULL
 
-    model = GpuModel(labelling(0.5), {})
+    model = GpuModel(labelling(0.5), "f00d", {})
     monkeypatch.setattr(model, "_model", Full())
     with pytest.raises(
         ConfigError, match=r"Tried to allocate 2.00 GiB: .*--gpus-per-model"
