@@ -81,9 +81,9 @@ def short(uri: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """A few of some names, and how many others there are."""
-    others = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {others} others" if others > 0 else "")
+    """The first few of some names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def same_command(overwrite: bool) -> str:
