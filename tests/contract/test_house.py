@@ -18,7 +18,7 @@ LIBRARY = [
     "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",
     "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports",
     "labelled", "similar", "picking", "reviewpage", "sounds",
-    "review", "browse",
+    "review", "revision", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
