@@ -79,10 +79,13 @@ def will_read(path: str, offset: int, size: int) -> None:
 
 @contextmanager
 def placed(path: str) -> Iterator[str]:
-    """A path beside this one to write a file to, which takes its place once it is on the disk."""
+    """A path beside this one to write a file to, which takes its place once it is on the disk.
+
+    It says by its name that it is ours: what a killed process left is removed by that.
+    """
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    temporary = os.path.join(folder, f".audiocnn-{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -89,6 +89,7 @@ def _calibration(
         **calibrate(results, classes).to_json(),
         "before": _reliability_json(reliability(before, truth)),
         "after": _reliability_json(reliability(after, truth)),
+        "calibrated": all(c.thresholds for c in calibrations),
         "temperatures": [c.temperature for c in calibrations],
         "answered": float(known.mean()),
         "accuracy_of_answers": float(right[known].mean()) if known.any() else None,
@@ -211,7 +212,7 @@ def _scores(summary: dict[str, Any]) -> str:
         for when in ("before", "after")
     )
     diagram = picture(reliability_figure(before, after), "reliability diagrams")
-    if not found["temperatures"] or set(found["temperatures"]) == {1.0}:
+    if not found["calibrated"]:
         return f"<p>Not calibrated: that takes the scores of another fold.</p>{diagram}"
     temperatures = ", ".join(f"{value:.2f}" for value in found["temperatures"])
     return f"""<p>An answer's score should be the part of such answers that are right. The

@@ -58,6 +58,24 @@ def warn(text: str, **figures: Any) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
 
+def warn_others(to: str, paths: list[str]) -> None:
+    """Say which files among a job's parts are not its own, where there are any."""
+    if paths:
+        more = f" and {len(paths) - 1} more" * (len(paths) > 1)
+        warn(
+            f"{paths[0]}{more} in {to}: not of this job, and so left there; who reads all of "
+            f"{paths[0].rsplit('/', 1)[0]}/*.parquet reads that too"
+        )
+
+
+def warn_kept(verb: str, kept: dict[str, str]) -> None:
+    """Say which files are kept beside, by their paths, for they are not as a verb wrote them."""
+    if kept:
+        path, beside = next(iter(kept.items()))
+        more = f", and {len(kept) - 1} more like that" * (len(kept) > 1)
+        warn(f"{path} is not as {verb} wrote it: it is kept as {beside}{more}")
+
+
 def error(text: str) -> bool:
     """Log why the command ends; whether that was done, or is still to be said to people."""
     return _logged("error", text, {})

@@ -16,7 +16,7 @@ from audiocnn.errors import MismatchError
 from audiocnn.featureset import FeatureSet, Rows
 from audiocnn.model import AudioCNN
 from audiocnn.training import OnStep, Trainer, require_finite
-from pipelines.job import Job
+from pipelines.job import Job, log_suffix
 from pipelines.meters import meters
 from pipelines.progress import Channel
 
@@ -145,7 +145,7 @@ class _Scribe:
         from pipelines.tensorboard import Log
 
         self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
-        self.log = Log(job.tensorboard, at.epoch)
+        self.log = Log(job.tensorboard, log_suffix(job.fingerprint), at.epoch)
         self.behind = checkpoint.Behind()
         self.count = meters("train")
         self.written = self.begun = self.epoch_begun = time.monotonic()

@@ -12,7 +12,7 @@ from helpers.common import ROOT
 
 LIBRARY = [
     "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",
-    "outputs", "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures",
+    "outputs", "filelist", "tars", "mp3", "containers", "audio", "recordings", "corpus", "failures",
     "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
     "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",

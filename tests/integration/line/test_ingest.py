@@ -16,6 +16,7 @@ from audiocnn.errors import ConfigError, FormatError
 from audiocnn.featureset import FeatureSet
 from helpers import deadly
 from helpers.common import SMALL
+from helpers.small_parts import features_part
 from pipelines import session
 from pipelines.ingest import ingest
 from pipelines.options import Ingest
@@ -86,7 +87,9 @@ def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
     for name in lost:
         (Path(first.uri) / "parts" / name).unlink()
     (Path(first.uri) / "features.json").unlink()
-    (Path(first.uri) / "parts" / ".0f.tmp").write_bytes(b"half of a part")
+    for prefix in ("", "audiocnn-"):  # the first is an earlier version's
+        half = Path(first.uri) / "parts" / f".{prefix}{'0f' * 16}.tmp"
+        half.write_bytes(b"half of a part")
     finished = ingest(options(sounds))
     read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
     assert 0 < read <= 4 * len(lost) < 51
@@ -159,9 +162,8 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
 
 
 def test_overwrite_begins_anew_and_keeps_what_is_not_ours(sounds: Path, tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "part-00000.parquet").write_bytes(b"of another run")
-    (tmp_path / "features.json").write_text("{}")
+    features_part(tmp_path)  # of another run
+    (tmp_path / "features.json").write_text('{"format": "audiocnn.features/1"}')
     (tmp_path / "notes.txt").write_text("mine")
     anew = ingest(options(sounds, to=str(tmp_path), overwrite=True))
     assert len(rows(anew)) == len(set(rows(anew))) == anew.counts["windows"]
