@@ -25,7 +25,16 @@ from audiocnn import storage
 
 Thing = TypeVar("Thing")
 
-console = Console(highlight=False)
+
+class _Console(Console):
+    """A console that leaves it to the command what to do when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError, which Rich would turn into an exit."""
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False)
 
 LOG = "AUDIOCNN_LOG"
 """Set to `json` for a line of JSON an event, in the place of what is for people."""
