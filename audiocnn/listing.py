@@ -9,7 +9,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from audiocnn import local
-from audiocnn.errors import StorageError
+from audiocnn.errors import NotAFolderError, StorageError
 from audiocnn.storage import absolute, filesystem, join, on_s3, reported, s3, s3_path
 
 _PAGE = 1_000
@@ -38,7 +38,7 @@ def iter_files(uri: str) -> Iterator[StoredFile]:
     """Every file below a folder as it is now, in the store's order; a page at a time in memory.
 
     The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
-    it is no folder.
+    there is no folder, NotAFolderError where it is a file.
     """
     pages = _pages(uri)
     _, root = filesystem(absolute(uri))
@@ -75,7 +75,7 @@ def _find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[_Found
     found = [info for info in fs.find(root, detail=True).values() if info["type"] == "file"]
     found = [info for info in found if info["size"] or not info["name"].endswith("/")]
     if any(info["name"] == root for info in found):
-        raise StorageError(f"{uri}: not a folder")
+        raise NotAFolderError(f"{uri}: not a folder")
     if not found and not fs.isdir(root):
         raise StorageError(f"{uri}: not found")
     yield from map(_info, found)

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from audiocnn.errors import ChangedError, GoneError, StorageError, UnreadableError
+from audiocnn.errors import (
+    ChangedError,
+    GoneError,
+    NotAFolderError,
+    StorageError,
+    UnreadableError,
+)
 
 CHANGED = "it changed meanwhile"
 
@@ -20,9 +26,12 @@ _ONE_FILE = {
 
 
 def require_folder(uri: str, path: str) -> None:
-    """Raise StorageError where there is no folder."""
-    if not os.path.isdir(path):
-        raise StorageError(f"{uri}: {'not a folder' if os.path.exists(path) else 'not found'}")
+    """Raise StorageError where there is no folder, NotAFolderError where it is a file."""
+    if os.path.isdir(path):
+        return
+    if os.path.exists(path):
+        raise NotAFolderError(f"{uri}: not a folder")
+    raise StorageError(f"{uri}: not found")
 
 
 def walk(root: str) -> Iterator[tuple[str, int, str]]:
