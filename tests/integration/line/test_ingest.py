@@ -1,6 +1,7 @@
 """Ingest begun, stopped, gone on with, grown: every clip once, and nothing read twice."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import ray
 
 from audiocnn import synthetic
 from audiocnn.config import AudioLimits
-from audiocnn.errors import ConfigError, FormatError
+from audiocnn.errors import ConfigError, CorpusError, FormatError
 from audiocnn.featureset import FeatureSet
 from helpers import deadly
 from helpers.common import SMALL
@@ -168,6 +169,26 @@ def test_overwrite_begins_anew_and_keeps_what_is_not_ours(sounds: Path, tmp_path
     anew = ingest(options(sounds, to=str(tmp_path), overwrite=True))
     assert len(rows(anew)) == len(set(rows(anew))) == anew.counts["windows"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_manifest_of_wrong_paths_says_so_and_another_one_is_taken(
+    sounds: Path, tmp_path: Path
+) -> None:
+    rows = [f"{name}/take {take}.wav,{name},{take}" for name in ("bell", "buzz") for take in (0, 1)]
+    wrong, right, to = tmp_path / "wrong.csv", sounds / "right.csv", str(tmp_path / "features")
+    for manifest in (wrong, right):
+        manifest.write_text("\n".join(["uri,label,fold", *rows]))
+    for _ in range(2):
+        with pytest.raises(CorpusError) as caught:
+            ingest(options(wrong, to=to))
+        said = (
+            rf"{wrong}: none of its 4 clips could be read; the first, {tmp_path}/\w+/take \d.wav: "
+        )
+        assert re.fullmatch(said + "gone: [^{]+", str(caught.value))
+    made = ingest(options(right, to=to))
+    right.unlink()
+    assert made.counts["ingested"] == 4
+    assert {path.name for path in Path(to, "parts").iterdir()} == {Path(p).name for p in made.parts}
 
 
 def test_a_deadly_clip_costs_a_row_and_is_not_tried_again_unless_asked(

@@ -88,10 +88,12 @@ def test_train_and_evaluate_cost_nobody_a_file(features: FeatureSet, tmp_path: P
     to = tmp_path / "report"
     planted = strangers.plant(to)
     within = strangers.plant(to / "folds" / "1", ("mine.txt", "parts/part-00000.parquet"))
-    for overwrite in (False, True):
-        evaluate(Evaluate(**training(features, to), overwrite=overwrite))
+    for folds, overwrite in (((1, 2), False), ((2,), True)):
+        evaluate(Evaluate(**training(features, to), folds=folds, overwrite=overwrite))
         assert strangers.found(to) == planted
         assert strangers.found(to / "folds" / "1", tuple(within)) == within
+    left = {p.name for p in (to / "folds" / "1").rglob("*") if p.is_file()}
+    assert left == {"mine.txt", "part-00000.parquet"}
 
 
 def test_label_and_review_cost_nobody_a_file(
