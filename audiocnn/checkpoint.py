@@ -39,6 +39,15 @@ def read(uri: str, device: torch.device) -> State | None:
         raise FormatError(f"{uri}: a damaged checkpoint ({type(error).__name__})") from error
 
 
+def job_of(uri: str) -> str | None:
+    """The job that the checkpoint at a URI names; None where it is none. Raises StorageError."""
+    try:
+        state = read(uri, torch.device("cpu"))
+    except FormatError:
+        return None
+    return state.get("job") if isinstance(state, dict) else None
+
+
 def snapshot(state: Any) -> Any:
     """A copy of a state in this machine's memory. Raises TrainingError for weights that are NaN."""
     if isinstance(state, torch.Tensor):

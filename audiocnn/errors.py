@@ -3,6 +3,7 @@
 AudioCNNError                 a mistake of the user or the world: one line, exit code 2
 ├── ConfigError               an option that cannot be, or options that do not fit each other
 ├── StorageError              a URI that cannot be listed, read or written: ends the job
+│   ├── NotAFolderError       a file where a folder is needed
 │   └── UnreadableError       one object that cannot be read: costs its row, and others go on
 │       ├── GoneError         it is not there, or not any more
 │       └── ChangedError      it is no longer what was listed
@@ -55,6 +56,10 @@ class StorageError(AudioCNNError):
     An endpoint that is gone, keys that are refused, a missing bucket, a full disk: what would
     befall the next object too ends the job, so that it can be resumed.
     """
+
+
+class NotAFolderError(StorageError):
+    """A file where a folder is needed."""
 
 
 class UnreadableError(StorageError):

@@ -22,6 +22,7 @@ from audiocnn.cells import inert
 from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.errors import ConfigError
 from audiocnn.events import Event
+from audiocnn.filelist import FileList, Told
 
 EVENTS = pa.schema(
     [
@@ -35,6 +36,9 @@ EVENTS = pa.schema(
     ]
 )
 """Columns of `events.parquet`, and of the CSV."""
+EXPORTS = "exports.json"
+"""The list of what was exported for people: all formats but Parquet."""
+_FORMAT = "audiocnn.exports/1"
 _ROW_GROUP = 8_192
 _RAVEN = (
     "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)",
@@ -53,6 +57,7 @@ Add = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True)
 class _Target:
+    files: FileList
     to: str
     bucket: str
     high_hz: float
@@ -65,6 +70,7 @@ def export(
     bucket: str,
     *,
     high_hz: float = AudioLimits.min_rate_hz / 2,
+    told: Told = lambda path, kept: None,
 ) -> dict[str, str]:
     """Write events in the formats below the folder `to`; the path there of each format.
 
@@ -74,27 +80,40 @@ def export(
     over. `high_hz` is the upper edge of Raven's boxes: it refuses those above half a recording's
     rate, and the default lies within whatever was labelled with the default limits.
 
+    What an earlier export wrote in these formats is replaced. A file that somebody changed since,
+    or put there, is kept beside, and `told` is called with its path and where it is kept.
+
     Raises ConfigError for a format that is not in `FORMATS`, StorageError.
     """
     for name in formats:
         if name not in _WRITERS:
             raise ConfigError(f"no format {name!r} to export: choose from {', '.join(FORMATS)}")
-    target = _Target(to=storage.absolute(to), bucket=storage.absolute(bucket), high_hz=high_hz)
+    to = storage.absolute(to)
+    files = FileList(to, EXPORTS, told)
+    target = _Target(files=files, to=to, bucket=storage.absolute(bucket), high_hz=high_hz)
     chosen = {name: _WRITERS[name] for name in formats}
     with ExitStack() as stack:
         adds = [stack.enter_context(writer(target)) for _, writer in chosen.values()]
         for event in events:
             for add in adds:
                 add(event)
+    files.finish((path for path, _ in chosen.values()), format=_FORMAT)
     return {name: path for name, (path, _) in chosen.items()}
 
 
+def clear_exports(to: str, told: Told) -> None:
+    """Remove what `export` wrote below a folder; `told` is called as by `export`."""
+    files = FileList(to, EXPORTS, told)
+    files.clear()
+    files.finish((), format=_FORMAT)
+
+
 @contextmanager
-def _text(uri: str) -> Iterator[TextIO]:
+def _text(files: FileList, path: str) -> Iterator[TextIO]:
     """A text file to write, placed at the end; what is no UTF-8 is escaped."""
     with (
-        storage.placed(uri) as path,
-        open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        files.placed(path) as place,
+        open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         yield file
 
@@ -137,7 +156,7 @@ def _parquet(target: _Target) -> Iterator[Add]:
 @contextmanager
 def _csv(target: _Target) -> Iterator[Add]:
     """`events.csv` after RFC 4180: a row an event, quoted where a name has line ends."""
-    with _text(storage.join(target.to, "events.csv")) as file:
+    with _text(target.files, "events.csv") as file:
         writer = csv.writer(file)
         writer.writerow(EVENTS.names)
 
@@ -151,7 +170,7 @@ def _csv(target: _Target) -> Iterator[Add]:
 @contextmanager
 def _jsonl(target: _Target) -> Iterator[Add]:
     """`events.jsonl`: an object a line, in ASCII."""
-    with _text(storage.join(target.to, "events.jsonl")) as file:
+    with _text(target.files, "events.jsonl") as file:
         yield lambda event: _write_line(file, json.dumps(_fields(event)))
 
 
@@ -183,9 +202,8 @@ class _FilePerRecording:
     def _begin(self, uri: str) -> None:
         self._open.close()  # and so places the file of the recording before
         name = _file_name(uri, self._target.bucket) + self._suffix
-        self._file = self._open.enter_context(
-            _text(storage.join(self._target.to, self._folder, name))
-        )
+        path = storage.join(self._folder, name)
+        self._file = self._open.enter_context(_text(self._target.files, path))
         self._file.write(self._header)
         self._uri, self._rows = uri, 0
 
@@ -244,7 +262,7 @@ def _label_studio(target: _Target) -> Iterator[Add]:
     A recording's URI is its task's audio: Label Studio resolves `s3://` by a source storage of
     that bucket, and a path not at all.
     """
-    with _text(storage.join(target.to, "label_studio.json")) as file:
+    with _text(target.files, "label_studio.json") as file:
         tasks = _Tasks(file)
         yield tasks.add
         tasks.close()
@@ -253,7 +271,7 @@ def _label_studio(target: _Target) -> Iterator[Add]:
     lines = [f"    <Label value={quoteattr(label)}/>" for label in labels]
     lines = ["<View>", '  <Labels name="label" toName="audio">', *lines, "  </Labels>"]
     lines += ['  <Audio name="audio" value="$audio"/>', "</View>", ""]
-    storage.write_bytes(storage.join(target.to, "label_studio.xml"), "\n".join(lines).encode())
+    target.files.write_bytes("label_studio.xml", "\n".join(lines).encode())
 
 
 class _Tasks:

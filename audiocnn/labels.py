@@ -204,6 +204,16 @@ def read_ledger(uri: str, size: int | None = None) -> Ledger:
         return ledger_of(uri, part)
 
 
+def is_part(uri: str) -> bool:
+    """Whether the file at a URI is a part of labels, of any version."""
+    try:
+        with storage.open_binary(uri, block_bytes=_FOOTER) as file:
+            plain = json.loads((pq.read_metadata(file).metadata or {})[_LEDGER])
+    except (OSError, KeyError, ValueError, UnreadableError):
+        return False
+    return isinstance(plain, dict) and "labelled" in plain
+
+
 def ledger_of(uri: str, part: pq.ParquetFile) -> Ledger:
     """What is in a part's footer. Raises FormatError."""
     try:

@@ -7,29 +7,24 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from audiocnn import outputs, parquet, storage
+from audiocnn import listing, outputs, parquet, storage
 from audiocnn.config import AudioLimits, from_json
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
-from audiocnn.labels import FORMAT, Ledger, read_ledger, reading
+from audiocnn.labels import FORMAT, Ledger, is_part, read_ledger, reading
+from audiocnn.listing import StoredFile
+from audiocnn.outputs import Notes, Output
 from audiocnn.storage import ahead, open_binary
 
 NOTE = "labels.json"
 SUMMARY = "summary.json"
-_FILES = (
-    NOTE, SUMMARY, "parts/part-*.parquet", "parts/.*.tmp", ".*.tmp", "manifest-*.parquet",
-    "failures.parquet", "events.parquet", "events.csv", "events.jsonl", "raven/*", "audacity/*",
-    "label_studio.*",
-)  # fmt: skip
-OWNED = (*_FILES, *(f"version-*/{name}" for name in _FILES))
-"""What a job writes below its folder, as patterns of paths."""
-
+_PARTS = "parts/part-*.parquet"
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
 _FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
 _ROWS = 4_096
@@ -82,6 +77,19 @@ def limits_of(made_with: dict[str, Any]) -> AudioLimits:
     return from_json(AudioLimits, limits)
 
 
+def require_apart(bucket: str, to: str) -> None:
+    """Raise ConfigError where the labels would lie around their bucket, and hide it."""
+    bucket, to = storage.absolute(bucket), storage.absolute(to)
+    if storage.is_within(bucket, to):
+        raise ConfigError(f"--to {to}: the bucket is there, or below it; name another folder")
+
+
+def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:
+    """The files of a bucket, but for those below the folder of the labels. Raises StorageError."""
+    to = storage.absolute(to)
+    return (file for file in listing.iter_files(bucket) if not storage.is_within(file.uri, to))
+
+
 def name_in(bucket: str, uri: str) -> str:
     """A recording for people: its path below the bucket where it is there."""
     return uri.removeprefix(bucket.rstrip("/") + "/")
@@ -111,6 +119,11 @@ def part_name(listing_id: str, shard: int) -> str:
     return f"parts/part-{listing_id}-{shard:06d}.parquet"
 
 
+def manifest_name(listing_id: str) -> str:
+    """The path, below the labels, of what a listing found to do."""
+    return f"manifest-{listing_id}.parquet"
+
+
 def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
     """The parts that are there, in order; of these listings only where they are given.
 
@@ -129,6 +142,36 @@ def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
     ]
     order = {one: place for place, one in enumerate(listings or [])}
     return sorted(found, key=lambda part: (order.get(part.listing_id, 0), part))
+
+
+def clear(output: Output) -> None:
+    """Remove labels, but for their exports; other versions of them stay. Raises StorageError."""
+    output.clear()
+    sweep(output.uri, output.notes)
+    for listing_id in _listings(output.notes):
+        storage.remove(storage.join(output.uri, manifest_name(listing_id)))
+
+
+def sweep(uri: str, notes: Notes, kept: Collection[str] = ()) -> list[str]:
+    """Remove parts but for some; returns what is named like one and is of others.
+
+    Own parts are those of listings in the notes, and those with a ledger.
+    """
+    listings = _listings(notes)
+    listed = notes.get(SUMMARY, {}).get("parts")  # by name in the first format, now their number
+
+    def owned(path: str) -> bool:
+        name = _PART.match(path.removeprefix("parts/"))
+        known = (name and name[1] in listings) or (isinstance(listed, list) and path in listed)
+        return bool(known) or is_part(storage.join(uri, path))
+
+    return outputs.sweep(uri, _PARTS, owned, kept).others
+
+
+def _listings(notes: Notes) -> set[str]:
+    """The listings that notes name."""
+    note = notes.get(NOTE, {})
+    return {*note.get("listings", ()), *note.get("replaced", ())}
 
 
 def read_labels(uri: str) -> pa.Table:

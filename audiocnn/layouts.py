@@ -18,11 +18,13 @@ from audiocnn import listing, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.cells import restored
 from audiocnn.corpus import Clip, Corpus, Rejected, Unreviewed, assemble, entry
-from audiocnn.errors import CorpusError
+from audiocnn.errors import CorpusError, NotAFolderError
 from audiocnn.listing import StoredFile
 from audiocnn.webdataset import WebDataset
 
-_MANIFESTS = (".csv", ".parquet")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_MANIFESTS = (*_DELIMITERS, ".parquet")
+"""Suffixes of manifests, in capitals or not."""
 _COLUMNS = ("uri", "label", "fold", "source", "suggested", "onset_s", "offset_s")
 
 
@@ -44,23 +46,24 @@ class Layout(Protocol):
 
 
 class Manifest:
-    """A CSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it.
+    """A CSV, TSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it.
 
     With `onset_s,offset_s` a row's clip is that stretch of the recording, in seconds.
     Where it has a column `suggested` too, it is a review: a row without a label was not answered.
     """
 
     name = "manifest"
-    looks = "a manifest .csv or .parquet with uri,label"
+    looks = "a manifest .csv, .tsv or .parquet with uri,label"
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
         """Whether the URI itself is such a file."""
-        return uri.endswith(_MANIFESTS)
+        return _suffix(uri) in _MANIFESTS
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected | Unreviewed]:
         """One clip for each row."""
         base = uri.rsplit("/", 1)[0]
-        rows = _read_parquet(uri) if uri.endswith(".parquet") else _read_csv(uri, "uri", "label")
+        is_parquet = _suffix(uri) == ".parquet"
+        rows = _read_parquet(uri) if is_parquet else _read_csv(uri, "uri", "label")
         for number, row in enumerate(rows, 1):
             name, asked = row["uri"], "suggested" in row
             label = restored(row["label"]) if asked else row["label"]
@@ -222,19 +225,26 @@ def read_corpus(uri: str) -> Corpus:
     another layout, and as `corpus.assemble`.
     """
     uri = storage.absolute(uri)
-    files = _listed(uri)
+    looks = ", or ".join(layout.looks for layout in LAYOUTS)
+    try:
+        files = _listed(uri)
+    except NotAFolderError as error:
+        raise CorpusError(f"{uri}: a file, and not a corpus: expected {looks}") from error
     layout = next((layout for layout in LAYOUTS if layout.matches(uri, files)), None)
     if layout is None:
-        looks = ", or ".join(layout.looks for layout in LAYOUTS)
         raise CorpusError(f"{uri}: not a corpus: expected {looks}")
     corpus = assemble(uri, layout.name, layout.clips(uri, files))
     return replace(corpus, ignored=corpus.ignored + _ignored(corpus, files))
 
 
 def _listed(uri: str) -> list[StoredFile]:
-    if uri.endswith(_MANIFESTS):
+    if _suffix(uri) in _MANIFESTS:
         return []
-    return [listing.stored_file(uri)] if uri.endswith(".tar") else listing.list_files(uri)
+    return [listing.stored_file(uri)] if _suffix(uri) == ".tar" else listing.list_files(uri)
+
+
+def _suffix(uri: str) -> str:
+    return posixpath.splitext(uri)[1].lower()
 
 
 def _ignored(corpus: Corpus, files: list[StoredFile]) -> int:
@@ -282,11 +292,12 @@ def _read_text(uri: str) -> str:
 def _read_csv(uri: str, *columns: str) -> Iterator[dict[str, str]]:
     try:
         text = io.StringIO(_read_text(uri), newline="")
-        reader = csv.DictReader(text, strict=True, restval="")
+        delimiter = _DELIMITERS[_suffix(uri)]
+        reader = csv.DictReader(text, delimiter=delimiter, strict=True, restval="")
         _check_columns(uri, reader.fieldnames or (), columns)
         yield from reader
     except csv.Error as error:
-        raise CorpusError(f"{uri}: not a CSV file ({error})") from error
+        raise CorpusError(f"{uri}: not a CSV or TSV file ({error})") from error
 
 
 def _read_parquet(uri: str) -> Iterator[dict[str, str]]:

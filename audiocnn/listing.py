@@ -35,7 +35,7 @@ def iter_files(uri: str) -> Iterator[StoredFile]:
     """Every file below a folder as it is now, in the store's order; a page at a time in memory.
 
     The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
-    it is no folder.
+    there is no folder, NotAFolderError where it is a file.
     """
     pages = _pages(uri)
     _, root = filesystem(absolute(uri))

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
-from audiocnn.errors import ChangedError, GoneError, StorageError, UnreadableError
+from audiocnn.errors import (
+    ChangedError,
+    GoneError,
+    NotAFolderError,
+    StorageError,
+    UnreadableError,
+)
 
 CHANGED = "it changed meanwhile"
 
@@ -21,9 +27,12 @@ _ONE_FILE = {
 
 
 def require_folder(uri: str, path: str) -> None:
-    """Raise StorageError where there is no folder."""
-    if not os.path.isdir(path):
-        raise StorageError(f"{uri}: {'not a folder' if os.path.exists(path) else 'not found'}")
+    """Raise StorageError where there is no folder, NotAFolderError where it is a file."""
+    if os.path.isdir(path):
+        return
+    if os.path.exists(path):
+        raise NotAFolderError(f"{uri}: not a folder")
+    raise StorageError(f"{uri}: not found")
 
 
 def walk(root: str) -> Iterator[tuple[str, int, str]]:
@@ -119,10 +128,13 @@ def will_read(path: str, offset: int, size: int) -> None:
 
 @contextmanager
 def placed(path: str) -> Iterator[str]:
-    """A path beside this one to write a file to, which takes its place once it is on the disk."""
+    """A path beside this one to write a file to, which takes its place once it is on the disk.
+
+    It says by its name that it is ours: what a killed process left is removed by that.
+    """
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")
+    temporary = os.path.join(folder, f".audiocnn-{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:

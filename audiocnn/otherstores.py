@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 
-from audiocnn.errors import StorageError
+from audiocnn.errors import NotAFolderError, StorageError
 
 
 def find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[str, int, str]]:
@@ -22,7 +22,7 @@ def find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[s
     found = [info for info in fs.find(root, detail=True).values() if info["type"] == "file"]
     found = [info for info in found if info["size"] or not info["name"].endswith("/")]
     if any(info["name"] == root for info in found):
-        raise StorageError(f"{uri}: not a folder")
+        raise NotAFolderError(f"{uri}: not a folder")
     if not found and not fs.isdir(root):
         raise StorageError(f"{uri}: not found")
     for info in found:

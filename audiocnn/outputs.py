@@ -1,69 +1,219 @@
-"""The folder that a job writes: that it may be written, and what an earlier run left in it."""
+"""The folder that a job writes: whose it is, and which of its files the job may remove.
 
-from collections.abc import Collection
+A job removes, and writes over, only what it can prove to have written. A proof is one of these:
+
+- A note of the verb, such as `job.json`. Before a job writes its first note, it has seen that no
+  file of a name that it will write is there. From then on these names are its own.
+- A list in a note: of parts, of listings, of folds, of files with their SHA-256 (`filelist.py`).
+- The verb's ledger in the footer of a Parquet file.
+- The name of a temporary file, see `local.placed`.
+
+Everything else stays as it is. A folder with a note of another verb is refused.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
-from audiocnn.errors import ConfigError
+from audiocnn.errors import ConfigError, FormatError, UnreadableError
 from audiocnn.listing import StoredFile, list_files
-from audiocnn.storage import absolute, exists, join, remove
+from audiocnn.storage import absolute, ahead, exists, join, read_json, remove
+
+Notes = dict[str, dict[str, Any]]
+"""JSON objects that say what a folder holds, by the names of their files."""
+Proof = Callable[[str, Notes], bool]
+"""Whether the file at a URI is the verb's own, which left these notes beside it."""
+
+_AT_ONCE = 16
+_TEMPORARY = re.compile(r"(.*/)?\.(audiocnn-)?[0-9a-f]{32}\.tmp")
+"""Paths of temporary files: without `audiocnn-` in versions until November 2026."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a verb makes of a folder."""
+
+    holds: str
+    """What is in such a folder, for people."""
+    verb: str
+    notes: tuple[str, ...]
+    """Names of its notes. The first one is written last: it makes the output whole."""
+    formats: tuple[str, ...]
+    """How the `format` of its notes begins."""
+    files: tuple[str, ...] = ()
+    """What else the verb writes under a fixed name."""
+
+
+FEATURES = Kind(
+    holds="features", verb="ingest", notes=("features.json", "job.json"),
+    formats=("audiocnn.features/", "audiocnn.ingest/"), files=("failures.parquet",),
+)  # fmt: skip
+BUNDLE = Kind(
+    holds="a bundle", verb="train", notes=("bundle.json", "job.json"),
+    formats=("audiocnn.bundle/", "audiocnn.train/"),
+    files=("model.safetensors", "predictions.parquet", "checkpoint.pt"),
+)  # fmt: skip
+REPORT = Kind(
+    holds="a report", verb="evaluate", notes=("report.json", "job.json"),
+    formats=("audiocnn.report/", "audiocnn.evaluate/"), files=("report.html",),
+)  # fmt: skip
+LABELS = Kind(
+    holds="labels", verb="label", notes=("summary.json", "labels.json", "exports.json"),
+    formats=("audiocnn.labels/", "audiocnn.exports/"),
+    files=("failures.parquet", "events.parquet"),
+)  # fmt: skip
+REVIEW = Kind(
+    holds="a review", verb="review", notes=("review.json",), formats=("audiocnn.review/",)
+)
+DEMO = Kind(
+    holds="a demo", verb="demo", notes=("demo.json", "bucket.json"), formats=("audiocnn.demo/",)
+)
+
+_KINDS = (FEATURES, BUNDLE, REPORT, LABELS, REVIEW, DEMO)
+_NOTES = {name for kind in _KINDS for name in kind.notes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """A folder that a verb may write, and what the verb wrote there before."""
+
+    uri: str
+    kind: Kind
+    notes: Notes
+    """The notes that are there."""
+    files: tuple[str, ...]
+    """The other files that are there under the verb's fixed names."""
+
+    def require_unfinished(self) -> None:
+        """Raise ConfigError where the output is whole already."""
+        whole = self.kind.notes[0]
+        if whole in self.notes:
+            raise there_already(self.uri, whole)
+
+    def clear(self) -> None:
+        """Remove the note that makes the output whole, and the files under fixed names.
+
+        The other notes stay: they say whose the folder is until the job writes them anew.
+        """
+        for name in (self.kind.notes[0], *self.files):
+            if name in self.notes or name in self.files:
+                remove(join(self.uri, name))
+
+
+def there_already(uri: str, name: str) -> ConfigError:
+    """The error for an output that is there already."""
+    return ConfigError(
+        f"--to {uri}: {name} is there already; name another folder, or pass --overwrite"
+    )
 
 
 def resolve(uri: str) -> str:
-    """The absolute URI of an output folder. Raises ConfigError for stores others do not see."""
+    """The absolute URI of an output. Raises ConfigError for stores that others do not see."""
     uri = absolute(uri)
     if uri.startswith("memory://"):
         raise ConfigError(f"--to {uri}: the workers are other processes and would not see it")
     return uri
 
 
-def claim(uri: str, marker: str, *, overwrite: bool) -> str:
-    """The absolute URI of an output folder, once it is clear that it may be written.
+def claim(uri: str, kind: Kind, proofs: Mapping[str, Proof] | None = None) -> Output:
+    """The folder that a verb is to write, once it is clear that nothing of others would be lost.
 
-    `marker` is the file that is written last and makes the output whole. Nothing is removed yet.
-    Raises ConfigError where it is there and `overwrite` is not given, and for stores that other
-    processes do not see.
+    Nothing is written or removed. A file under a fixed name is the verb's own where it has a note
+    there; `proofs` say otherwise for some of these names. Raises ConfigError where the folder has
+    a note of another verb, or another file under a name that the verb writes.
     """
     uri = resolve(uri)
-    if exists(join(uri, marker)) and not overwrite:
-        raise ConfigError(
-            f"--to {uri}: {marker} is there already; name another folder, or pass --overwrite"
-        )
-    return uri
+    names = sorted(_NOTES.union(kind.files)) if exists(uri) else []
+    found = ahead(lambda name: exists(join(uri, name)), names, _AT_ONCE)
+    there = [name for name, is_there in zip(names, found, strict=True) if is_there]
+    notes = _notes(uri, kind, [name for name in there if name in _NOTES])
+    proofs = {name: _noted for name in kind.files} | dict(proofs or {})
+    mine = [name for name in kind.files if name in there and proofs[name](join(uri, name), notes)]
+    for name in there:
+        if name in {*kind.notes, *kind.files} - {*notes, *mine}:
+            raise ConfigError(
+                f"--to {uri}: {name} is there, and {kind.verb} did not write it; move it away, or "
+                "name another folder"
+            )
+    return Output(uri=uri, kind=kind, notes=notes, files=tuple(mine))
 
 
-def clear(uri: str, marker: str, owned: tuple[str, ...]) -> None:
-    """Remove what an earlier run left of an output: the marker first, then files by pattern.
+def _noted(_: str, notes: Notes) -> bool:
+    """Whether there is a note: the proof for most files under fixed names."""
+    return bool(notes)
 
-    Patterns (fnmatch, of paths below `uri`) name the job's own files, so that what somebody keeps
-    beside them stays.
+
+def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
+    """The notes of a kind among some files. Raises ConfigError for those of another kind."""
+    notes = {}
+    for name in names:
+        try:
+            note = read_json(join(uri, name))
+        except (FormatError, UnreadableError):
+            continue  # somebody else's file of that name
+        holder = _holder(name, note)
+        if holder is kind and name in kind.notes:
+            notes[name] = note
+        elif holder not in (None, kind):
+            raise ConfigError(
+                f"--to {uri}: it holds {holder.holds} ({name} of {holder.verb}); name another "
+                "folder"
+            )
+    return notes
+
+
+def _holder(name: str, note: dict[str, Any]) -> Kind | None:
+    """The kind of folder that a note is of."""
+    said = str(note.get("format"))
+    if name == "job.json" and {"features", "training"} <= note.keys():
+        return BUNDLE  # train gave it no format at first
+    return next((kind for kind in _KINDS if said.startswith(kind.formats)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What `sweep` left in a folder."""
+
+    bytes: int
+    """Of the files that are kept."""
+    others: list[str]
+    """Files of the job's patterns that it cannot prove to have written, by their paths."""
+
+
+def sweep(
+    uri: str, pattern: str, owned: Callable[[str], bool], kept: Collection[str] = ()
+) -> Swept:
+    """Remove the job's own files that fit a pattern, but for some, and its temporary files.
+
+    `pattern` is `folder/name` with fnmatch's wildcards, none of which matches a `/`; it and
+    `kept` are paths below `uri`. `owned` says of a path whether the job wrote it.
     """
-    # Listed first: an object store's folder is gone with its last file.
-    files = below(uri)
-    remove(join(uri, marker))
-    for file in files:
-        if _is_owned(file.path, owned):
+    folder = pattern.rsplit("/", 1)[0]
+    files = {f"{folder}/{file.path}": file for file in below(join(uri, folder))}
+    candidates = [path for path in files if path not in kept and matches(path, pattern)]
+    mine = dict(zip(candidates, ahead(owned, candidates, _AT_ONCE), strict=True))
+    for path, file in files.items():
+        if mine.get(path) or is_temporary(path):
             remove(file.uri)
+    return Swept(
+        bytes=sum(file.size for path, file in files.items() if path in kept),
+        others=[path for path, is_mine in mine.items() if not is_mine],
+    )
 
 
-def sweep(uri: str, folder: str, owned: tuple[str, ...], kept: Collection[str]) -> int:
-    """Remove the job's own files in a folder of an output but for some; the bytes of these.
+def matches(path: str, pattern: str) -> bool:
+    """Whether a path fits a pattern, component by component."""
+    names, patterns = path.split("/"), pattern.split("/")
+    return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
-    `owned` are patterns as for `clear`, `kept` paths; both are of paths below `uri`.
-    """
-    size = 0
-    for file in below(join(uri, folder)):
-        path = f"{folder}/{file.path}"
-        if path in kept:
-            size += file.size
-        elif _is_owned(path, owned):
-            remove(file.uri)
-    return size
+
+def is_temporary(path: str) -> bool:
+    """Whether a path is one of a file that was never put in its place."""
+    return _TEMPORARY.fullmatch(path) is not None
 
 
 def below(uri: str) -> list[StoredFile]:
     """Every file below a folder, sorted by path; none where there is no folder."""
     return list_files(uri) if exists(uri) else []
-
-
-def _is_owned(path: str, owned: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in owned)

@@ -342,10 +342,24 @@ def _row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
 def read_ledger(uri: str) -> Ledger | None:
     """What a part says of itself, from its footer; None where it is damaged, or not of ours."""
     try:
-        with parquet.opened(uri, storage.open_binary(uri)) as part:
-            return Ledger.from_json(json.loads((part.metadata.metadata or {})[_LEDGER]))
-    except (FormatError, KeyError, TypeError, ValueError):
+        return Ledger.from_json(_footer(uri))
+    except (KeyError, TypeError, ValueError):
         return None
+
+
+def is_part(uri: str, path: str) -> bool:
+    """Whether the file at a URI is the part that features have at this path, of any version."""
+    return _footer(uri).get("part") == path
+
+
+def _footer(uri: str) -> dict[str, Any]:
+    """The ledger in a part's footer; an empty one where there is none."""
+    try:
+        with parquet.opened(uri, storage.open_binary(uri)) as part:
+            plain = json.loads((part.metadata.metadata or {})[_LEDGER])
+    except (OSError, KeyError, ValueError, UnreadableError, FormatError):
+        return {}
+    return plain if isinstance(plain, dict) else {}
 
 
 def int_keys(plain: dict[Any, Any]) -> dict[int, Any]:

@@ -14,7 +14,9 @@ from audiocnn.audio import Samples, decode
 from audiocnn.cells import csv_file
 from audiocnn.errors import AudioError, ChangedError, ConfigError, UnreadableError
 from audiocnn.failures import failure_row
+from audiocnn.filelist import FileList, Told
 from audiocnn.labelled import Labelled
+from audiocnn.outputs import REVIEW
 from audiocnn.picking import Pick
 from audiocnn.recordings import Recording, closing, open_recording
 from audiocnn.reviewpage import COLUMNS, Clip, page
@@ -23,7 +25,9 @@ from audiocnn.sounds import wav
 MANIFEST = "review.csv"
 """Written last."""
 PAGE = "review.html"
-_OWNED = (MANIFEST, PAGE, ".*.tmp", "clips/[0-9][0-9][0-9][0-9].wav", "clips/.*.tmp")
+_LIST = "review.json"
+"""The list of what was written."""
+_FORMAT = "audiocnn.review/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +42,39 @@ class Written:
 def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
     """The absolute URI of the folder of a review, once it is clear that it may be written.
 
-    Raises ConfigError where a review is there, which may hold somebody's answers, and where the
-    clips would lie among the recordings.
+    Raises ConfigError where a review is there, which may hold somebody's answers, or what another
+    verb wrote, and where the clips would lie among the recordings.
     """
+    to = outputs.claim(to, REVIEW).uri
     for there in (MANIFEST, PAGE):
-        to = outputs.claim(to, there, overwrite=overwrite)
-    if f"{to}/".startswith(labels.bucket.rstrip("/") + "/"):
+        if not overwrite and storage.exists(storage.join(to, there)):
+            raise outputs.there_already(to, there)
+    if storage.is_within(to, labels.bucket) or storage.is_within(labels.bucket, to):
         raise ConfigError(
-            f"--to {to}: it is in the bucket, and its clips would be labelled as recordings; name "
-            "a folder elsewhere"
+            f"--to {to}: it is in the bucket, or around it, and its clips would be labelled as "
+            "recordings; name a folder elsewhere"
         )
     return to
 
 
-def write_review(to: str, labels: Labelled, picks: Sequence[Pick]) -> Written:
+def write_review(
+    to: str,
+    labels: Labelled,
+    picks: Sequence[Pick],
+    told: Told = lambda path, kept: None,
+) -> Written:
     """Write the review of some windows to a folder that `claim` gave.
 
-    What an earlier review wrote there is removed. `clips/NNNN.wav` are numbered as the windows
-    are ordered; a number is left out where its recording is gone. Raises StorageError, and
-    ConfigError where no recording is left.
+    What an earlier review wrote there is removed. What somebody changed of it, such as a
+    `review.csv` with answers, is kept beside, and `told` is called with its path and where it is
+    kept. `clips/NNNN.wav` are numbered as the windows are ordered; a number is left out where its
+    recording is gone. Raises StorageError, and ConfigError where no recording is left.
     """
     groups: dict[str, dict[int, Pick]] = defaultdict(dict)
     for number, pick in enumerate(picks, 1):
         groups[pick.uri][number] = pick
-    outputs.clear(to, MANIFEST, _OWNED)
+    files = FileList(to, _LIST, told)
+    files.clear(MANIFEST, PAGE)
     clips: dict[int, Clip] = {}
     rate = labels.feature.sample_rate
     skipped: dict[str, str] = {}
@@ -69,7 +82,7 @@ def write_review(to: str, labels: Labelled, picks: Sequence[Pick]) -> Written:
         try:
             for number, samples in _sounds(labels, uri, group):
                 path = f"clips/{number:04d}.wav"
-                storage.write_bytes(storage.join(to, path), wav(samples, rate))
+                files.write_bytes(path, wav(samples, rate))
                 clips[number] = Clip(path=path, name=labels.name(uri), pick=group[number])
         except (AudioError, UnreadableError) as error:
             skipped[uri] = failure_row(uri, error)["reason"]
@@ -79,9 +92,9 @@ def write_review(to: str, labels: Labelled, picks: Sequence[Pick]) -> Written:
         )
     written = Written(clips=[clips[number] for number in sorted(clips)], skipped=skipped)
     content = page(written.clips, labels.classes, labels.bucket, labels.fingerprint)
-    storage.write_bytes(storage.join(to, PAGE), content.encode("utf-8", "backslashreplace"))
-    rows = csv_file([COLUMNS, *(clip.cells for clip in written.clips)])
-    storage.write_bytes(storage.join(to, MANIFEST), rows)
+    files.write_bytes(PAGE, content.encode("utf-8", "backslashreplace"))
+    files.write_bytes(MANIFEST, csv_file([COLUMNS, *(clip.cells for clip in written.clips)]))
+    files.finish((), format=_FORMAT)
     return written
 
 

@@ -30,7 +30,7 @@ from obstore.store import S3Store
 from s3fs import S3FileSystem
 
 from audiocnn import s3answers
-from audiocnn.errors import ConfigError, StorageError
+from audiocnn.errors import ConfigError, NotAFolderError, StorageError
 
 PATIENCE_S = 20.0
 """Seconds after which a request that failed is not tried again."""
@@ -158,8 +158,10 @@ def pages(path: str) -> Iterator[list[tuple[str, int, str]]]:
         if not page.get("IsTruncated"):
             break
         asked["ContinuationToken"] = page["NextContinuationToken"]
+    if empty and exists(path):
+        raise NotAFolderError(f"s3://{path}: not a folder")
     if empty:
-        raise StorageError(f"s3://{path}: {'not a folder' if exists(path) else 'not found'}")
+        raise StorageError(f"s3://{path}: not found")
 
 
 def read(path: str, most: int = -1, version: str | None = None) -> bytes:

@@ -9,13 +9,12 @@ import io
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
@@ -94,6 +93,11 @@ def absolute(uri: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """A path below a URI."""
     return "/".join([uri.rstrip("/"), *parts])
+
+
+def is_within(uri: str, folder: str) -> bool:
+    """Whether an absolute URI is that of a folder, or of something below it."""
+    return f"{uri}/".startswith(folder.rstrip("/") + "/")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -357,12 +361,8 @@ def read_parquet(uri: str) -> pa.Table:
 
 @reported
 def remove(uri: str) -> None:
-    """Remove a file or folder where there is one."""
+    """Remove a file where there is one; never a folder with what is in it."""
     fs, path = filesystem(uri)
-    if isinstance(fs, LocalFileSystem) and os.path.isdir(path):
-        shutil.rmtree(path)
-    elif isinstance(fs, LocalFileSystem):
-        Path(path).unlink(missing_ok=True)
-    else:
-        for name in fs.find(path):  # not fs.rm: it takes brackets in a name for a pattern
-            fs.rm_file(name)
+    with suppress(FileNotFoundError):
+        # Not fs.rm: it removes folders, and takes brackets in a name for a pattern.
+        Path(path).unlink() if isinstance(fs, LocalFileSystem) else fs.rm_file(path)

@@ -31,11 +31,11 @@ class WebDataset:
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
         """Whether there are tars."""
-        return any(file.path.endswith(".tar") for file in files)
+        return any(file.path.lower().endswith(".tar") for file in files)
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected]:
         """One clip for each sound with a label. Raises StorageError."""
-        shards = [file for file in files if file.path.endswith(".tar")]
+        shards = [file for file in files if file.path.lower().endswith(".tar")]
         with ThreadPoolExecutor(_TARS_AT_ONCE) as pool:
             for entries in pool.map(_shard, shards):
                 yield from entries

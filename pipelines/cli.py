@@ -2,6 +2,8 @@
 
 import json
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
@@ -130,7 +132,32 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 
 def main() -> None:
-    """Run one verb. Exit codes: 0 done, 1 our own bug, 2 a mistake of the user or the world."""
+    """Run one verb.
+
+    Exit codes: 0 done, 1 our own bug, 2 a mistake of the user or the world, 130 Ctrl-C, 141 nobody
+    reads what it prints.
+    """
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_deserted(sys.stdout.fileno()):
+            raise
+        # What is printed yet, as Python ends, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _is_deserted(pipe: int) -> bool:
+    """Whether whoever read a pipe, such as `head`, has closed it."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main() -> None:
     try:
         options = parse(sys.argv[1:])
         verb, run = next((v, run) for v, (kind, run) in VERBS.items() if isinstance(options, kind))

@@ -1,26 +1,29 @@
 """`audiocnn demo`: the whole line on one machine, from a corpus to a labelled bucket."""
 
 import os
-import shutil
+import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from audiocnn import storage, synthetic
+from audiocnn import outputs, storage, synthetic
 from audiocnn.download import fetch_esc50
 from audiocnn.errors import ConfigError
 from audiocnn.featureset import FeatureSet
+from audiocnn.filelist import FileList
 from audiocnn.labelset import read_labels
+from audiocnn.listing import list_files
 from pipelines import display
 from pipelines.evaluate import print_report, report_on
 from pipelines.ingest import ingest
 from pipelines.label import label
 from pipelines.options import Demo, Ingest, Label, Train
 from pipelines.recipes import RECIPES
-from pipelines.train import train
+from pipelines.train import claim, train
 
-_MARKER = "demo.json"
+_MARKER, _LIST = "demo.json", "bucket.json"
+_FORMAT = "audiocnn.demo/1"
 _MOST_EPOCHS = 78
 """A quarter of the recipe esc10's, so that ESC-10 takes minutes."""
 
@@ -55,9 +58,7 @@ def demo(options: Demo) -> None:
         )
     )
     print_report(report_on(f"{to}/bundle", features, f"{to}/report"), f"{to}/report")
-    shutil.rmtree(f"{to}/bucket", ignore_errors=True)
-    bucket = f"{to}/bucket"
-    truth = synthetic.write_bucket(bucket) if generated else _bucket(bucket, features, fold)
+    bucket, truth = f"{to}/bucket", _bucket(to, None if generated else (features, fold))
     label(Label(bucket=bucket, bundle=f"{to}/bundle", to=f"{to}/labels", overwrite=True))
     _say_truth(f"{to}/labels", bucket, truth)
     _say_end(name, corpus, to, time.monotonic() - begun)
@@ -67,14 +68,17 @@ def _claim(options: Demo) -> str:
     """The demo's folder, marked as one. Raises ConfigError for anything that might be lost."""
     if not storage.is_local(options.to):
         raise ConfigError(f"--to {options.to}: the demo writes to this machine; name a folder")
-    to = storage.absolute(options.to)
-    if os.path.isdir(to) and os.listdir(to) and not os.path.exists(f"{to}/{_MARKER}"):
+    output = outputs.claim(options.to, outputs.DEMO)
+    to = output.uri
+    if os.path.isdir(to) and os.listdir(to) and not output.notes:
         raise ConfigError(f"--to {to}: not empty, and no earlier demo's; name a new folder")
-    if storage.is_local(options.corpus) and f"{storage.absolute(options.corpus)}/".startswith(
-        f"{to}/"
-    ):
+    if storage.is_local(options.corpus) and storage.is_within(storage.absolute(options.corpus), to):
         raise ConfigError(f"--to {to}: the corpus lies in it; name another folder")
-    storage.write_json(f"{to}/{_MARKER}", {"format": "audiocnn.demo/1", "corpus": options.corpus})
+    outputs.claim(f"{to}/features", outputs.FEATURES)
+    claim(f"{to}/bundle")
+    outputs.claim(f"{to}/report", outputs.REPORT)
+    outputs.claim(f"{to}/labels", outputs.LABELS)
+    storage.write_json(f"{to}/{_MARKER}", {"format": _FORMAT, "corpus": options.corpus})
     return to
 
 
@@ -91,8 +95,22 @@ def _corpus(asked: str, to: str) -> str:
     return storage.absolute(asked)
 
 
-def _bucket(to: str, features: FeatureSet, fold: int) -> dict[str, str]:
-    """The tested fold's clips, renamed, as a bucket; returns what they really are, by path."""
+def _bucket(to: str, tested: tuple[FeatureSet, int] | None) -> dict[str, str]:
+    """Write the bucket anew, of a tested fold's clips or generated; what they are, by path."""
+    kept: dict[str, str] = {}
+    files = FileList(to, _LIST, kept.__setitem__)
+    files.clear()
+    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+        truth = _renamed(folder, *tested) if tested else synthetic.write_bucket(folder)
+        for file in list_files(folder):
+            files.write_bytes(f"bucket/{file.path}", storage.read_bytes(file.uri))
+    files.finish((), format=_FORMAT)
+    display.warn_kept("demo", kept)
+    return truth
+
+
+def _renamed(to: str, features: FeatureSet, fold: int) -> dict[str, str]:
+    """Write a fold's clips under names that tell nothing; returns what they are, by path."""
     rows = features.load([fold])
     clips = sorted(set(zip(rows.uris, rows.labels, strict=True)), key=_last_part)
     truth = {}

@@ -25,7 +25,16 @@ from audiocnn import storage
 
 Thing = TypeVar("Thing")
 
-console = Console(highlight=False)
+
+class _Console(Console):
+    """A console that leaves it to the command what to do when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError, which Rich would turn into an exit."""
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False)
 
 LOG = "AUDIOCNN_LOG"
 """Set to `json` for a line of JSON an event, in the place of what is for people."""
@@ -57,6 +66,24 @@ def warn(text: str, **figures: Any) -> None:
     if not _logged("warning", text, figures):
         console.print("[bold yellow]![/] ", end="")
         console.print(text, markup=False, soft_wrap=True)
+
+
+def warn_others(to: str, paths: list[str]) -> None:
+    """Say which files among a job's parts are not its own, where there are any."""
+    if paths:
+        more = f" and {len(paths) - 1} more" * (len(paths) > 1)
+        warn(
+            f"{paths[0]}{more} in {to}: not of this job, and so left there; who reads all of "
+            f"{paths[0].rsplit('/', 1)[0]}/*.parquet reads that too"
+        )
+
+
+def warn_kept(verb: str, kept: dict[str, str]) -> None:
+    """Say which files are kept beside, by their paths, for they are not as a verb wrote them."""
+    if kept:
+        path, beside = next(iter(kept.items()))
+        more = f", and {len(kept) - 1} more like that" * (len(kept) > 1)
+        warn(f"{path} is not as {verb} wrote it: it is kept as {beside}{more}")
 
 
 def error(text: str) -> bool:

@@ -1,18 +1,31 @@
 """`audiocnn evaluate`: k-fold cross-validation, folds side by side, and its report."""
 
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from audiocnn import bundle, outputs, storage
 from audiocnn.calibration import Calibration
-from audiocnn.errors import ConfigError, FormatError, MismatchError
+from audiocnn.errors import FormatError, MismatchError
 from audiocnn.featureset import FeatureSet
-from audiocnn.predictions import REPORT_FORMAT, Predictions, calibrate, sha256_of
+from audiocnn.outputs import REPORT, Output
+from audiocnn.predictions import Predictions, calibrate, sha256_of
 from audiocnn.report import write_report
 from pipelines import display, session
 from pipelines.job import Job, plan
 from pipelines.options import Evaluate, Train
-from pipelines.train import doubts, fit, refuse_leaks, refuse_other_run, warn_unseen
+from pipelines.train import (
+    begin,
+    claim,
+    clear,
+    doubts,
+    fit,
+    refuse_leaks,
+    refuse_other_run,
+    warn_unseen,
+)
+
+_FORMAT = "audiocnn.evaluate/1"
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
@@ -25,23 +38,18 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     AudioCNNError as `train` does.
     """
     storage.configure(options.storage_options)
-    to = outputs.resolve(options.to)
+    output = outputs.claim(options.to, REPORT)
     features = FeatureSet.read(options.features)
-    folds = list(options.folds or sorted(features.folds))
-    features.require_folds(folds)
-    if len(features.folds) < 2:
-        raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
-    jobs = _jobs(options, features, folds, to)
-    if not options.overwrite:
-        _refuse_less(to, jobs)
+    models = _models(options, features, output)
+    jobs = [_job(options, features, models, fold, seed) for fold, seed in models]
     todo = [job for job in jobs if options.overwrite or not _is_done(job)]
+    folders = _claimed(todo, output)
     refuse_leaks(features, options)
     cluster = session.connect()
     cluster.require(options.workers_range[0], gpu=options.gpu)
-    if options.overwrite:
-        outputs.clear(to, "report.json", ("report.html", "folds/*"))
+    _begin(output, models, todo, folders)
     slots = cluster.groups(options.workers_range[1], gpu=options.gpu)
-    display.step(_headline(options, folds, min(slots, max(1, len(todo)))))
+    display.step(_headline(options, models, min(slots, max(1, len(todo)))))
     for job in {job.options.test_fold: job for job in todo}.values():
         warn_unseen(job)
     if len(todo) < len(jobs):
@@ -52,52 +60,110 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         if doubt:
             display.warn(f"{_name(job)}: {doubt}")
     results, calibrations = _calibrated(jobs)
-    summary = _write(results, calibrations, features, to, jobs[0].to)
-    print_report(summary, to)
+    summary = _write(results, calibrations, features, output.uri, jobs[0].to)
+    print_report(summary, output.uri)
     return summary
 
 
-def _jobs(options: Evaluate, features: FeatureSet, folds: list[int], to: str) -> list[Job]:
-    """A job for each seed and fold."""
-    first = options.training.seed
-    jobs = []
-    for seed in range(first, first + options.seeds):
-        for fold in folds:
-            name = str(fold) if seed == first else f"{fold}.seed{seed}"
-            shared = {
-                f.name: getattr(options, f.name)
-                for f in fields(options)
-                if f.name not in ("folds", "seeds")
-            }
-            shared["training"] = replace(options.training, seed=seed)
-            where = storage.join(to, "folds", name)
-            asked = Train(**{**shared, "to": where, "test_fold": fold})
-            jobs.append(replace(plan(asked, features), to=where))
-    return jobs
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The models of an evaluation: one for each fold and seed."""
+
+    to: str
+    """The folder of the report."""
+    folds: list[int]
+    seeds: list[int]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((fold, seed) for seed in self.seeds for fold in self.folds)
+
+    def folder(self, fold: int, seed: int) -> str:
+        """Where the bundle of a fold and a seed is; the first seed's is named by the fold alone."""
+        name = str(fold) if seed == self.seeds[0] else f"{fold}.seed{seed}"
+        return storage.join(self.to, "folds", name)
+
+    def folders(self) -> set[str]:
+        """Where all of them are."""
+        return {self.folder(fold, seed) for fold, seed in self}
+
+    def and_more(self, others: "Models") -> "Models":
+        """All folds and all seeds of both."""
+        return replace(
+            self,
+            folds=sorted({*self.folds, *others.folds}),
+            seeds=list(dict.fromkeys([*self.seeds, *others.seeds])),
+        )
+
+    def are_in(self, report: dict[str, Any]) -> bool:
+        """Whether a report has each of them."""
+        return set(self) <= {(row["fold"], row.get("seed")) for row in report.get("folds", ())}
 
 
-def _refuse_less(to: str, jobs: list[Job]) -> None:
-    """Raise ConfigError where a report is there that these jobs do not add to.
+def _models(options: Evaluate, features: FeatureSet, output: Output) -> Models:
+    """The models that are asked for, with those that an earlier run here was asked for.
 
-    It has folds or seeds that are not among theirs, or is none of bundles that are beside it.
+    Raises ConfigError where the report has all of them, MismatchError for folds that are not there.
     """
-    path = storage.join(to, "report.json")
-    if not storage.exists(path):
-        return
-    asked = {(job.options.test_fold, job.options.training.seed): job for job in jobs}
-    for row in storage.read_format(path, REPORT_FORMAT, "report")["folds"]:
-        job = asked.get((row["fold"], row["seed"]))
-        if job is None:
-            raise ConfigError(
-                f"--to {to}: its report has fold {row['fold']} of seed {row['seed']}, which was "
-                "not asked for; ask for it too (--folds, --seed, --seeds), name another folder, or "
-                "pass --overwrite"
-            )
-        if not storage.exists(storage.join(job.to, "bundle.json")):
-            raise ConfigError(
-                f"--to {to}: report.json is there already, and {job.to} is not; name another "
-                "folder, or pass --overwrite"
-            )
+    models = Models(
+        to=output.uri,
+        folds=sorted(set(options.folds or features.folds)),
+        seeds=[options.training.seed + number for number in range(options.seeds)],
+    )
+    if not options.overwrite:
+        models = _earlier(output).and_more(models)
+        if models.are_in(output.notes.get("report.json", {})):
+            output.require_unfinished()
+    features.require_folds(models.folds)
+    if len(features.folds) < 2:
+        raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
+    return models
+
+
+def _earlier(output: Output) -> Models:
+    """The models that an earlier evaluation was asked for, by its notes."""
+    note = output.notes.get("job.json")
+    if note is not None:
+        return Models(to=output.uri, folds=note["folds"], seeds=note["seeds"])
+    report = output.notes.get("report.json", {})  # of a version that left no other note
+    return Models(
+        to=output.uri,
+        folds=sorted({row["fold"] for row in report.get("folds", ())}),
+        seeds=[row["seed"] for row in report.get("seeds", ())],
+    )
+
+
+def _job(options: Evaluate, features: FeatureSet, models: Models, fold: int, seed: int) -> Job:
+    """The job of a fold and a seed."""
+    shared = {
+        f.name: getattr(options, f.name)
+        for f in fields(options)
+        if f.name not in ("folds", "seeds")
+    }
+    shared["training"] = replace(options.training, seed=seed)
+    where = models.folder(fold, seed)
+    asked = Train(**{**shared, "to": where, "test_fold": fold})
+    return replace(plan(asked, features), to=where)
+
+
+def _claimed(todo: list[Job], output: Output) -> dict[str, Output]:
+    """The folders of what is to do, and of all that an earlier run here was asked for.
+
+    Raises ConfigError where one of them has something else in it.
+    """
+    folders = _earlier(output).folders().union(job.to for job in todo)
+    return {folder: claim(folder) for folder in folders}
+
+
+def _begin(output: Output, models: Models, todo: list[Job], folders: dict[str, Output]) -> None:
+    """Remove what is to be made anew, and note what this run is asked for."""
+    output.clear()
+    for job in todo:
+        begin(job, folders[job.to])
+    for folder in folders.keys() - models.folders():
+        clear(folders[folder])
+        storage.remove(storage.join(folder, "job.json"))
+    note = {"format": _FORMAT, "folds": models.folds, "seeds": models.seeds}
+    storage.write_json(storage.join(output.uri, "job.json"), note)
 
 
 def _is_done(job: Job) -> bool:
@@ -113,11 +179,11 @@ def _is_done(job: Job) -> bool:
     return True
 
 
-def _headline(options: Evaluate, folds: list[int], slots: int) -> str:
-    seeds = f" x {options.seeds} seeds" if options.seeds > 1 else ""
+def _headline(options: Evaluate, models: Models, slots: int) -> str:
+    seeds = f" x {len(models.seeds)} seeds" if len(models.seeds) > 1 else ""
     beside = f", {slots} side by side" if slots > 1 else ""
     return (
-        f"evaluate {options.recipe}: {len(folds)} folds{seeds}{beside}, "
+        f"evaluate {options.recipe}: {len(models.folds)} folds{seeds}{beside}, "
         f"{options.training.epochs} epochs each"
     )
 
@@ -201,11 +267,12 @@ def print_report(summary: dict[str, Any], to: str) -> None:
     display.table(["", "clips", "accuracy"], rows)
     found = summary["calibration"]
     before, after = (found[k]["expected_calibration_error"] for k in ("before", "after"))
-    calibrated = (
-        f"calibrated {100 * after:.1f} %; {100 * found['answered']:.0f} % answered, "
-        f"{100 * (found['accuracy_of_answers'] or 0):.1f} % of the answers right"
-    )
-    if not found["calibrated"]:
-        calibrated = "not calibrated: that takes the scores of another fold"
-    display.say(f"expected calibration error {100 * before:.1f} %, {calibrated}")
+    error = f"expected calibration error {100 * before:.1f} %"
+    if found["calibrated"]:
+        display.say(
+            f"{error}, calibrated {100 * after:.1f} %; {100 * found['answered']:.0f} % answered, "
+            f"{100 * (found['accuracy_of_answers'] or 0):.1f} % of the answers right"
+        )
+    else:
+        display.say(f"{error}; not calibrated, for that takes another fold")
     display.say(f"report -> {display.short(to)}/report.html")

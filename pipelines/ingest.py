@@ -7,6 +7,7 @@ clips that are in none of them, and writes `features.json` last.
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,15 @@ from audiocnn.extractor import Extractor
 from audiocnn.failures import rejection_row, write_failures
 from audiocnn.featureset import FeatureSet, Part
 from audiocnn.layouts import read_corpus
-from audiocnn.parts import BandSums, Item, Ledger, item_of, part_name, read_ledger
+from audiocnn.outputs import FEATURES, Notes, Swept
+from audiocnn.parts import BandSums, Item, Ledger, is_part, item_of, part_name, read_ledger
 from pipelines import display, session
 from pipelines.meters import meters
 from pipelines.options import Ingest
 from pipelines.shards import deal, run_shards
 
 _FORMAT = "audiocnn.ingest/1"
-_OWNED = ("parts/part-*.parquet", "parts/.*.tmp", "failures.parquet")
-"""Not job.json, which says what those are of to the last, and is written over."""
+_PARTS = "parts/part-*.parquet"
 _FOOTERS_AHEAD = 16
 _WORTH_A_WORKER = 2_000
 """Clips for which another node may be started: some seconds of work for one of its cores."""
@@ -68,15 +69,21 @@ def ingest(options: Ingest) -> FeatureSet:
     used, features of other options, or clips that are neither ingested nor failed.
     """
     storage.configure(options.storage_options)
-    to = outputs.resolve(options.to)
+    output = outputs.claim(options.to, FEATURES)
+    to = output.uri
     corpus = read_corpus(options.corpus)
     job = _job(options, corpus)
+    ledgers = [] if options.overwrite else _ledgers(to)
+    # Where no clip was ever ingested there is nothing to go on with, and nothing to lose.
+    nothing = "features.json" not in output.notes and not any(one.ingested for one in ledgers)
     if not options.overwrite:
-        _refuse_another(to, job)
-    plan = _plan(options, corpus, [] if options.overwrite else _ledgers(to))
+        _refuse_another(to, output.notes, {} if nothing else job["options"])
+    anew = options.overwrite or nothing
+    plan = _plan(options, corpus, [] if anew else ledgers)
     display.step(_headline(plan))
-    if options.overwrite:
-        outputs.clear(to, "features.json", _OWNED)
+    if anew:
+        output.clear()
+        _sweep(to, output.notes)
     storage.write_json(storage.join(to, "job.json"), job)
     began = time.monotonic()
     ledgers = plan.done + (_run(options, to, plan) if plan.to_do else [])
@@ -85,10 +92,18 @@ def ingest(options: Ingest) -> FeatureSet:
         raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
     features.write()
     # Parts that no longer hold, and what a killed worker left.
-    size = outputs.sweep(to, "parts", _OWNED, features.parts)
-    _say(features, size, ledgers, len(plan.to_do), time.monotonic() - began)
+    swept = _sweep(to, output.notes, features.parts)
+    _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
     _say_lost(plan.corpus, features)
     return features
+
+
+def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
+    """Remove parts but for some: what earlier notes list, and what has our ledger."""
+    listed = notes.get("features.json", {}).get("parts", ())
+    return outputs.sweep(
+        to, _PARTS, lambda path: path in listed or is_part(storage.join(to, path), path), kept
+    )
 
 
 def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
@@ -105,20 +120,19 @@ def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _refuse_another(to: str, job: dict[str, Any]) -> None:
+def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
     """Raise ConfigError where there are features, or the beginning of some, of other options."""
-    note = storage.join(to, "job.json")
-    if not storage.exists(note):
-        if storage.exists(storage.join(to, "features.json")):
+    if "job.json" not in notes:
+        if "features.json" in notes:
             raise ConfigError(
                 f"--to {to}: features of another version are there; name another folder, "
                 "or pass --overwrite"
             )
         return
-    before = storage.read_format(note, _FORMAT, "ingest")["options"]
+    before = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")["options"]
     differ = ", ".join(
         f"{name} {before.get(name)!r} and not {value!r}"
-        for name, value in job["options"].items()
+        for name, value in options.items()
         if before.get(name) != value
     )
     if differ:
@@ -129,14 +143,15 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
 
 
 def _ledgers(to: str) -> list[Ledger]:
-    """What the parts say of themselves; one in another's place does not count."""
-    parts = [file.uri for file in outputs.below(storage.join(to, "parts"))]
-    ledgers = storage.ahead(read_ledger, parts, _FOOTERS_AHEAD)
-    return [
-        ledger
-        for uri, ledger in zip(parts, ledgers, strict=True)
-        if ledger is not None and uri == storage.join(to, ledger.part)
-    ]
+    """What the parts that are there say of themselves.
+
+    A copy of one under another name is no part.
+    """
+    files = {f"parts/{file.path}": file.uri for file in outputs.below(storage.join(to, "parts"))}
+    parts = {path: uri for path, uri in files.items() if outputs.matches(path, _PARTS)}
+    ledgers = storage.ahead(read_ledger, parts.values(), _FOOTERS_AHEAD)
+    named = zip(parts, ledgers, strict=True)
+    return [ledger for path, ledger in named if ledger is not None and ledger.part == path]
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
@@ -202,8 +217,13 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
         )
     failures = [row for ledger in ledgers for _, row in ledger.failed.values()]
     failures += [rejection_row(rejected) for rejected in corpus.rejected]
+    write_failures(to, failures)
     if not ingested:
-        raise CorpusError(f"{corpus.uri}: no clip could be read; the first: {failures[0]}")
+        first = failures[0]
+        raise CorpusError(
+            f"{corpus.uri}: none of its {len(failures)} clips could be read; the first, "
+            f"{first['uri']}: {first['reason']}"
+        )
     folds: dict[int, Counter[str]] = defaultdict(Counter)
     bands: dict[int, list[BandSums]] = defaultdict(list)
     for ledger in ledgers:
@@ -239,7 +259,9 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
     )
 
 
-def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seconds: float) -> None:
+def _say(
+    features: FeatureSet, swept: Swept, ledgers: list[Ledger], read: int, seconds: float
+) -> None:
     counts, to = features.counts, display.short(features.uri)
     display.say(
         f"{counts['listed']} listed = {counts['ingested']} ingested + {counts['failed']} failed; "
@@ -248,11 +270,14 @@ def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seco
     )
     hours = sum(ledger.sound_s for ledger in ledgers) / 3600
     rate = f"{read} clips read in {seconds:.0f} s, {read / seconds:.0f} a second"
-    display.say(f"{hours:.2f} h of sound, {size / 1e6:.0f} MB; {rate if read else 'nothing new'}")
+    display.say(
+        f"{hours:.2f} h of sound, {swept.bytes / 1e6:.0f} MB; {rate if read else 'nothing new'}"
+    )
     if counts["failed"]:
         display.warn(f"{counts['failed']} clips failed: see {to}/failures.parquet")
     if counts["ignored"]:
         display.say(f"{counts['ignored']} others are no clips of the corpus, or not reviewed yet")
+    display.warn_others(to, swept.others)
 
 
 def _say_lost(corpus: Corpus, features: FeatureSet) -> None:

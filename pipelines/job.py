@@ -14,8 +14,11 @@ from audiocnn.calibration import Calibration
 from audiocnn.config import content_fingerprint, to_json
 from audiocnn.errors import MismatchError
 from audiocnn.featureset import FeatureSet
+from audiocnn.outputs import Notes
 from audiocnn.predictions import REPORT_FORMAT
 from pipelines.options import Train
+
+_FORMAT = "audiocnn.train/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +89,29 @@ class Job:
         """Names the content; a checkpoint carries it."""
         return content_fingerprint(self.content)
 
+    @property
+    def note(self) -> dict[str, Any]:
+        """What `job.json` holds."""
+        return {"format": _FORMAT, "run": self.fingerprint, **self.content}
+
     def differs_from(self, before: dict[str, Any]) -> str:
         """What of the content an earlier run had otherwise, for an error message."""
         mine = json.loads(json.dumps(self.content))
         return ", ".join(name for name, value in mine.items() if before.get(name) != value)
+
+
+def run_of(notes: Notes) -> str | None:
+    """The fingerprint of the job that left these notes; None where they do not say."""
+    note = notes.get("job.json")
+    if note is None:
+        return None
+    found: str = note.get("run") or content_fingerprint(note)  # which was the content alone
+    return found
+
+
+def log_suffix(run: str | None) -> str:
+    """How the names of a run's TensorBoard logs end."""
+    return f".audiocnn-{run}"
 
 
 def plan(options: Train, features: FeatureSet | None = None) -> Job:

@@ -7,7 +7,6 @@ ended lists again, and does what is new or was changed.
 
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,17 +15,18 @@ from typing import Any
 import torch
 
 import audiocnn
-from audiocnn import labelset, listing, outputs, storage
+from audiocnn import labelset, outputs, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.bundle import Bundle
 from audiocnn.changes import compared
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.errors import ConfigError, LedgerError, StorageError
 from audiocnn.events import merged
-from audiocnn.exports import export
+from audiocnn.exports import clear_exports, export
 from audiocnn.labels import FORMAT, without
 from audiocnn.labelset import NOTE, SUMMARY, Part
 from audiocnn.manifest import Census, row_of, shard_sizes, write_manifest
+from audiocnn.outputs import LABELS, Output
 from pipelines import display, session
 from pipelines.labelling import LabelWorker, Work
 from pipelines.models import gpu_models
@@ -47,8 +47,13 @@ class _Run:
     options: Label
     feature: FeatureConfig
     bundle: Bundle
-    to: str
+    output: Output
     note: dict[str, Any]
+
+    @property
+    def to(self) -> str:
+        """The URI of the labels."""
+        return self.output.uri
 
     @property
     def listed(self) -> dict[str, Any]:
@@ -59,7 +64,7 @@ class _Run:
     @property
     def manifest(self) -> str:
         """Its URI."""
-        return storage.join(self.to, f"manifest-{self.listed['id']}.parquet")
+        return storage.join(self.to, labelset.manifest_name(self.listed["id"]))
 
     def parts(self) -> list[Part]:
         """The parts that count."""
@@ -108,17 +113,19 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
         "embeddings": options.embeddings,
         **to_json(options.limits),
     }
-    to = outputs.resolve(options.to)
-    note = None
+    labelset.require_apart(options.bucket, options.to)
+    output, note = outputs.claim(options.to, LABELS), None
     if not options.overwrite:
-        to, note = labelset.choose(to, made_with, new_version=options.new_version)
+        to, note = labelset.choose(output.uri, made_with, new_version=options.new_version)
+        if to != output.uri:
+            output = outputs.claim(to, LABELS)
     note = note or {
         "format": FORMAT, "made_with": made_with, "bundle": storage.absolute(options.bundle),
         "listings": [], "listing": None, "formats": ["parquet"],
     }  # fmt: skip
     # A format that was asked for once is kept up to date.
     note["formats"] = list(dict.fromkeys([*note["formats"], *options.formats]))
-    return _Run(options=options, feature=feature, bundle=bundle, to=to, note=note)
+    return _Run(options=options, feature=feature, bundle=bundle, output=output, note=note)
 
 
 def _is_unfinished(run: _Run) -> bool:
@@ -146,9 +153,10 @@ def _list(run: _Run) -> _Run:
     # Manifests that the last run did not live to remove.
     ended = storage.exists(storage.join(run.to, SUMMARY))
     carried = [] if ended else run.note.get("replaced", [])
-    manifest = storage.join(run.to, f"manifest-{name}.parquet")
+    manifest = storage.join(run.to, labelset.manifest_name(name))
+    files = labelset.iter_bucket(run.options.bucket, run.options.to)
     with display.bar(0) as bar:
-        rows = map(row_of, census.of_recordings(_files(run, bar)))
+        rows = map(row_of, census.of_recordings(display.counted(files, bar, "files")))
         before: list[Part] = []
         if run.note["listings"]:
             with compared(rows) as changes:
@@ -189,13 +197,6 @@ def _list(run: _Run) -> _Run:
     return run
 
 
-def _files(run: _Run, bar: display.Bar) -> Iterator[listing.StoredFile]:
-    """The bucket's files, but for what this job writes."""
-    own = storage.absolute(run.options.to) + "/"
-    files = display.counted(listing.iter_files(run.options.bucket), bar, "files")
-    return (file for file in files if not file.uri.startswith(own))
-
-
 def _require_recordings(run: _Run, census: Census) -> None:
     """Raise StorageError for a bucket without any: a mistake, and no reason to drop labels."""
     if not census.recordings:
@@ -208,7 +209,10 @@ def _require_recordings(run: _Run, census: Census) -> None:
 def _begin_listing(run: _Run, name: str) -> _Run:
     """Say that the labels are not whole, before anything of them is changed."""
     if run.options.overwrite:
-        outputs.clear(run.to, SUMMARY, labelset.OWNED)
+        kept: dict[str, str] = {}
+        labelset.clear(run.output)
+        clear_exports(run.to, kept.__setitem__)
+        display.warn_kept("label", kept)
     note = {**run.note, "listings": [*run.note["listings"], name], "listing": None}
     storage.write_json(storage.join(run.to, NOTE), note)
     storage.remove(storage.join(run.to, SUMMARY))
@@ -272,14 +276,14 @@ def _summary(
         raise LedgerError(
             f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed"
         )
-    for folder in ("raven", "audacity"):  # whose files are named by recordings that may be gone
-        storage.remove(storage.join(run.to, folder))
+    kept: dict[str, str] = {}
     batches = labelset.batches(parts, _EVENT_COLUMNS)
     rows = chain.from_iterable(batch.to_pylist() for batch in batches)
     written = export(
         run.note["formats"], merged(rows), run.to,
-        bucket=storage.absolute(run.options.bucket),
+        bucket=storage.absolute(run.options.bucket), told=kept.__setitem__,
     )  # fmt: skip
+    display.warn_kept("label", kept)
     return {
         "format": FORMAT,
         "bucket": storage.absolute(run.options.bucket),
@@ -310,9 +314,10 @@ def _summary(
 def _remove_strays(run: _Run, parts: list[Part]) -> None:
     """What killed workers left, parts of a run that lost against this one, the manifest before."""
     kept = {labelset.part_name(part.listing_id, part.shard) for part in parts}
-    outputs.sweep(run.to, "parts", labelset.OWNED, kept)
+    others = labelset.sweep(run.to, {labelset.NOTE: run.note}, kept)
+    display.warn_others(display.short(run.to), others)
     for name in run.note.get("replaced", ()):
-        storage.remove(storage.join(run.to, f"manifest-{name}.parquet"))
+        storage.remove(storage.join(run.to, labelset.manifest_name(name)))
 
 
 def _say(run: _Run, summary: dict[str, Any]) -> None:

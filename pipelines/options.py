@@ -275,7 +275,7 @@ class Review:
     bundle: str | None = None
     """Bundle that the labels were made with, where it is not in its place any more."""
     overwrite: bool = False
-    """Replace a review that is there, with the answers in its review.csv."""
+    """Replace a review that is there; a review.csv with answers is kept beside."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 
-from audiocnn import listing, machine, storage
+from audiocnn import machine, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import StorageError
 from audiocnn.extractor import Extractor
 from audiocnn.labeller import Labeller, Model
+from audiocnn.labelset import iter_bucket, require_apart
 from audiocnn.listing import StoredFile
 from audiocnn.manifest import Census, Entry
 from audiocnn.predictor import Predictor
@@ -29,12 +30,13 @@ def prospect(options: Label) -> tuple[Census, Headers]:
     Raises AudioCNNError for a bundle or a bucket that cannot be used.
     """
     storage.configure(options.storage_options)
+    require_apart(options.bucket, options.to)
     bundle = Bundle.read(options.bundle)
     bundle = replace(bundle, feature=bundle.feature.with_hop(options.hop_s))
     display.step(f"dry run of {display.short(options.bucket)}")
     census = Census()
     with display.bar(0) as bar:
-        files = listing.iter_files(options.bucket)
+        files = iter_bucket(options.bucket, options.to)
         sample = _sampled(census.of_recordings(display.counted(files, bar, "files")), HEADERS)
     if not sample:
         raise StorageError(f"{options.bucket}: none of its {census.listed} files is a recording")

@@ -19,7 +19,7 @@ from audiocnn.predictions import Predictions
 from audiocnn.predictor import Predictor
 from audiocnn.training import OnStep, Trainer, from_all_ranks, require_finite
 from pipelines import session
-from pipelines.job import Job
+from pipelines.job import Job, log_suffix
 from pipelines.meters import meters
 from pipelines.progress import Channel
 
@@ -169,7 +169,7 @@ class _Scribe:
         from pipelines.tensorboard import Log
 
         self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
-        self.log = Log(job.tensorboard, at.epoch)
+        self.log = Log(job.tensorboard, log_suffix(job.fingerprint), at.epoch)
         self.behind = checkpoint.Behind()
         self.count = meters("train")
         self.written = self.begun = self.epoch_begun = time.monotonic()

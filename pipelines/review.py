@@ -22,7 +22,9 @@ def review(options: Review) -> Written:
     warn_unfinished(labels)
     display.step(f"review {display.short(labels.uri)}")
     picks = choose(labels, options.count)
-    written = write_review(to, labels, picks)
+    kept: dict[str, str] = {}
+    written = write_review(to, labels, picks, kept.__setitem__)
+    display.warn_kept("review", kept)
     _say(options, display.short(to), written)
     return written
 

@@ -13,16 +13,19 @@ from audiocnn.scratch import Scratch
 
 
 class Log:
-    """Event files at a URI; written to a local folder first where the URI is not local."""
+    """Event files at a URI; written to a local folder first where the URI is not local.
 
-    def __init__(self, uri: str, epochs_done: int = 0) -> None:
+    Their names end with `suffix`.
+    """
+
+    def __init__(self, uri: str, suffix: str, epochs_done: int = 0) -> None:
         self.uri = uri
         self._temporary = Scratch()
         # All of this folder is uploaded, so it is not the one that has the mark of a Scratch.
         local = os.path.join(self._temporary.name, "log")
         self.folder = uri if storage.is_local(uri) else local
         # A run that goes on repeats what it had logged after its last checkpoint.
-        self.writer = SummaryWriter(self.folder, purge_step=epochs_done + 1)
+        self.writer = SummaryWriter(self.folder, purge_step=epochs_done + 1, filename_suffix=suffix)
 
     def epoch(self, row: dict[str, Any]) -> None:
         """The figures of an epoch as scalars."""

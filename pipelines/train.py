@@ -9,26 +9,21 @@ import ray.train
 import ray.train.torch
 from ray.train import RunConfig, ScalingConfig
 
-from audiocnn import leaks, outputs, storage
+from audiocnn import checkpoint, leaks, outputs, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError, TrainingError
 from audiocnn.featureset import FeatureSet
+from audiocnn.outputs import BUNDLE, Notes, Output
 from audiocnn.scratch import Scratch
 from pipelines import display, session
 from pipelines.gloo import GlooConfig
-from pipelines.job import Job, plan
+from pipelines.job import Job, log_suffix, plan, run_of
 from pipelines.meters import meters
 from pipelines.options import Evaluate, Train
 from pipelines.progress import Channel, Listener
 from pipelines.rank import train_rank
 
-_OWNED = (
-    "checkpoint.pt",
-    "tensorboard/events.out.tfevents.*",
-    "model.safetensors",
-    "predictions.parquet",
-    "job.json",
-)
+_LOGS = "tensorboard/events.out.tfevents.*"
 
 
 def train(options: Train) -> Bundle:
@@ -38,27 +33,64 @@ def train(options: Train) -> Bundle:
     is there already, or an unfinished run with other options.
     """
     storage.configure(options.storage_options)
-    to = outputs.claim(options.to, "bundle.json", overwrite=options.overwrite)
-    job = replace(plan(options), to=to)
+    output = claim(options.to)
+    if not options.overwrite:
+        output.require_unfinished()
+    job = replace(plan(options), to=output.uri)
     refuse_other_run(job)
     display.step(_headline(job))
     warn_unseen(job)
     if job.holds_out:
         refuse_leaks(job.features, options)
     session.connect().require(options.workers_range[0], gpu=options.gpu)
-    if options.overwrite:
-        outputs.clear(to, "bundle.json", _OWNED)
+    begin(job, output)
     display.say(f"TensorBoard: tensorboard --logdir {display.short(job.tensorboard)}")
     fit({"": job})
-    bundle = Bundle.read(to)
+    bundle = Bundle.read(job.to)
     test = bundle.metrics.get("test")
     if test:
         display.say(f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips")
     doubt = doubts(bundle.metrics)
     if doubt:
         display.warn(doubt)
-    display.say(f"bundle {bundle.fingerprint} -> {display.short(to)}")
+    display.say(f"bundle {bundle.fingerprint} -> {display.short(job.to)}")
     return bundle
+
+
+def claim(to: str) -> Output:
+    """The folder of a bundle. Raises ConfigError where there is something else of that name."""
+    return outputs.claim(
+        to,
+        BUNDLE,
+        {
+            "checkpoint.pt": lambda uri, notes: run_of(notes) == (checkpoint.job_of(uri) or ""),
+            "predictions.parquet": lambda _, notes: _was_tested(notes),
+        },
+    )
+
+
+def _was_tested(notes: Notes) -> bool:
+    """Whether the training that left these notes was to be tested, and so wrote predictions."""
+    metrics = notes.get("bundle.json", {}).get("metrics", {})
+    return "test" in metrics or notes.get("job.json", {}).get("test_fold") is not None
+
+
+def begin(job: Job, output: Output) -> None:
+    """Remove what an earlier training left, unless this one goes on from its checkpoint."""
+    if job.options.overwrite or not storage.exists(job.checkpoint):
+        clear(output)
+
+
+def clear(output: Output) -> None:
+    """Remove a bundle, or the beginning of one, with its logs."""
+    output.clear()
+    suffix = log_suffix(run_of(output.notes))
+    swept = outputs.sweep(output.uri, _LOGS, lambda path: path.endswith(suffix))
+    if swept.others:
+        display.warn(
+            f"{len(swept.others)} logs in {display.short(output.uri)}/tensorboard may be of others "
+            "and are left there"
+        )
 
 
 def refuse_other_run(job: Job) -> None:
@@ -182,7 +214,7 @@ def _fit(job: Job, channel: Channel) -> None:
     Ray Train starts the workers, joins them and sees that one is gone; what to go on from, and
     whether, is decided here: a mistake of the user must not be tried again.
     """
-    storage.write_json(storage.join(job.to, "job.json"), job.content)
+    storage.write_json(storage.join(job.to, "job.json"), job.note)
     again = display.same_command(job.options.overwrite)
     for failures in range(job.options.max_failures + 1):
         try:

@@ -1,5 +1,6 @@
 """The command line: quick answers, one line a mistake, exit code 2."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from audiocnn import __version__
 from audiocnn.errors import ConfigError
+from audiocnn.synthetic import write_corpus
 from helpers.common import AUDIOCNN
 from helpers.forked import Forked
 from pipelines.cli import VERBS, parse
@@ -45,6 +47,24 @@ def test_it_says_its_version() -> None:
     """As the command that is installed."""
     done = subprocess.run([AUDIOCNN, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"audiocnn {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["--version"], ["ingest", ".", "--to", "x"]]
+)
+def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+    """As `audiocnn train --help | head`, whose `head` ended before anything was printed."""
+    if arguments[0] == "ingest":
+        write_corpus(str(tmp_path), clips_per_class=2)
+        arguments = [*arguments, "--dry-run"]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end) as deserted:
+        done = subprocess.run(
+            [AUDIOCNN, *arguments],
+            cwd=tmp_path, stdout=deserted, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

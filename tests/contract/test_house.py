@@ -12,14 +12,14 @@ from helpers.common import ROOT
 
 LIBRARY = [
     "errors", "machine", "notes", "cells", "config", "local", "rangefile", "scratch", "parquet",
-    "s3answers", "s3", "otherstores", "storage", "listing", "outputs", "tars", "tags", "mp3", "ogg",
-    "flac", "wav", "containers", "frames", "windowing", "audio", "recordings", "corpus", "failures",
-    "webdataset", "layouts", "download", "synthetic", "features", "parts", "extractor",
-    "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
-    "augment", "model", "training", "checkpoint", "bundle", "predictor", "heldout", "explain",
-    "figures", "report", "manifest", "labels", "labelset", "changes", "labeller", "events",
-    "exports", "labelled", "similar", "picking", "reviewpage", "sounds", "review", "revision",
-    "browse",
+    "s3answers", "s3", "otherstores", "storage", "listing", "outputs", "filelist", "tars", "tags",
+    "mp3", "ogg", "flac", "wav", "containers", "frames", "windowing", "audio", "recordings",
+    "corpus", "failures", "webdataset", "layouts", "download", "synthetic", "features", "parts",
+    "extractor", "extracting", "metrics", "calibration", "featureset", "leaks", "predictions",
+    "batches", "augment", "model", "training", "checkpoint", "bundle", "predictor", "heldout",
+    "explain", "figures", "report", "manifest", "labels", "labelset", "changes", "labeller",
+    "events", "exports", "labelled", "similar", "picking", "reviewpage", "sounds", "review",
+    "revision", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 

@@ -128,16 +128,22 @@ def test_a_validation_fold_calibrates_its_bundle(features: FeatureSet, tmp_path:
     assert len(made.calibration.thresholds) == len(features.classes)
 
 
-def test_seeds_are_models_of_their_own_and_may_come_later(
+def test_a_finished_evaluation_takes_more_folds_and_more_seeds(
     features: FeatureSet, report: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = evaluate(asked(features, report, seeds=2))
+    before = json.loads((report / "report.json").read_text())
+    with pytest.raises(ConfigError, match=r"report\.json is there already"):
+        evaluate(asked(features, report, folds=(4,)))
+    summary = evaluate(asked(features, report, folds=(2,), seeds=2))
     assert "2 bundles are there already" in capsys.readouterr().out
     rows = [(row["fold"], row["seed"]) for row in summary["folds"]]
-    assert rows == [(1, 0), (4, 0), (1, 1), (4, 1)]
-    assert len({row["bundle"] for row in summary["folds"]}) == 4
-    assert summary["clips"] == 40
-    assert np.array(summary["confusion"]).sum() == 80
+    assert rows == [(1, 0), (2, 0), (4, 0), (1, 1), (2, 1), (4, 1)]
+    assert len({row["bundle"] for row in summary["folds"]}) == 6
+    assert summary["clips"] == 60
+    assert np.array(summary["confusion"]).sum() == 120
+    accuracies = {(row["fold"], row["seed"]): row["accuracy"] for row in summary["folds"]}
+    for row in before["folds"]:
+        assert accuracies[row["fold"], 0] == row["accuracy"]
     means = [row["accuracy_mean"] for row in summary["seeds"]]
     assert summary["accuracy_std_seeds"] == pytest.approx(np.std(means, ddof=1))
     assert read_summary(str(report / "folds" / "4.seed1"))["provenance"]["training"]["seed"] == 1
@@ -151,8 +157,10 @@ def test_seeds_are_models_of_their_own_and_may_come_later(
 def test_bundles_of_other_options_are_refused_before_anything_is_trained(
     features: FeatureSet, report: Path
 ) -> None:
+    before = {path: path.stat().st_mtime_ns for path in report.rglob("*")}
     with pytest.raises(MismatchError, match="made with another training"):
-        evaluate(asked(features, report, training=replace(SHORT, epochs=1)))
+        evaluate(asked(features, report, folds=(2,), training=replace(SHORT, epochs=1)))
+    assert {path: path.stat().st_mtime_ns for path in report.rglob("*")} == before
 
 
 def test_a_sound_in_two_folds_is_refused_unless_it_is_allowed(

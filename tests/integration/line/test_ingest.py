@@ -1,6 +1,7 @@
 """Ingest begun, stopped, gone on with, grown: every clip once, and nothing read twice."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from audiocnn.errors import ConfigError, CorpusError, FormatError
 from audiocnn.featureset import FeatureSet
 from helpers import deadly
 from helpers.common import SMALL
+from helpers.small_parts import features_part
 from pipelines import session
 from pipelines.ingest import ingest
 from pipelines.options import Ingest
@@ -86,7 +88,9 @@ def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
     for name in lost:
         (Path(first.uri) / "parts" / name).unlink()
     (Path(first.uri) / "features.json").unlink()
-    (Path(first.uri) / "parts" / ".0f.tmp").write_bytes(b"half of a part")
+    for prefix in ("", "audiocnn-"):  # the first is an earlier version's
+        half = Path(first.uri) / "parts" / f".{prefix}{'0f' * 16}.tmp"
+        half.write_bytes(b"half of a part")
     finished = ingest(options(sounds))
     read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
     assert 0 < read <= 4 * len(lost) < 51
@@ -184,13 +188,32 @@ def test_a_class_without_any_clip_that_can_be_read_is_no_class(
 
 
 def test_overwrite_begins_anew_and_keeps_what_is_not_ours(sounds: Path, tmp_path: Path) -> None:
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "part-00000.parquet").write_bytes(b"of another run")
-    (tmp_path / "features.json").write_text("{}")
+    features_part(tmp_path)  # of another run
+    (tmp_path / "features.json").write_text('{"format": "audiocnn.features/1"}')
     (tmp_path / "notes.txt").write_text("mine")
     anew = ingest(options(sounds, to=str(tmp_path), overwrite=True))
     assert len(rows(anew)) == len(set(rows(anew))) == anew.counts["windows"]
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_manifest_of_wrong_paths_says_so_and_another_one_is_taken(
+    sounds: Path, tmp_path: Path
+) -> None:
+    rows = [f"{name}/take {take}.wav,{name},{take}" for name in ("bell", "buzz") for take in (0, 1)]
+    wrong, right, to = tmp_path / "wrong.csv", sounds / "right.csv", str(tmp_path / "features")
+    for manifest in (wrong, right):
+        manifest.write_text("\n".join(["uri,label,fold", *rows]))
+    for _ in range(2):
+        with pytest.raises(CorpusError) as caught:
+            ingest(options(wrong, to=to))
+        said = (
+            rf"{wrong}: none of its 4 clips could be read; the first, {tmp_path}/\w+/take \d.wav: "
+        )
+        assert re.fullmatch(said + "gone: [^{]+", str(caught.value))
+    made = ingest(options(right, to=to))
+    right.unlink()
+    assert made.counts["ingested"] == 4
+    assert {path.name for path in Path(to, "parts").iterdir()} == {Path(p).name for p in made.parts}
 
 
 def test_a_deadly_clip_costs_a_row_and_is_not_tried_again_unless_asked(

@@ -18,6 +18,7 @@ from helpers.asking import wait_until
 from helpers.common import AUDIOCNN, make_bundle
 from helpers.gate import Gate
 from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
+from helpers.small_parts import labels_part
 from pipelines import label as job
 from pipelines.label import label
 
@@ -48,9 +49,8 @@ def test_a_stopped_run_does_what_has_no_part_yet(
     (to / "summary.json").unlink()
     # What came after the listing is not this run's.
     (bucket / "later.flac").write_bytes(sound(1))
-    strays = [to / "parts" / name for name in ("part-0000aaaa-000000.parquet", ".dead.tmp")]
-    for stray in strays:
-        stray.write_bytes(b"of a run that is no more")
+    strays = [labels_part(to, bundle), to / "parts" / f".audiocnn-{'0f' * 16}.tmp"]
+    strays[1].write_bytes(b"of a run that is no more")
     (to / "parts" / "mine.txt").write_text("kept")
     kept = {name: at for name, at in parts(to).items() if "0000aaaa" not in name}
     capsys.readouterr()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from audiocnn import synthetic
+from audiocnn import checkpoint, storage, synthetic
 from audiocnn.audio import windows
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
@@ -22,8 +23,10 @@ from audiocnn.labelset import read_labels
 from audiocnn.layouts import read_corpus
 from audiocnn.predictor import Predictor
 from helpers.common import SMALL
+from helpers.small_parts import features_part
 from pipelines.evaluate import evaluate, report_on
 from pipelines.ingest import ingest
+from pipelines.job import plan
 from pipelines.label import label
 from pipelines.options import Evaluate, Ingest, Label, Train
 from pipelines.train import train
@@ -123,8 +126,7 @@ def test_stated_statistics_are_the_features_own(features: FeatureSet) -> None:
 
 def test_ingest_anew_gives_the_same(features: FeatureSet) -> None:
     options = {"corpus": features.corpus, "to": features.uri, "feature": SMALL}
-    stale = Path(features.uri, "parts", "part-00099.parquet")
-    stale.write_bytes(b"of a killed run with more shards")
+    stale = features_part(Path(features.uri))
     Path(features.uri, "parts", "mine.txt").write_text("kept")
     again = ingest(Ingest(**options, overwrite=True))  # type: ignore[arg-type]
     assert again.fingerprint == features.fingerprint
@@ -307,9 +309,9 @@ def test_an_unfinished_run_with_other_options_is_refused(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     to = tmp_path / "b"
-    to.mkdir()
-    (to / "checkpoint.pt").write_bytes(b"")
-    (to / "job.json").write_text('{"workers": 7}')
+    job = replace(plan(training(features, to, settings={"epochs": 9}), features), to=str(to))
+    storage.write_json(f"{to}/job.json", job.note)
+    checkpoint.write(job.checkpoint, {"job": job.fingerprint})
     with pytest.raises(MismatchError, match=r"unfinished run is there with another .*training"):
         train(training(features, to))
 

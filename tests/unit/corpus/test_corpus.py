@@ -30,7 +30,7 @@ def reasons(corpus: Corpus) -> dict[str, str]:
     return {item.uri: item.reason for item in corpus.rejected}
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "CSV", "tsv", "Tsv", "parquet", "PARQUET"])
 def test_manifests(tmp_path: Path, kind: str) -> None:
     frame = pd.DataFrame(
         {
@@ -41,7 +41,10 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
         }
     )
     path = tmp_path / f"manifest.{kind}"
-    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    if kind.lower() == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if kind.lower() == "tsv" else ",")
     corpus = read_corpus(str(path))
     assert corpus.layout == "manifest"
     assert corpus.rejected == ()
@@ -123,7 +126,10 @@ def test_a_row_with_times_is_a_segment_of_its_recording(tmp_path: Path, kind: st
     ]
     frame = pd.DataFrame(rows, columns=["uri", "label", "onset_s", "offset_s"])
     path = tmp_path / f"m.{kind}"
-    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    if kind.lower() == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if kind.lower() == "tsv" else ",")
     corpus = read_corpus(str(path))
     assert corpus.rejected == ()
     assert {clip.clip_id: clip.segment for clip in corpus.clips} == {

@@ -242,6 +242,10 @@ def test_what_is_no_corpus_says_what_one_is(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="not a corpus: expected") as caught:
         read_corpus(str(tmp_path))
     assert all(layout.looks in str(caught.value) for layout in LAYOUTS)
+    for file in (str(tmp_path / "loose.wav"), "memory://files/loose.wav"):
+        storage.write_bytes(file, b"x")
+        with pytest.raises(CorpusError, match="a file, and not a corpus: expected a manifest"):
+            read_corpus(file)
     with pytest.raises(StorageError, match="not found"):
         read_corpus(str(tmp_path / "absent"))
     with pytest.raises(StorageError, match="not found"):

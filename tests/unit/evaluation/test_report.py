@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from audiocnn import report
+from audiocnn.featureset import FeatureSet
 from audiocnn.figures import class_figure, confusion_figure, logmel_figure, picture
 from audiocnn.predictions import Predictions, calibrate
 from helpers.common import SMALL
@@ -84,3 +85,32 @@ def test_a_window_of_minutes_is_written_too(tmp_path: Path) -> None:
     config = replace(SMALL, window_s=150.0, hop_s=150.0)
     soundfile.write(tmp_path / "a.wav", np.zeros(151 * 16_000), 16_000)
     assert len(heard(report._sound(str(tmp_path / "a.wav"), None, config))) == 150 * 16_000
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_perfect_evaluation_is_calibrated_where_there_are_other_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], *, others: bool
+) -> None:
+    """Its temperature is 1, which is also that of a bundle that was never calibrated."""
+    classes = ("bell", "dog")
+    features = FeatureSet(
+        uri="f", config=SMALL, classes=classes, corpus="c", counts={}, parts={}, folds={}, bands={}
+    )
+    results = [
+        Predictions(
+            fold=fold, seed=0, bundle="f00d", clip_ids=["a", "b"], uris=["a", "b"],
+            labels=list(classes), duration_s=np.ones(2), scores=np.eye(2) * 0.98 + 0.01,
+        )
+        for fold in (1, 2)
+    ]  # fmt: skip
+    calibrations = [calibrate([r for r in results if r is not one and others], classes)
+                    for one in results]  # fmt: skip
+    assert {one.temperature for one in calibrations} == {1.0}
+    to = str(tmp_path)
+    summary = report.write_report(to, results, calibrations, features, title="t", made_with="m")
+    print_report(summary, to)
+    page, said = (tmp_path / "report.html").read_text(), capsys.readouterr().out
+    assert summary["accuracy_mean"] == 1.0
+    assert summary["calibration"]["calibrated"] is others
+    assert ("Not calibrated" in page) is ("not calibrated" in said) is not others
+    assert ("with the temperatures 1.00, 1.00" in page) is others

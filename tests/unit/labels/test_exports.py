@@ -20,7 +20,7 @@ from audiocnn import storage
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError, StorageError
 from audiocnn.events import Event, merged
-from audiocnn.exports import FORMATS, export
+from audiocnn.exports import EXPORTS, FORMATS, export
 from helpers.common import ROOT
 
 BUCKET = "/data/bucket"
@@ -42,7 +42,9 @@ def spans(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, float, int]]
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """Files below a folder, but for the list of them."""
+    found = [p for p in folder.rglob("*") if p.is_file() and p.name != EXPORTS]
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 HOSTILE = [
@@ -385,5 +387,6 @@ def test_files_of_recordings_stay_in_their_folder_and_apart(tmp_path: Path) -> N
 def test_a_name_like_a_changed_one_is_changed_too(tmp_path: Path) -> None:
     export(["audacity"], [event("a:b")], str(tmp_path), BUCKET)
     (changed,) = names(tmp_path / "audacity")
-    export(["audacity"], [event(changed.removesuffix(".txt"))], str(tmp_path), BUCKET)
+    both = [event("a:b"), event(changed.removesuffix(".txt"))]
+    export(["audacity"], both, str(tmp_path), BUCKET)
     assert len(names(tmp_path / "audacity")) == 2

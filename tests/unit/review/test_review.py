@@ -26,6 +26,7 @@ from audiocnn.layouts import read_corpus
 from audiocnn.picking import Pick
 from audiocnn.predictor import Predictor
 from audiocnn.reviewpage import Clip, page
+from helpers import strangers
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import change_note, label_bucket
 from pipelines.options import Review
@@ -101,7 +102,9 @@ def test_a_review_has_the_sound_of_each_window_and_no_answers(
     assert table["label"].isna().all()
     assert table["uri"].tolist() == [f"clips/{n:04d}.wav" for n in range(1, 51)]
     assert set(table["why"]) == {"uncertain", "surprising"}
-    assert {p.name for p in (place / "review").iterdir()} == {"clips", "review.csv", "review.html"}
+    assert {p.name for p in (place / "review").iterdir()} == {
+        "clips", "review.csv", "review.html", "review.json",
+    }  # fmt: skip
     assert len(list((place / "review" / "clips").iterdir())) == 50
     by_window = {
         (row["uri"], row["start_s"]): row
@@ -139,7 +142,9 @@ def test_the_same_labels_give_the_same_review(place: Path) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_answers_are_never_written_over_by_accident(place: Path, labelled_bucket: Path) -> None:
+def test_answers_are_never_lost(
+    place: Path, labelled_bucket: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     review(options(place, count=12))
     (place / "review" / "notes.txt").write_text("mine")
     (place / "review" / "clips" / "mine.wav").write_text("mine")
@@ -156,11 +161,43 @@ def test_answers_are_never_written_over_by_accident(place: Path, labelled_bucket
         "0001.wav", "0002.wav", "0003.wav", "mine.wav",
     ]  # fmt: skip
     assert (place / "review" / "notes.txt").exists()
+    assert "review.csv is not as review wrote it" in capsys.readouterr().out
+    kept = pd.read_csv(place / "review" / "review.csv.kept-1")
+    assert kept["label"].tolist()[0] == "dog"
     bucket = labelled_bucket / "bucket"
-    for to in (bucket, bucket / "deep" / "review"):
+    for to in (bucket, bucket / "deep" / "review", bucket.parent):
         with pytest.raises(ConfigError, match="it is in the bucket"):
             review(options(place, to=str(to)))
     assert not (bucket / "deep" / "review").exists()
+
+
+def test_a_review_costs_nobody_a_file(place: Path) -> None:
+    planted = strangers.plant(place / "review")
+    strangers.plant(place / "review", ("clips/0001.wav", "clips/0013.wav"))
+    review(options(place, count=12))
+    clip = place / "review" / "clips" / "0001.wav"
+    assert clip.with_name("0001.wav.kept-1").read_bytes() == b"clips/0001.wav is mine"
+    assert clip.read_bytes()[:4] == b"RIFF"
+    review(options(place, count=3, overwrite=True))
+    assert strangers.found(place / "review") == planted
+    ours = {"0001.wav", "0002.wav", "0003.wav"}
+    found = {path.name for path in (place / "review" / "clips").glob("????.wav")}
+    assert found == {*ours, "0013.wav", "mine.wav"}
+    for name in ("review.csv", "review.html", "review.json"):
+        (place / "review" / name).unlink()
+    (place / "review" / "review.json").write_text('{"mine": 1}')
+    with pytest.raises(ConfigError, match=r"review\.json is there, and review did not write it"):
+        review(options(place, overwrite=True))
+
+
+def test_a_review_of_an_earlier_version_is_replaced(place: Path) -> None:
+    review(options(place, count=12))
+    (place / "review" / "review.json").unlink()
+    answer(place, {0: "dog"})
+    review(options(place, count=12, overwrite=True))
+    kept = pd.read_csv(place / "review" / "review.csv.kept-1")
+    assert kept["label"].tolist()[0] == "dog"
+    assert len(list((place / "review" / "clips").iterdir())) == 12  # the same sounds
 
 
 def test_recordings_that_are_gone_or_changed_are_skipped_and_told(

@@ -18,6 +18,7 @@ from audiocnn.errors import (
     StorageError,
     UnreadableError,
 )
+from audiocnn.filelist import FileList
 from benchmarks.seaweed import KEY, READ_ONLY_KEY, READ_ONLY_SECRET, SECRET, SeaweedFS
 
 ODD = [
@@ -48,9 +49,11 @@ def test_bytes_json_and_tables_are_written_listed_read_and_removed(bucket: str) 
     assert storage.exists(f"{bucket}/deep")
     assert storage.exists(f"{bucket}/deep/a.bin")
     assert not storage.exists(f"{bucket}/dee")
-    storage.remove(f"{bucket}/deep")
+    storage.remove(f"{bucket}/deep")  # a folder is not removed with what is in it
+    for name in ("a.bin", "b.json"):
+        storage.remove(f"{bucket}/deep/{name}")
     assert [f.path for f in listing.list_files(f"{bucket}/")] == ["c.parquet"]
-    storage.remove(f"{bucket}/deep")  # nothing is there
+    storage.remove(f"{bucket}/deep/a.bin")  # nothing is there
     storage.write_bytes(f"{bucket}/d.parquet", b"no")
     with pytest.raises(FormatError, match="not a Parquet file"):
         storage.read_parquet(f"{bucket}/d.parquet")
@@ -173,19 +176,48 @@ def test_a_file_is_placed_whole_or_not_at_all(bucket: str, tmp_path: Path) -> No
     assert os.listdir(tmp_path / "deep") == ["x"]
 
 
-def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(bucket: str) -> None:
-    to = outputs.claim(f"{bucket}/out", "done.json", overwrite=False)
-    outputs.clear(to, "done.json", ("parts/part-*",))  # nothing is there yet
-    storage.write_json(f"{to}/done.json", {})
-    outputs.clear(to, "done.json", ("parts/part-*",))  # the marker alone
-    assert not storage.exists(to)
-    storage.write_bytes(f"{to}/parts/part-1", b"left by a killed run")
-    storage.write_bytes(f"{to}/parts/mine", b"x")
-    storage.write_json(f"{to}/done.json", {})
-    with pytest.raises(ConfigError, match=r"done\.json is there already.*--overwrite"):
-        outputs.claim(to, "done.json", overwrite=False)
-    outputs.clear(to, "done.json", ("parts/part-*",))
-    assert [f.path for f in listing.list_files(to)] == ["parts/mine"]
+def test_an_output_is_claimed_cleared_and_swept_of_what_is_ours(bucket: str) -> None:
+    to = f"{bucket}/out"
+    assert outputs.claim(to, outputs.FEATURES).notes == {}
+    storage.write_json(f"{to}/features.json", {"format": "audiocnn.features/2"})
+    for path in ("failures.parquet", "parts/part-1.parquet", "parts/part-2.parquet", "parts/mine"):
+        storage.write_bytes(f"{to}/{path}", b"x")
+    output = outputs.claim(to, outputs.FEATURES)
+    with pytest.raises(ConfigError, match=r"features\.json is there already.*--overwrite"):
+        output.require_unfinished()
+    with pytest.raises(ConfigError, match=r"it holds features \(features\.json of ingest\)"):
+        outputs.claim(to, outputs.LABELS)
+    output.clear()
+    swept = outputs.sweep(to, "parts/part-*.parquet", lambda path: path.endswith("part-1.parquet"))
+    assert swept.others == ["parts/part-2.parquet"]
+    left = [file.path for file in listing.list_files(to)]
+    assert left == ["parts/mine", "parts/part-2.parquet"]
+
+
+def test_what_somebody_changed_is_kept_beside(bucket: str) -> None:
+    files = FileList(bucket, "list.json")
+    for path in ("a.csv", "in/b.txt", "in/deep/c.txt", "d.csv"):
+        files.write_bytes(path, path.encode())
+    files.finish((), format="f")
+    storage.write_bytes(f"{bucket}/in/b.txt", b"changed")
+    storage.write_bytes(f"{bucket}/in/mine.txt", b"mine")
+    told: dict[str, str] = {}
+    again = FileList(bucket, "list.json", told.__setitem__)
+    for path in ("a.csv", "in/b.txt"):
+        again.write_bytes(path, b"new")
+    again.finish(["a.csv", "in"], format="f")
+    assert told == {"in/b.txt": "in/b.txt.kept-1"}
+    found = {file.path: storage.read_bytes(file.uri) for file in listing.list_files(bucket)}
+    assert storage.read_json(f"{bucket}/list.json")["files"].keys() == {
+        "a.csv",
+        "d.csv",
+        "in/b.txt",
+    }
+    del found["list.json"]
+    assert found == {
+        "a.csv": b"new", "d.csv": b"d.csv", "in/b.txt": b"new", "in/b.txt.kept-1": b"changed",
+        "in/mine.txt": b"mine",
+    }  # fmt: skip
 
 
 # Who asks, and where.

@@ -27,7 +27,7 @@ def test_memory_urls_work_like_paths() -> None:
     (file,) = listing.list_files("memory://bucket/")
     assert file.path == "a/b.json"
     assert storage.read_bytes(file.uri) == storage.read_bytes("memory://bucket/a/b.json")
-    storage.remove("memory://bucket/a")
+    storage.remove("memory://bucket/a/b.json")
     assert not storage.exists("memory://bucket/a/b.json")
 
 
@@ -63,28 +63,23 @@ def test_errors_name_the_uri_in_one_line(tmp_path: Path) -> None:
         storage.read_parquet(str(tmp_path / "file"))
 
 
-def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(tmp_path: Path) -> None:
-    to = str(tmp_path / "out")
-    assert outputs.claim(to, "done.json", overwrite=False) == to
-    outputs.clear(to, "done.json", ("parts/part-*",))  # nothing is there yet
-    storage.write_bytes(f"{to}/parts/part-1", b"left by a killed run")
-    storage.write_bytes(f"{to}/parts/mine", b"x")
-    storage.write_bytes(f"{to}/mine.txt", b"x")
-    storage.write_json(f"{to}/done.json", {})
-    with pytest.raises(ConfigError, match=r"done\.json is there already.*--overwrite"):
-        outputs.claim(to, "done.json", overwrite=False)
-    outputs.claim(to, "done.json", overwrite=True)
-    assert storage.exists(f"{to}/done.json")  # a claim removes nothing
-    outputs.clear(to, "done.json", ("parts/part-*",))
-    assert [f.path for f in listing.list_files(to)] == ["mine.txt", "parts/mine"]
-
-
 def test_brackets_in_a_name_are_no_pattern() -> None:
     for name in ("r1", "r2", "r[12]"):
-        storage.write_bytes(f"memory://b/{name}/parts/x", b"x")
-    storage.remove("memory://b/r[12]/parts")
-    left = [f.path for f in listing.list_files("memory://b")]
-    assert left == ["r1/parts/x", "r2/parts/x"]
+        storage.write_bytes(f"memory://b/{name}", b"x")
+    storage.remove("memory://b/r[12]")
+    assert [f.path for f in listing.list_files("memory://b")] == ["r1", "r2"]
+
+
+def test_a_folder_is_never_removed_with_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    with pytest.raises(StorageError, match="folder"):
+        storage.remove(str(tmp_path / "folder"))
+    storage.write_bytes("memory://kept/folder/mine.txt", b"mine")
+    storage.remove("memory://kept/folder")
+    storage.remove(str(tmp_path / "nothing"))
+    assert (tmp_path / "folder" / "mine.txt").read_text() == "mine"
+    assert storage.read_bytes("memory://kept/folder/mine.txt") == b"mine"
 
 
 def test_links_are_followed_and_rings_end(tmp_path: Path) -> None:
@@ -115,7 +110,7 @@ def test_no_more_than_asked_for_is_read(tmp_path: Path) -> None:
 
 def test_what_workers_cannot_see_is_no_output() -> None:
     with pytest.raises(ConfigError, match="other processes"):
-        outputs.claim("memory://b/out", "done.json", overwrite=False)
+        outputs.claim("memory://b/out", outputs.FEATURES)
 
 
 def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,34 @@
+"""Real parts of features and of labels, as a run that is no more left them."""
+
+from pathlib import Path
+
+from audiocnn.bundle import Bundle
+from audiocnn.errors import AudioError
+from audiocnn.labels import LabelWriter
+from audiocnn.labelset import part_name as labels_part_name
+from audiocnn.parts import PartWriter, part_name
+from audiocnn.recordings import Recording
+from helpers.common import SMALL
+
+_EMPTY = AudioError("empty", "no bytes")
+
+
+def features_part(to: Path) -> Path:
+    """Write a part of features, of one clip that failed; returns its path."""
+    item = {"clip_id": "a", "uri": "a.wav", "fold": 1, "key": "f00d"}
+    path = to / part_name(SMALL, [item])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with PartWriter(str(path), SMALL) as writer:
+        writer.fail(item, _EMPTY)
+        writer.finish()
+    return path
+
+
+def labels_part(to: Path, bundle: Path, listing: str = "0000aaaa") -> Path:
+    """Write a part of labels, likewise."""
+    path = to / labels_part_name(listing, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with LabelWriter(str(path), Bundle.read(str(bundle)), 1) as writer:
+        writer.fail(Recording(uri="a.wav"), _EMPTY)
+        writer.finish()
+    return path

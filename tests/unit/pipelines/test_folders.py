@@ -1,0 +1,276 @@
+"""What each verb takes for its own in the folder that it is given; no Ray is started."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from audiocnn import checkpoint, labelset, outputs, storage
+from audiocnn.errors import ConfigError
+from audiocnn.featureset import FeatureSet
+from audiocnn.labels import FORMAT
+from audiocnn.outputs import FEATURES, LABELS
+from audiocnn.predictor import Predictor
+from helpers import strangers
+from helpers.common import SMALL, make_bundle
+from helpers.small_labels import write_notes
+from helpers.small_parts import features_part, labels_part
+from pipelines import demo, ingest, train
+from pipelines.evaluate import Models, evaluate
+from pipelines.job import Job, log_suffix
+from pipelines.label import label
+from pipelines.options import Demo, Evaluate, Ingest, Label, Review, Train
+from pipelines.prospect import prospect
+from pipelines.review import review
+
+DAMAGED = b"PAR1" + b"\xff" * 64 + (64).to_bytes(4, "little") + b"PAR1"
+
+
+@pytest.fixture(autouse=True)
+def _no_ray() -> Iterator[None]:
+    before = ray.is_initialized()
+    yield
+    assert ray.is_initialized() == before
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folders") / "bundle"
+    make_bundle(folder)
+    return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# Parts.
+
+
+def test_a_part_is_known_by_the_ledger_of_its_verb(tmp_path: Path, bundle: Path) -> None:
+    mine, theirs = features_part(tmp_path), labels_part(tmp_path, bundle)
+    copy = tmp_path / "parts" / "part-copy.parquet"
+    shutil.copy(mine, copy)
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "parts" / "part-00000.parquet")
+    (tmp_path / "parts" / "part-damaged.parquet").write_bytes(DAMAGED)
+    (tmp_path / "parts" / "part-link.parquet").symlink_to(tmp_path / "nowhere")
+    strangers.plant(tmp_path)
+    before = names(tmp_path)
+    swept = ingest._sweep(str(tmp_path), {})
+    assert names(tmp_path) == before - {str(mine.relative_to(tmp_path))}
+    assert {Path(path).name for path in swept.others} == {
+        "part-00000.parquet", "part-copy.parquet", "part-damaged.parquet", "part-link.parquet",
+        "part-mine.parquet", theirs.name,
+    }  # fmt: skip
+    mine = features_part(tmp_path)
+    others = labelset.sweep(str(tmp_path), {})
+    assert names(tmp_path) == before - {str(theirs.relative_to(tmp_path))}
+    assert f"parts/{mine.name}" in others
+    assert strangers.found(tmp_path).keys() == set(strangers.NAMES)
+
+
+def test_a_copy_of_a_part_is_not_what_a_run_goes_on_with(tmp_path: Path) -> None:
+    mine = features_part(tmp_path)
+    for copy in ("part-copy.parquet", f"deep/{mine.name}", "copy of a part"):
+        (tmp_path / "parts" / "deep").mkdir(exist_ok=True)
+        shutil.copy(mine, tmp_path / "parts" / copy)
+    (ledger,) = ingest._ledgers(str(tmp_path))
+    assert ledger.part == f"parts/{mine.name}"
+    mine.unlink()
+    assert ingest._ledgers(str(tmp_path)) == []
+
+
+def test_parts_without_a_ledger_are_known_by_the_note_that_lists_them(tmp_path: Path) -> None:
+    """Those of the first formats, and damaged ones."""
+    listed = ["parts/part-00000.parquet", "parts/part-00001.parquet"]
+    for path in [*listed, "parts/part-00002.parquet", "parts/part-0000aaaa-000003.parquet"]:
+        strangers.plant(tmp_path, (path,))
+    old = {"format": "audiocnn.labels/1", "parts": listed[:1]}
+    note = {"format": FORMAT, "listings": ["0000aaaa"], "replaced": []}
+    others = labelset.sweep(str(tmp_path), {"summary.json": old, "labels.json": note})
+    assert others == [listed[1], "parts/part-00002.parquet"]
+    features = {"format": "audiocnn.features/1", "parts": {path: {} for path in listed}}
+    swept = ingest._sweep(str(tmp_path), {"features.json": features})
+    assert swept.others == ["parts/part-00002.parquet"]
+
+
+def test_labels_are_cleared_and_other_versions_of_them_stay(tmp_path: Path, bundle: Path) -> None:
+    planted = strangers.plant(tmp_path)
+    note = {"format": FORMAT, "listings": ["0000aaaa"]}
+    for folder in (tmp_path, tmp_path / "version-2"):
+        labels_part(folder, bundle)
+        storage.write_json(f"{folder}/labels.json", note)
+        storage.write_json(f"{folder}/summary.json", {"format": FORMAT})
+        for name in ("failures.parquet", "events.parquet", "manifest-0000aaaa.parquet"):
+            (folder / name).write_bytes(b"ours")
+    before = names(tmp_path)
+    labelset.clear(outputs.claim(str(tmp_path), LABELS))
+    assert before - names(tmp_path) == {
+        "summary.json", "failures.parquet", "events.parquet", "manifest-0000aaaa.parquet",
+        "parts/part-0000aaaa-000000.parquet",
+    }  # fmt: skip
+    assert strangers.found(tmp_path) == planted
+
+
+# Bundles.
+
+
+def job_of(to: Path, **changes: Any) -> Job:
+    features = FeatureSet(
+        uri="f", config=SMALL, classes=("a", "b"), corpus="c", counts={}, parts={},
+        folds={1: {"a": 1}, 2: {"b": 1}}, bands={},
+    )  # fmt: skip
+    options = Train(features="f", to=str(to), data="memory", **changes)
+    return Job(options=options, features=features, train_folds=[1], to=str(to))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_training_knows_its_own_files_by_their_job(tmp_path: Path, old: bool) -> None:
+    job = job_of(tmp_path, test_fold=2)
+    storage.write_json(f"{tmp_path}/job.json", job.content if old else job.note)
+    checkpoint.write(job.checkpoint, {"job": job.fingerprint})
+    for name in ("model.safetensors", "predictions.parquet"):
+        (tmp_path / name).write_bytes(b"ours")
+    logs = tmp_path / "tensorboard"
+    ours = logs / f"events.out.tfevents.1.host.2.3{log_suffix(job.fingerprint)}"
+    logs.mkdir()
+    ours.write_bytes(b"ours")
+    planted = strangers.plant(tmp_path)
+    output = train.claim(str(tmp_path))
+    assert set(output.files) == {"model.safetensors", "predictions.parquet", "checkpoint.pt"}
+    train.begin(job, output)
+    assert ours.exists()  # there is a checkpoint to go on from
+    train.begin(replace(job, options=replace(job.options, overwrite=True)), output)
+    assert names(tmp_path) == {*planted, "job.json"}
+    assert strangers.found(tmp_path) == planted
+
+
+def test_what_lies_in_a_bundle_and_was_never_written_there_is_refused(tmp_path: Path) -> None:
+    job, another = job_of(tmp_path), job_of(tmp_path, workers=1)
+    storage.write_json(f"{tmp_path}/job.json", job.note)
+    (tmp_path / "predictions.parquet").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"predictions\.parquet is there, and train did not"):
+        train.claim(str(tmp_path))
+    (tmp_path / "predictions.parquet").unlink()
+    for write in (
+        lambda: checkpoint.write(job.checkpoint, {"job": another.fingerprint}),
+        lambda: torch.save({"weights": torch.zeros(1)}, job.checkpoint),
+        lambda: Path(job.checkpoint).write_bytes(b"mine"),
+    ):
+        write()
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt is there, and train did not"):
+            train.claim(str(tmp_path))
+
+
+def test_the_models_of_an_evaluation_are_those_of_both_runs() -> None:
+    first = Models(to="r", folds=[2, 1], seeds=[7])
+    both = first.and_more(Models(to="r", folds=[3], seeds=[3, 7]))
+    assert (both.folds, both.seeds) == ([1, 2, 3], [7, 3])
+    assert both.folder(3, 7) == "r/folds/3"
+    assert both.folder(3, 3) == "r/folds/3.seed3"
+    report = {"folds": [{"fold": 1, "seed": 7}, {"fold": 2, "seed": 7}]}
+    assert first.are_in(report)
+    assert not both.are_in(report)
+
+
+# Every verb, on the folder of every other one.
+
+
+@pytest.fixture
+def calls(tmp_path: Path, bundle: Path) -> dict[str, Callable[..., Any]]:
+    """By what it writes, each verb, to be called with the folder and whether to overwrite."""
+    (tmp_path / "bucket").mkdir()
+    labels = str(tmp_path / "given-labels")
+    write_notes(labels, str(tmp_path / "bucket"), Predictor.load(str(bundle)), str(bundle))
+    given = {"bucket": str(tmp_path / "bucket"), "bundle": str(bundle)}
+    return {
+        "features": lambda to, over: ingest.ingest(Ingest(corpus="c", to=to, overwrite=over)),
+        "bundle": lambda to, over: train.train(Train(features="f", to=to, overwrite=over)),
+        "report": lambda to, over: evaluate(Evaluate(features="f", to=to, overwrite=over)),
+        "labels": lambda to, over: label(Label(**given, to=to, overwrite=over)),  # type: ignore[arg-type]
+        "review": lambda to, over: review(Review(labels=labels, to=to, overwrite=over)),
+        "demo": lambda to, _: demo.demo(Demo(to=to)),
+    }
+
+
+@pytest.fixture
+def folders(tmp_path: Path, bundle: Path) -> dict[str, Path]:
+    """A folder of each verb, with a stranger's files in it."""
+    made = {name: tmp_path / name for name in ("features", "bundle", "report", "labels")}
+    made |= {name: tmp_path / name for name in ("review", "demo")}
+    for name, folder in made.items():
+        strangers.plant(folder)
+        if name in ("review", "demo"):
+            storage.write_json(f"{folder}/{name}.json", {"format": f"audiocnn.{name}/1"})
+    features_part(made["features"])
+    storage.write_json(f"{made['features']}/features.json", {"format": "audiocnn.features/2"})
+    shutil.copytree(bundle, made["bundle"], dirs_exist_ok=True)
+    shutil.copytree(bundle, made["report"] / "folds" / "1")
+    storage.write_json(f"{made['report']}/report.json", {"format": "audiocnn.report/2"})
+    labels_part(made["labels"], bundle)
+    storage.write_json(f"{made['labels']}/labels.json", {"format": FORMAT, "listings": []})
+    return made
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_every_verb_refuses_the_folder_of_every_other(
+    calls: dict[str, Callable[..., Any]], folders: dict[str, Path], overwrite: bool
+) -> None:
+    for verb, call in calls.items():
+        for name, folder in folders.items():
+            if verb != name:
+                before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+                with pytest.raises(ConfigError, match=f"it holds (a )?{name} .*name another"):
+                    call(str(folder), overwrite)
+                after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+                assert after == before
+
+
+def test_a_strangers_demo_json_makes_no_demo(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text('{"mine": true}')
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "precious.wav").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"demo\.json is there, and demo did not write it"):
+        demo.demo(Demo(to=str(tmp_path)))
+    assert names(tmp_path) == {"demo.json", "bucket/precious.wav"}
+
+
+def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: Path) -> None:
+    truth = demo._bucket(str(tmp_path), None)
+    first = names(tmp_path)
+    assert {f"bucket/{path}" for path in truth} < first
+    changed = tmp_path / "bucket" / next(iter(truth))
+    changed.write_bytes(b"mine")
+    planted = strangers.plant(tmp_path, ("bucket/mine.wav", "bucket/2026-06-01/mine.wav"))
+    assert demo._bucket(str(tmp_path), None) == truth
+    assert names(tmp_path) == {*first, *planted, f"{changed.relative_to(tmp_path)}.kept-1"}
+    assert changed.with_name(f"{changed.name}.kept-1").read_bytes() == b"mine"
+    assert strangers.found(tmp_path, tuple(planted)) == planted
+
+
+@pytest.mark.parametrize("call", [label, prospect])
+def test_labels_around_their_bucket_are_refused_in_a_run_and_in_a_dry_one(
+    tmp_path: Path, bundle: Path, call: Callable[[Label], Any]
+) -> None:
+    bucket = tmp_path / "deep" / "bucket"
+    bucket.mkdir(parents=True)
+    (bucket / "a.wav").write_bytes(b"")
+    for to in (bucket, tmp_path / "deep", tmp_path):
+        with pytest.raises(ConfigError, match=f"--to {to}: the bucket is there, or below it"):
+            call(Label(bucket=f"{bucket}/", bundle=str(bundle), to=str(to)))
+    assert names(tmp_path) == {"deep/bucket/a.wav"}
+
+
+def test_a_folder_of_ones_own_is_not_refused(tmp_path: Path) -> None:
+    features_part(tmp_path)
+    storage.write_json(f"{tmp_path}/features.json", {"format": "audiocnn.features/2"})
+    before = json.loads((tmp_path / "features.json").read_text())
+    assert outputs.claim(str(tmp_path), FEATURES).notes == {"features.json": before}
