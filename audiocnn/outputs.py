@@ -11,6 +11,7 @@ A job removes, and writes over, only what it can prove to have written. A proof 
 Everything else stays as it is. A folder with a note of another verb is refused.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from audiocnn.errors import ConfigError, FormatError, UnreadableError
 from audiocnn.listing import StoredFile, list_files
-from audiocnn.storage import absolute, ahead, exists, join, read_json, remove
+from audiocnn.storage import absolute, ahead, exists, is_local, join, read_json, remove
 
 Notes = dict[str, dict[str, Any]]
 """JSON objects that say what a folder holds, by the names of their files."""
@@ -93,13 +94,14 @@ class Output:
             raise there_already(self.uri, whole)
 
     def clear(self) -> None:
-        """Remove the note that makes the output whole, and the files under fixed names.
+        """Remove the note that makes the output whole, files under fixed names, temporary files.
 
         The other notes stay: they say whose the folder is until the job writes them anew.
         """
         for name in (self.kind.notes[0], *self.files):
             if name in self.notes or name in self.files:
                 remove(join(self.uri, name))
+        remove_temporary(self.uri)
 
 
 def there_already(uri: str, name: str) -> ConfigError:
@@ -212,6 +214,14 @@ def matches(path: str, pattern: str) -> bool:
 def is_temporary(path: str) -> bool:
     """Whether a path is one of a file that was never put in its place."""
     return _TEMPORARY.fullmatch(path) is not None
+
+
+def remove_temporary(uri: str) -> None:
+    """Remove the temporary files directly in a folder of this machine; stores have none."""
+    if is_local(uri) and os.path.isdir(uri):
+        for name in os.listdir(uri):
+            if is_temporary(name):
+                remove(join(uri, name))
 
 
 def below(uri: str) -> list[StoredFile]:

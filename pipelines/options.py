@@ -127,7 +127,8 @@ class Evaluate(_Training):
     """Cross-validate: train on all folds but one, test on that one, for each; write a report."""
 
     to: str
-    """Where the report and the folds' bundles go."""
+    """Where the report and the folds' bundles go: a new folder, or one of an earlier run, which
+    then has these folds and seeds too."""
     folds: tuple[int, ...] | None = None
     """Folds to test; all of them when not given."""
     workers: int | tuple[int, int] = 1
@@ -176,7 +177,7 @@ class Label:
     new_version: bool = False
     """Label anew beside labels of another bundle or other options, in a folder version-N."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Replace the labels that are there; each version-N stays."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
     limits: AudioLimits = field(default_factory=AudioLimits)
 

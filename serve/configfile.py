@@ -11,12 +11,18 @@ from audiocnn.errors import ConfigError
 from serve.keys import VARIABLE, read_keys
 from serve.options import LIMITS, Serve
 
+_APP = "serve.app:build"
 _OF_THE_COMMAND = ("config", "host", "port", "metrics_port")
 
 
 def write_config(options: Serve) -> str:
-    """Write what `serve deploy` takes; returns its path. Raises ConfigError."""
+    """Write what `serve deploy` takes; returns its path.
+
+    Raises ConfigError, also where another file is there.
+    """
     path, defaults = str(options.config), to_json(Serve(bundle=""))
+    if Path(path).exists() and not _is_config(path):
+        raise ConfigError(f"--config {path}: a file that `serve` did not write; name another one")
     args = {
         name: value
         for name, value in to_json(options).items()
@@ -35,7 +41,7 @@ def write_config(options: Serve) -> str:
             {
                 "name": "audiocnn",
                 "route_prefix": "/",
-                "import_path": "serve.app:build",
+                "import_path": _APP,
                 "args": args,
                 "deployments": deployments,
             }
@@ -46,6 +52,15 @@ def write_config(options: Serve) -> str:
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
     return path
+
+
+def _is_config(path: str) -> bool:
+    """Whether a file is what `write_config` writes."""
+    try:
+        plain = json.loads(Path(path).read_bytes())
+        return bool(plain["applications"][0]["import_path"] == _APP)
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return False
 
 
 def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:

@@ -32,6 +32,13 @@ def test_a_config_file_needs_no_key_here_and_says_what_differs(
     }  # fmt: skip
     (endpoint,) = application["deployments"]
     assert endpoint == {"name": "Endpoint", "user_config": {"bundle": str(tmp_path / "b")}}
+    assert json.loads(Path(write_config(options)).read_text()) == config  # over its own
+    mine = tmp_path / "mine.yaml"
+    for text in ("applications: mine", '{"applications": [{"import_path": "mine:build"}]}', "[1]"):
+        mine.write_text(text)
+        with pytest.raises(ConfigError, match=rf"--config {mine}: a file that `serve` did not"):
+            write_config(replace(options, config=str(mine)))
+        assert mine.read_text() == text
     with pytest.raises(ConfigError, match="--config /no/where: No such file"):
         write_config(replace(options, config="/no/where"))
     args = {**application["args"], "open": True, "keys": None}

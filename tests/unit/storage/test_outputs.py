@@ -74,7 +74,8 @@ def test_a_strangers_file_under_a_name_of_the_verb_is_refused(tmp_path: Path, ki
 def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
     mine = {"notes.txt": "mine", "failures.parquet.bak": "mine", "parts/failures.parquet": "mine"}
     note = json.dumps({"format": "audiocnn.features/2"})
-    write(tmp_path, {**mine, "features.json": note, "failures.parquet": "ours"})
+    half = {f".audiocnn-{'0f' * 16}.tmp": "half of a file"}
+    write(tmp_path, {**mine, **half, "features.json": note, "failures.parquet": "ours"})
     output = outputs.claim(str(tmp_path), FEATURES)
     assert output.files == ("failures.parquet",)
     with pytest.raises(ConfigError, match=r"features\.json is there already.*--overwrite"):
