@@ -78,7 +78,7 @@ class StreamedBatches:
         world: int = 1,
     ) -> None:
         self.features, self.folds, self.seed = features, folds, config.seed
-        shares = _shares(features.part_rows(folds), world)
+        shares = deal_parts(features.part_rows(folds), world)
         self.parts = shares[rank]
         self.batch_size = _share(config.batch_size, rank, world)
         self.steps = _fewest(shares, config.batch_size)
@@ -163,7 +163,7 @@ class _ReadAhead:
 
 def fewest_batches(features: FeatureSet, folds: list[int], config: TrainConfig, world: int) -> int:
     """Streamed batches of the rank that has the fewest windows: 0 is too few to train."""
-    return _fewest(_shares(features.part_rows(folds), world), config.batch_size)
+    return _fewest(deal_parts(features.part_rows(folds), world), config.batch_size)
 
 
 def _share(batch_size: int, rank: int, world: int) -> int:
@@ -179,7 +179,7 @@ def _fewest(shares: list[dict[str, int]], batch_size: int) -> int:
     )
 
 
-def _shares(parts: dict[str, int], world: int) -> list[dict[str, int]]:
+def deal_parts(parts: dict[str, int], world: int) -> list[dict[str, int]]:
     """Parts with their row counts, dealt to the ranks so that their sums are close."""
     shares: list[dict[str, int]] = [{} for _ in range(world)]
     for name, rows in sorted(parts.items(), key=lambda item: (-item[1], item[0])):

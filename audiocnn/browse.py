@@ -5,9 +5,8 @@ up to date when somebody looks: 25 bytes a window or so, and a query takes milli
 """
 
 import os
-import tempfile
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock, Thread
 from time import monotonic
@@ -18,9 +17,10 @@ import pyarrow as pa
 
 from audiocnn import storage
 from audiocnn.audio import AudioLimits
-from audiocnn.errors import AudioCNNError, FormatError
+from audiocnn.errors import AudioCNNError
 from audiocnn.labels import BINS, Ledger, ledger_of, reading
-from audiocnn.labelset import NOTE, SUMMARY, Part, files, find_parts, limits_of, read_note
+from audiocnn.labelset import SUMMARY, Part, files, find_parts, limits_of, read_note
+from audiocnn.scratch import Scratch
 
 Sort = Literal["highest", "lowest", "name"]
 
@@ -104,14 +104,10 @@ def read_state(uri: str) -> State:
 
     Raises StorageError where there are none, FormatError for those of another format.
     """
-    note = read_note(uri)
-    try:
-        made_with = note["made_with"]
-        return State(
-            bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
-        )
-    except KeyError as error:
-        raise FormatError(f"{uri}: {NOTE} is damaged (no {error})") from error
+    made_with = read_note(uri)["made_with"]
+    return State(
+        bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
+    )
 
 
 class Browser:
@@ -120,7 +116,7 @@ class Browser:
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
         self.state = read_state(self.uri)
-        self._folder = tempfile.TemporaryDirectory(prefix="audiocnn-labels-")
+        self._folder = Scratch()
         self._database = duckdb.connect(
             os.path.join(self._folder.name, "labels.duckdb"),
             config={"memory_limit": "512MB", "threads": 1, "python_enable_replacements": False},
@@ -212,20 +208,30 @@ class Browser:
             self._add(part, file)
 
     def _add(self, part: Part, file: BinaryIO) -> None:
-        """Copy a part. Raises StorageError, FormatError."""
-        with reading(part.uri, file) as opened:
+        """Copy a part, whole or not at all. Raises StorageError, FormatError."""
+        with reading(part.uri, file) as opened, self._transaction():
             ledger = ledger_of(part.uri, opened)
-            batches = opened.iter_batches(_ROWS, columns=_COLUMNS)
-            schema = pa.schema([opened.schema_arrow.field(name) for name in _COLUMNS])
-            self._database.register("batches", pa.RecordBatchReader.from_batches(schema, batches))
-            self._database.execute(
-                "INSERT INTO labels SELECT $part, * FROM batches", {"part": part.uri}
-            )
-            self._database.unregister("batches")
+            # Not as one stream: what reading raises would come back as DuckDB's own, of many lines.
+            for batch in opened.iter_batches(_ROWS, columns=_COLUMNS):
+                self._database.register("batch", pa.Table.from_batches([batch]))
+                self._database.execute(
+                    "INSERT INTO labels SELECT $part, * FROM batch", {"part": part.uri}
+                )
+                self._database.unregister("batch")
         copied = _Copied(size=part.size, sums=replace(ledger, failures=[]), failed=ledger.failed)
         self._read[part.uri] = copied
         so_far = _Copied(size=0, sums=self.state.sums, failed=self.state.failed)
         self._say(_summed([so_far, copied]))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.begin()
+        try:
+            yield
+        except BaseException:
+            self._database.rollback()
+            raise
+        self._database.commit()
 
     def _say(self, sums: "_Copied", **changes: Any) -> None:
         """Give the state another value; whoever asked for the one before may still read it."""

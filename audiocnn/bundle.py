@@ -11,11 +11,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from audiocnn import storage
 from audiocnn.calibration import Calibration
 from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
-from audiocnn.errors import FormatError
+from audiocnn.errors import FormatError, MismatchError
 from audiocnn.model import AudioCNN
 
 FORMAT = "audiocnn.bundle/1"
@@ -66,10 +67,18 @@ class Bundle:
         return Bundle(**{**vars(self), "fingerprint": plain["fingerprint"]})
 
     @staticmethod
-    def read(uri: str) -> "Bundle":
-        """The bundle at a URI. Raises StorageError, FormatError."""
+    def read(uri: str, fingerprint: str | None = None) -> "Bundle":
+        """The bundle at a URI. Raises StorageError, FormatError.
+
+        With a `fingerprint`, raises MismatchError where it is not that one any more.
+        """
         uri = storage.absolute(uri)
         plain = read_summary(uri)
+        if fingerprint not in (None, plain["fingerprint"]):
+            raise MismatchError(
+                f"{uri}: bundle {plain['fingerprint']} is there now, and this began with "
+                f"{fingerprint}: put that one back, or begin anew"
+            )
         weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
         if hashlib.sha256(weights).hexdigest() != plain["weights_sha256"]:
             raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
@@ -81,6 +90,12 @@ class Bundle:
         except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
             first = str(error).splitlines()[0]  # torch lists every tensor
             raise FormatError(f"{uri}: a damaged bundle ({first})") from error
+        for name, values in model.state_dict().items():
+            if not bool(torch.isfinite(values).all()):
+                raise FormatError(
+                    f"{uri}: {name} has weights that are NaN or infinite: its scores would be no "
+                    "numbers; train again"
+                )
         if plain["feature_fingerprint"] != feature.fingerprint:
             raise FormatError(f"{uri}: a bundle of another version of the front end; train again")
         return Bundle(

@@ -73,8 +73,9 @@ def fit_temperature(
 def fit_thresholds(scores: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
     """For each class the least score above which `PRECISION` of its answers were right.
 
-    Where no score keeps so many right, the one with the highest precision; 0 for a class that
-    was never answered, for then nothing is known of it.
+    Where no score keeps so many right, the one with the highest precision. A class whose answers
+    were all wrong is answered above their scores only; one that was never answered always, for
+    nothing is known of it.
     """
     answers, best = scores.argmax(axis=1), scores.max(axis=1)
     thresholds = []
@@ -90,6 +91,8 @@ def _threshold(scores: np.ndarray, right: np.ndarray) -> float:
     """The threshold of one class's answers, the most certain first."""
     if not len(scores):
         return 0.0
+    if not right.any():
+        return float(np.nextafter(np.float32(scores[0]), np.float32(2)))  # as scores are kept
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     enough = np.flatnonzero(precision >= PRECISION)
     last = int(enough[-1]) if len(enough) else int(precision.argmax())

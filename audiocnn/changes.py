@@ -4,7 +4,6 @@ DuckDB joins the two lists and spills what does not fit, so their length does no
 """
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +16,7 @@ from audiocnn import labelset
 from audiocnn.labels import outcomes
 from audiocnn.labelset import Part
 from audiocnn.manifest import MANIFEST
+from audiocnn.scratch import Scratch
 
 _BATCH = 10_000
 _MEMORY = "1GB"
@@ -59,7 +59,7 @@ class Changes:
 def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
     """A listing (rows of a manifest), to be compared with what parts have. Raises StorageError."""
     with (
-        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+        Scratch() as folder,
         duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
     ):
         database.execute(f"SET memory_limit = '{_MEMORY}'")

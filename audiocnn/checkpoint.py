@@ -13,6 +13,7 @@ import torch
 
 from audiocnn import storage
 from audiocnn.errors import FormatError, TrainingError
+from audiocnn.notes import Note
 
 State = dict[str, Any]
 """Tensors, numbers, texts, lists and dictionaries of them."""
@@ -32,10 +33,10 @@ def read(uri: str, device: torch.device) -> State | None:
     data = storage.read_bytes(uri)
     try:
         # Tensors and plain values alone: nothing else is ever unpickled.
-        state: State = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        return Note(state.items(), uri)
     except Exception as error:
         raise FormatError(f"{uri}: a damaged checkpoint ({type(error).__name__})") from error
-    return state
 
 
 def snapshot(state: Any) -> Any:

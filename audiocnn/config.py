@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from audiocnn.errors import ConfigError, FormatError
+from audiocnn.notes import Note
 
 Config = TypeVar("Config")
 
@@ -138,8 +139,8 @@ class FeatureConfig(WindowConfig):
 
     @property
     def n_frames(self) -> int:
-        """STFT frames in a window."""
-        return 1 + self.window_samples // self.hop_length
+        """STFT frames in a window, which is padded by half a frame, rounded down, at both ends."""
+        return 1 + (self.window_samples - self.n_fft % 2) // self.hop_length
 
     @property
     def fingerprint(self) -> str:
@@ -219,7 +220,8 @@ class TrainConfig:
     label_smoothing: float = 0.1
     """Label smoothing (Szegedy et al. 2016)."""
     ema_decay: float = 0.0
-    """Keep an exponential moving average of the weights; 0 keeps the last epoch's."""
+    """Keep an exponential moving average of the weights, of a tenth of the steps so far at most; 0
+    keeps the last ones."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Numbers of the forward pass; auto: bfloat16 where the GPU or CPU computes with it."""
     compile: bool = False
@@ -246,17 +248,24 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
-    """The config that `to_json` wrote. Raises FormatError, and ConfigError for its values."""
+    """The config that `to_json` wrote. Raises FormatError, and ConfigError for its values.
+
+    They name the file that it was read from.
+    """
+    where = f"{plain.uri}: " if isinstance(plain, Note) else ""
     hints = get_type_hints(kind)
     if set(plain) != set(hints):
         odd = ", ".join(sorted(set(plain) ^ set(hints)))
-        raise FormatError(f"{kind.__name__} of another version: it differs in {odd}")
+        raise FormatError(f"{where}{kind.__name__} of another version: it differs in {odd}")
     values = {}
     for name, value in plain.items():
         if dataclasses.is_dataclass(hints[name]):
             value = from_json(cast("type[Any]", hints[name]), value)
         values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
 
 
 def content_fingerprint(plain: dict[str, Any]) -> str:

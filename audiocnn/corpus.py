@@ -37,7 +37,13 @@ class Clip:
     @property
     def recording(self) -> Recording:
         """Where its bytes are."""
-        return Recording(uri=self.uri, size=self.size, archive=self.archive, segment=self.segment)
+        return Recording(
+            uri=self.uri,
+            size=self.size,
+            archive=self.archive,
+            version=self.version,
+            segment=self.segment,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

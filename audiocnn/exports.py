@@ -16,9 +16,8 @@ from typing import TextIO
 from xml.sax.saxutils import quoteattr
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from audiocnn import storage
+from audiocnn import parquet, storage
 from audiocnn.cells import inert
 from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.errors import ConfigError
@@ -118,7 +117,7 @@ def _parquet(target: _Target) -> Iterator[Add]:
     """`events.parquet`: a row an event."""
     with (
         storage.placed(storage.join(target.to, "events.parquet")) as path,
-        pq.ParquetWriter(path, EVENTS, compression="zstd") as file,
+        parquet.writer(path, EVENTS) as file,
     ):
         held: list[dict[str, str | float | int]] = []
 

@@ -5,6 +5,7 @@ decibels. `features.json` is written last and lists the parts: a reader sees a w
 """
 
 import dataclasses
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.parts import BandSums, add_digests, int_keys, schema
+from audiocnn.parts import BandSums, add_digests, int_keys, rows_digest, schema
 
 FORMAT = "audiocnn.features/2"
+_PARTS_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,19 @@ class FeatureSet:
             }
         )
 
+    @property
+    def name(self) -> str:
+        """The corpus, without the folders above it: for whatever may be published."""
+        return self.corpus.rpartition("/")[2]
+
+    def name_of(self, uri: str) -> str:
+        """A clip likewise: its path below the corpus, or below the folder of its manifest."""
+        is_manifest = self.corpus.lower().endswith((".csv", ".tsv", ".parquet"))
+        folder = self.corpus.rpartition("/")[0] if is_manifest else self.corpus
+        if uri.startswith(f"{folder}/"):
+            return uri.removeprefix(f"{folder}/")
+        return uri.rpartition("/")[2] if storage.is_local(uri) else uri
+
     def mean_std(self, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Each band's mean and standard deviation over some folds: never over the tested one."""
         return BandSums.merge([self.bands[fold] for fold in folds]).mean_std()
@@ -123,8 +138,8 @@ class FeatureSet:
                 folds=int_keys(plain["folds"]),
                 bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{uri}: features.json is damaged ({error!r})") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{uri}: features.json is damaged ({error})") from error
         if plain["config_fingerprint"] != features.config.fingerprint:
             raise FormatError(
                 f"{uri}: features of another version of the front end; ingest the corpus again"
@@ -133,23 +148,39 @@ class FeatureSet:
             raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
         return features
 
-    def load(self, folds: list[int]) -> "Rows":
-        """The windows of some folds, in memory, by clip and time.
+    def load(self, folds: list[int], parts: Collection[str] | None = None) -> "Rows":
+        """The windows of some folds, in memory, by clip and time; of some parts alone.
 
         Their order is the same wherever the corpus lay and however ingest shared it out to parts,
         and so is what is trained on them. Raises FormatError where a part is damaged.
         """
-        parts = [name for name, rows in self.part_rows(folds).items() if rows]
-        rows = Rows.concatenate([self.load_part(name, folds) for name in parts], self.config)
+        rows = Rows.concatenate(list(self.stream(folds, parts)), self.config)
         keys = list(zip(rows.clip_ids, rows.start_s.tolist(), strict=True))
         return rows.take(np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64))
 
+    def stream(self, folds: list[int], parts: Collection[str] | None = None) -> Iterator["Rows"]:
+        """The windows of some folds part by part, of some parts alone, read ahead by a few parts.
+
+        Raises as `load` does.
+        """
+        named = [
+            name
+            for name, rows in self.part_rows(folds).items()
+            if rows and (parts is None or name in parts)
+        ]
+        return storage.ahead(lambda name: self.load_part(name, folds), named, _PARTS_AHEAD)
+
     def load_part(self, part: str, folds: list[int]) -> "Rows":
-        """The windows of some folds in one part. Raises FormatError where it is damaged."""
-        table = storage.read_parquet(storage.join(self.uri, part))
+        """The windows of some folds in one part.
+
+        Raises FormatError where it is damaged, or holds other rows than `features.json` says.
+        """
+        uri = storage.join(self.uri, part)
+        table = storage.read_parquet(uri)
         expected = schema(self.config)
         if table.schema.names != expected.names or not table.schema.equals(expected):
-            raise FormatError(f"{self.uri}/{part}: its columns are not those of features")
+            raise FormatError(f"{uri}: its columns are not those of features")
+        _require_rows(uri, table, self.parts[part].rows)
         return Rows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
         )
@@ -232,6 +263,21 @@ class Rows:
                 else np.concatenate(values)
             )
         return Rows(**merged)
+
+
+def _require_rows(uri: str, table: pa.Table, rows: str) -> None:
+    """Compare a part's rows with their digest, once in a process; later, checksums must do."""
+    if (uri, rows) in _known_to_be_whole:
+        return
+    if rows_digest(table) != rows:
+        raise FormatError(
+            f"{uri}: its rows are not those that features.json names: it was damaged, or another "
+            "part is in its place; delete it, and the same `ingest` writes it again"
+        )
+    _known_to_be_whole.add((uri, rows))
+
+
+_known_to_be_whole: set[tuple[str, str]] = set()
 
 
 def _ndarray(column: pa.ChunkedArray) -> np.ndarray:

@@ -47,8 +47,9 @@ def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
 
 
 def class_figure(rows: list[dict[str, Any]]) -> Figure:
-    """The F1 of each class as bars, the worst at the bottom; of many the `_NAMED` worst."""
-    rows = sorted(rows, key=lambda row: row["f1"])[:_NAMED]
+    """The F1 of each class that has one as bars, the worst at the bottom; the `_NAMED` worst."""
+    rows = sorted((row for row in rows if row["f1"] is not None), key=lambda row: row["f1"])
+    rows = rows[:_NAMED]
     figure = Figure(figsize=(4.4, 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     bars = axes.barh(range(len(rows)), [row["f1"] for row in rows], color="#4878a8")

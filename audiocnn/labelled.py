@@ -11,9 +11,8 @@ import pyarrow as pa
 from audiocnn import storage
 from audiocnn.bundle import read_summary
 from audiocnn.config import AudioLimits, FeatureConfig, from_json
-from audiocnn.errors import ConfigError, FormatError, MismatchError
+from audiocnn.errors import ConfigError, MismatchError
 from audiocnn.labelset import (
-    NOTE,
     SUMMARY,
     Part,
     batches,
@@ -72,24 +71,21 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
     """
     uri = storage.absolute(uri)
     note = read_note(uri)
-    try:
-        made_with, where = note["made_with"], storage.absolute(bundle or note["bundle"])
-        summary = _bundle(where, made_with["bundle"], uri)
-        feature = from_json(FeatureConfig, summary["feature"])
-        return Labelled(
-            uri=uri,
-            bucket=made_with["bucket"],
-            bundle=where,
-            fingerprint=made_with["bundle"],
-            classes=tuple(summary["classes"]),
-            feature=replace(feature, hop_s=made_with["hop_s"]),
-            limits=limits_of(made_with),
-            has_embeddings=bool(made_with["embeddings"]),
-            finished=storage.exists(storage.join(uri, SUMMARY)),
-            parts=find_parts(uri, note["listings"]),
-        )
-    except KeyError as error:
-        raise FormatError(f"{uri}: {NOTE} is damaged (no {error})") from error
+    made_with, where = note["made_with"], storage.absolute(bundle or note["bundle"])
+    summary = _bundle(where, made_with["bundle"], uri)
+    feature = from_json(FeatureConfig, summary["feature"])
+    return Labelled(
+        uri=uri,
+        bucket=made_with["bucket"],
+        bundle=where,
+        fingerprint=made_with["bundle"],
+        classes=tuple(summary["classes"]),
+        feature=replace(feature, hop_s=made_with["hop_s"]),
+        limits=limits_of(made_with),
+        has_embeddings=bool(made_with["embeddings"]),
+        finished=storage.exists(storage.join(uri, SUMMARY)),
+        parts=find_parts(uri, note["listings"]),
+    )
 
 
 def _bundle(where: str, fingerprint: str, labels: str) -> dict[str, Any]:

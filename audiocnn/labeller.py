@@ -49,6 +49,16 @@ class Model:
         )
 
 
+def _not_numbers(found: list[Scored]) -> AudioError | None:
+    """What is wrong with a recording of which a window's scores are NaN or infinite."""
+    for scored in found:
+        good = np.isfinite(scored.scores).all(axis=1)
+        if not good.all():
+            at = scored.start_s[~good][0]
+            return AudioError("scores", f"NaN or infinite in the window from {at:g} s")
+    return None
+
+
 Judge = Callable[[np.ndarray], Judged]
 """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
 
@@ -78,10 +88,11 @@ class Labeller:
                     part.fail(entry.recording, AudioError(*entry.wrong.split(": ", 1)))
             with closing(self.extractor.windows(recordings)) as stream:
                 for ended, found in self._judged(stream, part.ledger):
-                    if ended.error is None:
+                    error = ended.error or _not_numbers(found)
+                    if error is None:
                         part.add(recordings[ended.at], found)
                     else:
-                        part.fail(recordings[ended.at], ended.error)
+                        part.fail(recordings[ended.at], error)
             part.ledger.cpu_s = time.thread_time() - began + self.extractor.cpu_s - before
             return part.finish()
 

@@ -7,7 +7,7 @@ why. It is written whole or not at all, so that which parts are there says what 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audiocnn import storage
+from audiocnn import parquet, storage
 from audiocnn.bundle import Bundle
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import AudioError, FormatError, UnreadableError
@@ -30,6 +30,8 @@ BINS = 20
 _LEDGER = b"audiocnn.ledger"
 _ROW_GROUP = 8_192
 _FOOTER = 1 << 16
+_PART = "a part of labels"
+_MEND = "delete it, and the same `label` does its recordings again"
 
 
 def schema(embedding: int | None = None) -> pa.Schema:
@@ -119,7 +121,7 @@ class LabelWriter:
         self.top_k = min(top_k, len(bundle.classes))
         self.schema = schema(bundle.model.fc.in_features if embeddings else None)
         self.ledger = Ledger()
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self._writer = parquet.writer(path, self.schema)
         self._held: list[pa.Table] = []
         self._rows = 0
 
@@ -188,14 +190,9 @@ def _close(writer: pq.ParquetWriter, ledger: Ledger) -> None:
     writer.close()
 
 
-@contextmanager
-def reading(uri: str, file: BinaryIO) -> Iterator[pq.ParquetFile]:
-    """The file of a part, to read. Raises FormatError where it is none, or damaged."""
-    try:
-        with file:
-            yield pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise FormatError(f"{uri}: no part of labels, or a damaged part ({error})") from error
+def reading(uri: str, file: BinaryIO) -> AbstractContextManager[pq.ParquetFile]:
+    """The file of a part, to read within a block. Raises FormatError where it is damaged."""
+    return parquet.opened(uri, file, _PART, mend=_MEND)
 
 
 def read_ledger(uri: str, size: int | None = None) -> Ledger:
@@ -212,7 +209,7 @@ def ledger_of(uri: str, part: pq.ParquetFile) -> Ledger:
     try:
         return Ledger.from_json(json.loads((part.metadata.metadata or {})[_LEDGER]))
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{uri}: no part of labels, or a damaged part ({error})") from error
+        raise FormatError(f"{uri}: not {_PART}, or a damaged one ({error}); {_MEND}") from error
 
 
 def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
@@ -249,7 +246,7 @@ def without(uri: str, gone: set[str]) -> bool:
         return False
     kept = kept.replace_schema_metadata(None)
     with storage.placed(uri) as path:
-        writer = pq.ParquetWriter(path, kept.schema, compression="zstd")
+        writer = parquet.writer(path, kept.schema)
         writer.write_table(kept, row_group_size=_ROW_GROUP)
         _close(writer, left)
     return True

@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from audiocnn import outputs, storage
+from audiocnn import outputs, parquet, storage
 from audiocnn.config import AudioLimits, from_json
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
@@ -128,7 +127,10 @@ def read_labels(uri: str) -> pa.Table:
     """The labels at a URI as one table. Raises StorageError, FormatError."""
     storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels")
     listings = read_note(uri)["listings"]
-    tables = [storage.read_parquet(part.uri) for part in find_parts(uri, listings)]
+    tables = []
+    for part, file in files(find_parts(uri, listings)):
+        with reading(part, file) as opened:
+            tables.append(opened.read())
     return pa.concat_tables(tables).replace_schema_metadata(None)
 
 
@@ -159,7 +161,7 @@ def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
     total, reasons = Ledger(), Counter[str]()
     with (
         storage.placed(storage.join(uri, "failures.parquet")) as path,
-        pq.ParquetWriter(path, FAILURES, compression="zstd") as file,
+        parquet.writer(path, FAILURES) as file,
     ):
         for ledger in ahead(lambda part: read_ledger(part.uri, part.size), parts, _FOOTERS_AHEAD):
             total.merge(ledger)

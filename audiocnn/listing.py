@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from audiocnn import local
-from audiocnn.errors import StorageError
+from audiocnn import local, otherstores
 from audiocnn.storage import absolute, filesystem, join, on_s3, reported, s3, s3_path
 
 _PAGE = 1_000
@@ -64,28 +61,9 @@ def _pages(uri: str) -> Iterator[list[_Found]]:
         local.require_folder(uri, root)
         found = local.walk(root)
     else:
-        found = _find(fs, root, uri)
+        found = otherstores.find(fs, root, uri)
     while page := list(islice(found, _PAGE)):
         yield page
-
-
-def _find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[_Found]:
-    """What another object store has below a root; fsspec lists it whole."""
-    fs.invalidate_cache()  # a listing is kept for ever otherwise
-    found = [info for info in fs.find(root, detail=True).values() if info["type"] == "file"]
-    found = [info for info in found if info["size"] or not info["name"].endswith("/")]
-    if any(info["name"] == root for info in found):
-        raise StorageError(f"{uri}: not a folder")
-    if not found and not fs.isdir(root):
-        raise StorageError(f"{uri}: not found")
-    yield from map(_info, found)
-
-
-def _info(info: dict[str, Any]) -> _Found:
-    size = int(info["size"])
-    tag = info.get("ETag") or info.get("etag")
-    changed = info.get("mtime") or info.get("LastModified") or info.get("created")
-    return info["name"], size, str(tag).strip('"') if tag else f"{size}-{changed}"
 
 
 @reported
@@ -98,7 +76,6 @@ def stored_file(uri: str) -> StoredFile:
     elif on_s3(uri):
         size, version = s3().head(s3_path(uri))
     else:
-        fs.invalidate_cache()
-        _, size, version = _info(fs.info(path))
+        size, version = otherstores.size_version(fs, path)
     name = path.rsplit("/", 1)[-1]
     return StoredFile(uri=absolute(uri), path=name, size=size, version=(version or "").strip('"'))

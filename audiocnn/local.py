@@ -1,12 +1,13 @@
 """Files of this machine: listed through links, opened only where they are files, placed whole."""
 
 import errno
+import io
 import os
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from audiocnn.errors import ChangedError, GoneError, StorageError, UnreadableError
 
@@ -51,13 +52,54 @@ def size_version(path: str) -> tuple[int, str]:
     """A local file's size, and what changes when it is written anew."""
     # A link that leads nowhere is listed too: whoever reads it says so.
     status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-    return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+    return status.st_size, _version(status)
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+class _OneVersion(io.FileIO):
+    """A file that is read as long as it is of one version: the one given, or that of now.
+
+    Raises ChangedError.
+    """
+
+    def __init__(self, path: str, version: str | None) -> None:
+        super().__init__(path)
+        self._version = version or self._now()
+        try:
+            self._require()
+        except ChangedError:
+            self.close()
+            raise
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, as `FileIO` does."""
+        count = super().readinto(buffer)
+        self._require()
+        return count
+
+    def readall(self) -> bytes:
+        """What is left, as `FileIO` gives it."""
+        data = super().readall()
+        self._require()
+        return data
+
+    def _now(self) -> str:
+        return _version(os.fstat(self.fileno()))
+
+    def _require(self) -> None:
+        # After what was read: the system sets the time before it writes.
+        if self._now() != self._version:
+            raise ChangedError(f"{self.name}: {CHANGED}")
 
 
 def open_file(path: str, version: str | None = None) -> BinaryIO:
     """A local file, opened where it is one: a pipe or a device could block or act on it.
 
-    Raises ChangedError where it is no longer of that version.
+    Raises ChangedError, here and while it is read, where it is no longer of that version, or no
+    longer of the one that it was opened with.
     """
     if "\0" in path:
         raise UnreadableError(f"{path!r}: its name is none that a file can have")
@@ -65,9 +107,7 @@ def open_file(path: str, version: str | None = None) -> BinaryIO:
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
         raise UnreadableError(f"{path}: {what}")
-    if version and size_version(path)[1] != version:
-        raise ChangedError(f"{path}: {CHANGED}")
-    return open(path, "rb")
+    return io.BufferedReader(_OneVersion(path, version))
 
 
 def will_read(path: str, offset: int, size: int) -> None:

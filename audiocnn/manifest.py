@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audiocnn import storage
+from audiocnn import parquet, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.listing import StoredFile, stored_file
 from audiocnn.recordings import Recording
@@ -29,6 +29,7 @@ _RECORDINGS, _BYTES = (32, 4_096), (32 << 20, 1 << 30)
 _GROWTH = 64
 _KINDS = 100
 _BLOCK = 1 << 18
+_MEND = "delete it, and the same `label` lists the bucket again"
 
 
 @dataclass(kw_only=True)
@@ -75,7 +76,7 @@ def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
     was listed, so that the shards of a large one are few. Memory is a shard.
     """
     shards = count = 0
-    with storage.placed(uri) as path, pq.ParquetWriter(path, MANIFEST, compression="zstd") as file:
+    with storage.placed(uri) as path, parquet.writer(path, MANIFEST) as file:
         held: list[dict[str, Any]] = []
         size = written = 0
         for row in rows:
@@ -113,10 +114,10 @@ class Entry:
 
 
 def read_shard(uri: str, index: int) -> list[Entry]:
-    """One shard of a manifest, by one request. Raises StorageError."""
+    """One shard of a manifest, by one request. Raises StorageError, FormatError."""
     stored, metadata = _known(uri)
-    with _opened(stored) as file:
-        table = pq.ParquetFile(file, metadata=metadata).read_row_group(index)
+    with parquet.opened(uri, _opened(stored), "a manifest", metadata=metadata, mend=_MEND) as file:
+        table = file.read_row_group(index)
     return [
         Entry(
             recording=Recording(uri=row["uri"], size=row["size"], version=row["version"] or None),
@@ -127,7 +128,7 @@ def read_shard(uri: str, index: int) -> list[Entry]:
 
 
 def shard_sizes(uri: str) -> list[int]:
-    """Recordings in each shard of a manifest. Raises StorageError."""
+    """Recordings in each shard of a manifest. Raises StorageError, FormatError."""
     _, metadata = _known(uri)
     return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
@@ -136,8 +137,8 @@ def shard_sizes(uri: str) -> list[int]:
 def _known(uri: str) -> tuple[StoredFile, pq.FileMetaData]:
     """What a manifest is, and where each shard lies; kept, for both take requests."""
     stored = stored_file(uri)
-    with _opened(stored) as file:
-        return stored, pq.read_metadata(file)
+    with parquet.opened(uri, _opened(stored), "a manifest", mend=_MEND) as file:
+        return stored, file.metadata
 
 
 def _opened(stored: StoredFile) -> BinaryIO:

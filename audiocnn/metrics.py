@@ -34,13 +34,17 @@ def accuracy(confusion: np.ndarray) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetrics:
-    """How one class fared; a figure without a denominator is 0."""
+    """How one class fared.
+
+    `precision` is None for a class that was never answered, `recall` and `f1` for one of which no
+    clip was tested: nothing is known of them then.
+    """
 
     name: str
     clips: int
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 def per_class(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassMetrics]:
@@ -53,14 +57,15 @@ def per_class(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassMetr
             ClassMetrics(
                 name=name,
                 clips=int(true),
-                precision=hits / called if called else 0.0,
-                recall=hits / true if true else 0.0,
-                f1=2 * hits / (true + called) if true + called else 0.0,
+                precision=hits / called if called else None,
+                recall=hits / true if true else None,
+                f1=2 * hits / (true + called) if true else None,
             )
         )
     return rows
 
 
 def macro_f1(confusion: np.ndarray, classes: tuple[str, ...]) -> float:
-    """The mean of the classes' F1."""
-    return float(np.mean([row.f1 for row in per_class(confusion, classes)]))
+    """The mean F1 of the classes of which clips were tested."""
+    found = [row.f1 for row in per_class(confusion, classes)]
+    return float(np.mean([f1 for f1 in found if f1 is not None]))

@@ -10,6 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from audiocnn.rangefile import read_at
+from audiocnn.tags import AT_THE_END, behind_id3, behind_tags, is_blank
+
 _V1, _V2, _V25 = 3, 2, 0
 _KBPS = {
     _V1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -22,7 +25,6 @@ _RATES = {
 }
 _LAYER_III = 1
 _MONO = 3
-_TAGS_AT_THE_END = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")
 _CHUNK = 1 << 20
 
 
@@ -38,6 +40,8 @@ class Mp3:
     """Frames of sound; one that only says the length (Xing, Info) is not counted."""
     whole: bool
     """Whether the file ends where a frame, or a tag, does."""
+    end: int
+    """Where the last whole frame ends, in bytes."""
     head: bytes
     rest: int
 
@@ -70,31 +74,16 @@ def _frame(header: bytes) -> _Frame | None:
     return _Frame(version=version, mode=header[3] >> 6, size=size)
 
 
-def _at(file: BinaryIO, position: int, size: int) -> bytes:
-    file.seek(position)
-    return file.read(size)
-
-
-def _skip_id3(file: BinaryIO) -> int:
-    """Where the frames begin: behind an ID3v2 tag."""
-    tag = _at(file, 0, 10)
-    if tag[:3] != b"ID3" or len(tag) < 10:
-        return 0
-    size = 0
-    for byte in tag[6:10]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size
-
-
 def _first_frame(file: BinaryIO) -> tuple[int, _Frame] | None:
     """Where the first frame begins that another one follows."""
-    start = _skip_id3(file)
-    while chunk := _at(file, start, _CHUNK):
+    start = behind_id3(file, 0)
+    while chunk := read_at(file, start, _CHUNK):
         found = chunk.find(b"\xff")
         while found >= 0:
-            first = _frame(_at(file, start + found, 4))
-            if first is not None and _frame(_at(file, start + found + first.size, 4)) is not None:
-                return start + found, first
+            at = start + found
+            first = _frame(read_at(file, at, 4))
+            if first is not None and _frame(read_at(file, at + first.size, 4)) is not None:
+                return at, first
             found = chunk.find(b"\xff", found + 1)
         start += len(chunk)
     return None
@@ -106,29 +95,35 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
     found = _first_frame(file)
     if found is None:
         return None
-    start = found[0]
-    following: _Frame | None = found[1]
-    count, position, whole = 0, start, True
-    while following is not None:
-        count, position = count + 1, position + following.size
-        following = _frame(_at(file, position, 4)) if position < length else None
+    start, frame = found
+    count, position = 1, start + frame.size
+    while (following := _following(file, position, length)) is not None:
+        at, frame = following
+        count, position = count + 1, at + frame.size
+    whole = position == length
     if position > length:
-        count, whole = count - 1, False
+        count, position = count - 1, position - frame.size
     elif position < length:
-        whole = _at(file, position, 8).startswith(_TAGS_AT_THE_END) or _is_blank(file, position)
+        whole = read_at(file, position, 8).startswith(AT_THE_END) or is_blank(file, position)
     head, rest, stated = _with_length(file, found, length - start, count)
     return Mp3(
         frames=count if stated is None else count - 1,
         whole=whole and (stated is None or stated <= count - 1),
+        end=position,
         head=head,
         rest=rest,
     )
 
 
-def _is_blank(file: BinaryIO, position: int) -> bool:
-    """Whether nothing but zeros follows."""
-    file.seek(position)
-    return not any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(_CHUNK), b""))
+def _following(file: BinaryIO, position: int, length: int) -> tuple[int, _Frame] | None:
+    """The frame at a position, or behind the tags that are there, and where it begins."""
+    if position >= length:
+        return None
+    frame = _frame(read_at(file, position, 4))
+    if frame is None:  # joined files have tags between them
+        position = behind_tags(file, position)
+        frame = _frame(read_at(file, position, 4))
+    return None if frame is None else (position, frame)
 
 
 def _with_length(
@@ -139,16 +134,16 @@ def _with_length(
     Returns `head`, `rest`, and what the tag said, where there is one.
     """
     start, first = found
-    tag = _at(file, start + first.xing, 12)
+    tag = read_at(file, start + first.xing, 12)
     flags = tag[7] if len(tag) == 12 else 0
     if tag[:4] in (b"Xing", b"Info") and flags & 1:
         (stated,) = struct.unpack_from(">I", tag, 8)
         length = struct.pack(">I", count - 1)
         if flags & 2:
             length += struct.pack(">I", stream_bytes & 0xFFFFFFFF)
-        head = _at(file, 0, start + first.xing + 8) + length
+        head = read_at(file, 0, start + first.xing + 8) + length
         return head, len(head), stated
-    header = bytearray(_at(file, start, 4))
+    header = bytearray(read_at(file, start, 4))
     header[1] |= 1  # no checksum
     header[2] = header[2] & 0x0D | 0x90  # a bit rate whose frame has room, no padding
     size = (_frame(bytes(header)) or first).size

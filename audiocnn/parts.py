@@ -14,12 +14,11 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from audiocnn import storage
+from audiocnn import parquet, storage
 from audiocnn.config import FeatureConfig
 from audiocnn.corpus import Clip
-from audiocnn.errors import AudioError, UnreadableError
+from audiocnn.errors import AudioError, FormatError, UnreadableError
 from audiocnn.failures import failure_row
 from audiocnn.recordings import Archive, Recording
 
@@ -27,6 +26,8 @@ _LEDGER = b"audiocnn.ledger"
 _ROW_GROUP = 64
 _PAGE = 8 << 20
 _IN_MEMORY = 32 << 20
+_DECIDE = ["clip_id", "start_s", "duration_s", "label", "fold", "source"]
+"""Columns that name a row, with its log-mel."""
 
 Item = dict[str, Any]
 """A clip as JSON carries it, see `item_of`."""
@@ -150,8 +151,8 @@ def item_of(clip: Clip) -> Item:
 
 def recording_of(item: Item) -> Recording:
     """Where an item's bytes are."""
-    archive = item["archive"] and Archive(**item["archive"])
-    return Recording(uri=item["uri"], size=item["size"], archive=archive, segment=item["segment"])
+    said = {name: item[name] for name in ("uri", "size", "version", "segment")}
+    return Recording(archive=item["archive"] and Archive(**item["archive"]), **said)
 
 
 def part_name(config: FeatureConfig, items: list[Item]) -> str:
@@ -165,7 +166,11 @@ def add_digests(digests: list[str]) -> str:
 
     Source: Bellare and Micciancio, A New Paradigm for Collision-Free Hashing, 1997 (AdHash).
     """
-    return f"{sum(int(digest, 16) for digest in digests) % (1 << 256):064x}"
+    return _hex(sum(int(digest, 16) for digest in digests))
+
+
+def _hex(total: int) -> str:
+    return f"{total % (1 << 256):064x}"
 
 
 @dataclass(kw_only=True)
@@ -225,10 +230,9 @@ class PartWriter:
         self.config = config
         self._schema = schema(config)
         plain = [name for name in self._schema.names if name != "logmel"]
-        self._writer = pq.ParquetWriter(
+        self._writer = parquet.writer(
             path,
             self._schema,
-            compression="zstd",
             # Dictionaries and statistics of a thousand numbers a row cost more than writing them.
             # Byte stream split would save an eighth, but DuckDB cannot read it for halves.
             use_dictionary=plain,
@@ -289,7 +293,7 @@ class PartWriter:
             windows={fold: sums.windows for fold, sums in self._sums.items()},
             classes={fold: dict(sums.classes) for fold, sums in self._sums.items()},
             bands={f: sums.bands(self.config.n_frames) for f, sums in self._sums.items()},
-            rows=f"{self._digest % (1 << 256):064x}",
+            rows=_hex(self._digest),
             sound_s=sum(sums.sound_s for sums in self._sums.values()),
         )
         self._writer.add_key_value_metadata({_LEDGER: json.dumps(ledger.to_json()).encode()})
@@ -318,10 +322,19 @@ class _FoldSums:
         )
 
 
+def rows_digest(table: pa.Table) -> str:
+    """`Ledger.rows` of the rows of a part."""
+    total = 0
+    for batch in table.to_batches():
+        rows = batch.select(_DECIDE).to_pylist()
+        for row, logmel in zip(rows, batch.column("logmel").to_numpy_ndarray(), strict=True):
+            total += int.from_bytes(_row_digest(row, logmel), "big")
+    return _hex(total)
+
+
 def _row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
     """Names a row by what a model learns from: not by where it was read."""
-    names = ("clip_id", "start_s", "duration_s", "label", "fold", "source")
-    digest = hashlib.sha256(json.dumps([row[name] for name in names]).encode())
+    digest = hashlib.sha256(json.dumps([row[name] for name in _DECIDE]).encode())
     digest.update(logmel.data)
     return digest.digest()
 
@@ -329,10 +342,9 @@ def _row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
 def read_ledger(uri: str) -> Ledger | None:
     """What a part says of itself, from its footer; None where it is damaged, or not of ours."""
     try:
-        with storage.open_binary(uri) as file:
-            metadata = pq.read_metadata(file).metadata or {}
-        return Ledger.from_json(json.loads(metadata[_LEDGER]))
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        with parquet.opened(uri, storage.open_binary(uri)) as part:
+            return Ledger.from_json(json.loads((part.metadata.metadata or {})[_LEDGER]))
+    except (FormatError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -35,6 +35,7 @@ class Predictions:
     """The fingerprint of the bundle that gave them."""
     clip_ids: list[str]
     uris: list[str]
+    """As `FeatureSet.name_of` names them; those of earlier versions are whole."""
     labels: list[str]
     duration_s: np.ndarray
     scores: np.ndarray
@@ -55,6 +56,27 @@ class Predictions:
             labels=[self.labels[row] for row in rows],
             duration_s=np.array(list(seconds.values())),
             scores=by_clip,
+        )
+
+    @staticmethod
+    def merge(several: list["Predictions"]) -> "Predictions":
+        """Those of several groups of windows of one fold as one, in the order of clips.
+
+        A clip's windows are in one of the groups, or follow each other in several.
+        """
+        order = sorted(
+            (clip_id, group, row)
+            for group, one in enumerate(several)
+            for row, clip_id in enumerate(one.clip_ids)
+        )
+        places = [(group, row) for _, group, row in order]
+        return replace(
+            several[0],
+            clip_ids=[clip_id for clip_id, _, _ in order],
+            uris=[several[group].uris[row] for group, row in places],
+            labels=[several[group].labels[row] for group, row in places],
+            duration_s=np.array([several[group].duration_s[row] for group, row in places]),
+            scores=np.stack([several[group].scores[row] for group, row in places]),
         )
 
     def truth(self, classes: tuple[str, ...]) -> np.ndarray:

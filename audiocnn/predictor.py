@@ -10,6 +10,7 @@ import torch
 from audiocnn.audio import AudioLimits, Samples, Source, Window, windows
 from audiocnn.bundle import Bundle
 from audiocnn.config import UNKNOWN
+from audiocnn.errors import AudioError
 from audiocnn.features import LogMel
 from audiocnn.metrics import clip_scores
 from audiocnn.recordings import Recording, closing, open_recording
@@ -65,11 +66,13 @@ class Predictor:
         self.logmel = LogMel(bundle.feature).to(self.device)
 
     @staticmethod
-    def load(uri: str | os.PathLike[str], device: str | None = None) -> "Predictor":
-        """The bundle at a URI, on a GPU where there is one. Raises StorageError, FormatError."""
+    def load(
+        uri: str | os.PathLike[str], device: str | None = None, *, fingerprint: str | None = None
+    ) -> "Predictor":
+        """The bundle at a URI, on a GPU where there is one. Raises as `Bundle.read` does."""
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Predictor(Bundle.read(os.fspath(uri)), device)
+        return Predictor(Bundle.read(os.fspath(uri), fingerprint), device)
 
     def decode(
         self, data: Source, limits: AudioLimits | None = None, hop_s: float | None = None
@@ -136,7 +139,12 @@ class Predictor:
 
 
 def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) -> Prediction:
-    """Windows and their scores [windows, n_classes] by a bundle -> the recording's answer."""
+    """Windows and their scores [windows, n_classes] by a bundle -> the recording's answer.
+
+    Raises AudioError scores where they are no numbers.
+    """
+    if not np.isfinite(scores).all():
+        raise AudioError("scores", f"NaN or infinite by bundle {bundle.fingerprint}")
     known = bundle.calibration.known
     answers = tuple(
         WindowPrediction(

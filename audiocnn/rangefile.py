@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 
 class RangeFile(io.RawIOBase):
@@ -35,3 +35,9 @@ class RangeFile(io.RawIOBase):
         buffer[: len(data)] = data
         self.at += len(data)
         return len(data)
+
+
+def read_at(file: BinaryIO, position: int, size: int) -> bytes:
+    """Up to `size` bytes of a file from a position on."""
+    file.seek(position)
+    return file.read(size)

@@ -33,7 +33,7 @@ class Recording:
     """Bytes, where a listing told."""
     archive: Archive | None = None
     version: str | None = None
-    """As a listing has it; where it is given, nothing else is read."""
+    """As a listing has it, of an archive where it is in one; if given, nothing else is read."""
     segment: Segment | None = None
     """What of it is meant; None: all of it."""
 
@@ -44,8 +44,9 @@ def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callabl
     if not storage.is_local(place.uri):
         return readers.submit(open_recording, recording, most).result
     # Not by threads: what they take of the interpreter's lock costs more than such a read.
-    offset = recording.archive.offset if recording.archive else 0
-    local.will_read(storage.absolute(place.uri), offset, min(place.size or _WHOLE, _WHOLE))
+    if recording.segment is None:
+        offset = recording.archive.offset if recording.archive else 0
+        local.will_read(storage.absolute(place.uri), offset, min(place.size or _WHOLE, _WHOLE))
     return partial(open_recording, recording, most)
 
 
@@ -60,7 +61,7 @@ def closing(source: Source) -> Iterator[Source]:
 
 
 def open_recording(recording: Recording, most: int) -> Source:
-    """The recording's bytes, or a file of them where they are many, or over `most`.
+    """The recording's bytes, or a file of them where they are many, over `most`, or not all meant.
 
     Raises UnreadableError (ChangedError where it is of another version), AudioError too_large for
     a member of a tar above 512 MB, and StorageError where the store itself is out of reach.
@@ -70,8 +71,11 @@ def open_recording(recording: Recording, most: int) -> Source:
         archive = recording.archive
         if archive.size > min(most, _MOST_OF_A_MEMBER):
             raise AudioError("too_large", f"{archive.size} bytes, too many within a tar")
-        return storage.read_range(archive.uri, archive.offset, archive.size)
-    if recording.size is not None and recording.size > whole:
+        return storage.read_range(
+            archive.uri, archive.offset, archive.size, version=recording.version
+        )
+    # Of a segment's recording little is read.
+    if recording.segment is not None or (recording.size is not None and recording.size > whole):
         return storage.open_binary(recording.uri, version=recording.version)
     data = storage.read_bytes(recording.uri, whole, version=recording.version)
     if len(data) <= whole:

@@ -87,6 +87,7 @@ def _calibration(
     right = after.argmax(axis=1) == truth
     return {
         **calibrate(results, classes).to_json(),
+        "calibrated": any(c != Calibration() for c in calibrations),
         "before": _reliability_json(reliability(before, truth)),
         "after": _reliability_json(reliability(after, truth)),
         "temperatures": [c.temperature for c in calibrations],
@@ -141,15 +142,14 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
     drawn = sorted(wanted.values(), key=lambda row: -row["score"])[:_MISTAKES_DRAWN]
     wanted = {row["clip_id"]: row for row in drawn}
     pictures: dict[str, str] = {}
-    for fold in sorted({row["fold"] for row in drawn}):
-        rows = features.load([fold])
+    for rows in features.stream(sorted({row["fold"] for row in drawn})):
         for index, clip_id in enumerate(rows.clip_ids):
             if clip_id in wanted and clip_id not in pictures:
                 row = wanted[clip_id]
                 title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
                 figure = logmel_figure(rows.logmel[index], features.config, title)
                 drawn_logmel = picture(figure, f"log-mel of {clip_id}")
-                sound = _sound(row["uri"], segment_of(clip_id), features.config)
+                sound = _sound(rows.uris[index], segment_of(clip_id), features.config)
                 pictures[clip_id] = f"<figure>{drawn_logmel}{sound}</figure>"
     return [pictures[row["clip_id"]] for row in drawn]
 
@@ -157,7 +157,8 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
 def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
     """A clip's first window as the model heard it; nothing where it cannot be read by now."""
     try:
-        with closing(open_recording(Recording(uri=uri), AudioLimits().max_bytes)) as source:
+        recording = Recording(uri=uri, segment=segment)
+        with closing(open_recording(recording, AudioLimits().max_bytes)) as source:
             window = next(windows(source, config, segment=segment))
     except (StorageError, AudioError):
         return ""
@@ -168,6 +169,10 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
             file.write(window.samples[start : start + _BLOCK])
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
@@ -211,7 +216,7 @@ def _scores(summary: dict[str, Any]) -> str:
         for when in ("before", "after")
     )
     diagram = picture(reliability_figure(before, after), "reliability diagrams")
-    if not found["temperatures"] or set(found["temperatures"]) == {1.0}:
+    if not found["calibrated"]:
         return f"<p>Not calibrated: that takes the scores of another fold.</p>{diagram}"
     temperatures = ", ".join(f"{value:.2f}" for value in found["temperatures"])
     return f"""<p>An answer's score should be the part of such answers that are right. The
@@ -236,7 +241,7 @@ def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[st
     per_class = _table(
         ["class", "clips", "precision", "recall", "F1"],
         [
-            [r["name"], str(r["clips"]), *(f"{r[k]:.2f}" for k in ("precision", "recall", "f1"))]
+            [r["name"], str(r["clips"]), *(_figure(r[k]) for k in ("precision", "recall", "f1"))]
             for r in summary["per_class"]
         ],
     )

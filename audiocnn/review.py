@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from audiocnn import local, outputs, storage
-from audiocnn.audio import Samples, windows
+from audiocnn.audio import Samples, decode
 from audiocnn.cells import csv_file
 from audiocnn.errors import AudioError, ChangedError, ConfigError, UnreadableError
 from audiocnn.failures import failure_row
@@ -86,21 +88,22 @@ def write_review(to: str, labels: Labelled, picks: Sequence[Pick]) -> Written:
 def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tuple[int, Samples]]:
     """The samples, without padding, of windows of one recording, by their numbers.
 
-    The recording is decoded once, up to the last of them. Raises AudioError, StorageError, and
-    ChangedError where it has no such window.
+    Raises AudioError, StorageError, and ChangedError where it has no such window.
     """
-    rate = labels.feature.sample_rate
-    wanted = {round(pick.start_s * rate): number for number, pick in group.items()}
+    feature = labels.feature
     version = next(iter(group.values())).version or None
-    recording = Recording(uri=uri, version=version)
-    with closing(open_recording(recording, labels.limits.max_bytes)) as source:
-        for window in windows(source, labels.feature, labels.limits):
-            number = wanted.pop(round(window.start_s * rate), None)
-            if number is not None:
-                length = round(window.duration_s * rate)
-                if length != round((group[number].end_s - group[number].start_s) * rate):
-                    break  # what has no versions shows by its length alone that it is another one
-                yield number, window.samples[:length]
-            if not wanted:
-                return
-    raise ChangedError(f"{uri}: {local.CHANGED}")
+    for number, pick in group.items():
+        segment = pick.start_s, pick.start_s + feature.window_s
+        recording = Recording(uri=uri, version=version, segment=segment)
+        with closing(open_recording(recording, labels.limits.max_bytes)) as source:
+            try:
+                blocks = list(decode(source, feature.sample_rate, labels.limits, segment))
+            except AudioError as error:
+                if error.reason != "too_short":
+                    raise
+                blocks = []
+        samples = np.concatenate([np.zeros(0, np.float32), *blocks])
+        # What has no versions shows by its length alone that it is another one.
+        if len(samples) != round((pick.end_s - pick.start_s) * feature.sample_rate):
+            raise ChangedError(f"{uri}: {local.CHANGED}")
+        yield number, samples

@@ -88,11 +88,14 @@ class FileSystem(S3FileSystem):  # type: ignore[misc]
         """One operation of the S3 API; names that s3fs would read as patterns are safe here."""
         return sync(self.loop, self._call_s3, method, **kwargs)
 
-    def fetch(self, bucket: str, key: str, most: int | None, **kwargs: Any) -> bytes:
-        """An object's first bytes, by one GET."""
+    def fetch(
+        self, bucket: str, key: str, most: int | None, version: str | None, **kwargs: Any
+    ) -> bytes:
+        """An object's first bytes, by one GET; with a `version`, only where that is its ETag."""
+        asked = kwargs | ({"IfMatch": version} if version else {})
 
         async def read() -> bytes:
-            answer = await self._call_s3("get_object", Bucket=bucket, Key=key, **kwargs)
+            answer = await self._call_s3("get_object", Bucket=bucket, Key=key, **asked)
             async with answer["Body"] as body:
                 data: bytes = await body.read(most)
                 return data
@@ -166,8 +169,7 @@ def read(path: str, most: int = -1, version: str | None = None) -> bytes:
     """
     bucket, _, key = path.partition("/")
     if _NOT_FOR_OBSTORE.search(key):
-        match = {"IfMatch": version} if version else {}
-        return filesystem().fetch(bucket, key, most + 1 if most >= 0 else None, **match)
+        return filesystem().fetch(bucket, key, most + 1 if most >= 0 else None, version)
     answer = obstore.get(_store(bucket), key, options={"if_match": version} if version else None)
     if most < 0 or answer.meta["size"] <= most:
         return answer.bytes().to_bytes()
@@ -180,14 +182,14 @@ def read(path: str, most: int = -1, version: str | None = None) -> bytes:
 
 
 def read_range(path: str, offset: int, size: int, version: str | None = None) -> bytes:
-    """`size` bytes of an object from `offset` on, where it has them.
+    """`size` bytes of an object from `offset` on, where it has them; `version` as for `read`.
 
     The end must not lie past the object's: some servers refuse that with 416.
     """
     bucket, _, key = path.partition("/")
     if _NOT_FOR_OBSTORE.search(key):
-        span = {"Range": f"bytes={offset}-{offset + size - 1}"}
-        return filesystem().fetch(bucket, key, size, **span)
+        span = f"bytes={offset}-{offset + size - 1}"
+        return filesystem().fetch(bucket, key, size, version, Range=span)
     options: Any = {"range": (offset, offset + size)} | ({"if_match": version} if version else {})
     return obstore.get(_store(bucket), key, options=options).bytes().to_bytes()
 
@@ -198,7 +200,7 @@ def head(path: str) -> tuple[int, str | None]:
     try:
         if _NOT_FOR_OBSTORE.search(key):
             answer = filesystem().call("head_object", Bucket=bucket, Key=key)
-            return answer["ContentLength"], None
+            return answer["ContentLength"], answer["ETag"]
         meta = obstore.head(_store(bucket), key)
     except (OSError, obstore.exceptions.PermissionDeniedError):
         read(path, 0)  # raises with the reason: the answer to a HEAD has none

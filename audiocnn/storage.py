@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +24,9 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 import fsspec
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
-from audiocnn import local
+from audiocnn import local, notes, otherstores, parquet
 from audiocnn.errors import (
     AudioCNNError,
     ChangedError,
@@ -38,6 +36,7 @@ from audiocnn.errors import (
     UnreadableError,
 )
 from audiocnn.rangefile import RangeFile
+from audiocnn.scratch import Scratch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -193,27 +192,34 @@ def read_bytes(uri: str, most: int = -1, *, version: str | None = None) -> bytes
     fs, path = filesystem(uri)
     with fs.open(path, "rb") as file:
         data: bytes = file.read(most + 1 if most >= 0 else -1)
+    _require(uri, version)
     return data
+
+
+def _require(uri: str, version: str | None) -> None:
+    """Raise ChangedError where an object of another store is not of a version, if one is given."""
+    if version and otherstores.size_version(*filesystem(uri))[1] != version:
+        raise ChangedError(f"{uri}: {local.CHANGED}")
 
 
 @partial(reported, read=True)
 def read_range(uri: str, offset: int, size: int, *, version: str | None = None) -> bytes:
     """`size` bytes of a file from `offset` on.
 
-    Raises as `read_bytes` does, and UnreadableError where there are fewer, or where an object's
-    ETag is no longer `version`.
+    Raises as `read_bytes` does, and UnreadableError where there are fewer.
     """
     if not size:
         return b""
     if on_s3(uri):
         data = bytes(s3().read_range(s3_path(uri), offset, size, version))
     elif is_local(uri):
-        with local.open_file(absolute(uri)) as file:
+        with local.open_file(absolute(uri), version) as file:
             file.seek(offset)
             data = file.read(size)
     else:
         fs, path = filesystem(uri)
         data = fs.cat_file(path, start=offset, end=offset + size)
+        _require(uri, version)
     if len(data) != size:
         raise UnreadableError(f"{uri}: it is shorter than expected")
     return data
@@ -225,23 +231,29 @@ def open_binary(
 ) -> BinaryIO:
     """A file to read and to seek in; where it is not local, by blocks, one of them in memory.
 
-    One that is no larger than a block is one request, or two where its `size` is not given. Raises
-    as `read_bytes` does, here and while it is read.
+    One that is no larger than a block is one request, or two where its `size` is not given. All of
+    it is of one version, where that or no `size` is given. Raises as `read_bytes` does, here and
+    while it is read.
     """
     if is_local(uri):
         return local.open_file(absolute(uri), version)
-    if size is None and on_s3(uri):
-        size, now = s3().head(s3_path(uri))
+    if size is None:
+        size, now = _size_version(uri)
         if version and now and now.strip('"') != version:
             raise ChangedError(f"{uri}: {local.CHANGED}")
         version = now
-    elif size is None:
-        fs, path = filesystem(uri)
-        size = int(fs.size(path))
     read = partial(read_range, uri, version=version)
     if size <= block_bytes:
         return io.BytesIO(read(0, size))
     return io.BufferedReader(RangeFile(read, size), block_bytes)
+
+
+def _size_version(uri: str) -> tuple[int, str | None]:
+    """An object's size and version now; a HEAD's ETag has its quotes."""
+    if on_s3(uri):
+        size, tag = s3().head(s3_path(uri))
+        return size, tag
+    return otherstores.size_version(*filesystem(uri))
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
@@ -265,14 +277,11 @@ def printable(text: str) -> str:
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """A JSON object. Raises StorageError, and FormatError where it is none."""
-    try:
-        value = json.loads(read_bytes(uri))
-    except ValueError as error:
-        raise FormatError(f"{uri}: not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{uri}: not a JSON object")
-    return value
+    """A JSON object. Raises StorageError, and FormatError where it is none.
+
+    Asked for a member that is not there, the object raises FormatError too.
+    """
+    return notes.parse(uri, read_bytes(uri))
 
 
 def read_format(uri: str, expected: str, what: str) -> dict[str, Any]:
@@ -310,7 +319,7 @@ def placed(uri: str) -> Iterator[str]:
             with local.placed(absolute(uri)) as path:
                 yield path
             return
-        with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+        with Scratch() as folder:
             path = os.path.join(folder, "file")
             yield path
             _upload(uri, path)
@@ -333,7 +342,8 @@ def write_json(uri: str, value: dict[str, Any]) -> None:
 def write_parquet(uri: str, table: pa.Table) -> int:
     """Write a Parquet file; returns its size in bytes."""
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink, compression="zstd")
+    with parquet.writer(sink, table.schema) as file:
+        file.write_table(table)
     data = sink.getvalue().to_pybytes()
     write_bytes(uri, data)
     return len(data)
@@ -341,10 +351,8 @@ def write_parquet(uri: str, table: pa.Table) -> int:
 
 def read_parquet(uri: str) -> pa.Table:
     """A Parquet file as a table. Raises StorageError, and FormatError where it is damaged."""
-    try:
-        return pa.parquet.read_table(pa.BufferReader(read_bytes(uri)))
-    except pa.ArrowInvalid as error:
-        raise FormatError(f"{uri}: not a Parquet file, or a damaged one ({error})") from error
+    with parquet.opened(uri, pa.BufferReader(read_bytes(uri))) as file:
+        return file.read()
 
 
 @reported

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from audiocnn import storage
+from audiocnn.listing import StoredFile
 
 _READ_AHEAD = 64 << 10
 _BLOCK = 512
@@ -56,13 +57,16 @@ class _Headers:
         return self._read(size)
 
 
-def read_index(uri: str, size: int, is_text: Callable[[str], bool]) -> Index:
-    """The index of a tar of `size` bytes, with the content of members whose name `is_text`.
+def read_index(tar: StoredFile, is_text: Callable[[str], bool]) -> Index:
+    """The index of a tar as it was listed, with the content of members whose name `is_text`.
 
-    Raises StorageError.
+    Raises StorageError, and ChangedError where it is no longer what was listed.
     """
-    with storage.open_binary(uri, block_bytes=_READ_AHEAD) as file:
-        return _index(file, size, is_text)
+    version = tar.version or None
+    with storage.open_binary(
+        tar.uri, block_bytes=_READ_AHEAD, version=version, size=tar.size
+    ) as file:
+        return _index(file, tar.size, is_text)
 
 
 def _index(file: IO[bytes], size: int, is_text: Callable[[str], bool]) -> Index:

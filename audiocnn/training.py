@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,11 @@ from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
 
 __all__ = ["Evaluation", "OnStep", "TrainConfig", "Trainer"]
+
+Item = TypeVar("Item")
+Model = TypeVar("Model", bound=nn.Module)
+
+_BATCHES_TRIED = 16
 
 OnStep = Callable[[int, torch.Tensor], None]
 """Called with the steps done of an epoch and the sum of this rank's losses so far."""
@@ -61,17 +66,14 @@ class Trainer:
         self.rank, self.world = rank, world
         self.device = device or torch.device("cpu")
         self.bfloat16 = in_bfloat16(config, self.device)
+        if self.device.type == "cuda":
+            allow_tf32(config)
         self.wrapped = wrap(model.to(self.device))
         self.ema = MovingAverage(model, config.ema_decay) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            max_lr=config.max_lr,
-            total_steps=config.epochs * batches.steps + 1,  # it also steps after the last batch
-            pct_start=config.warmup,
-        )
+        self.schedule = one_cycle(self.optimizer, config, config.epochs * batches.steps)
         # The compiled module shares its parameters with `model`, which is what is kept.
         self.forward = torch.compile(self.wrapped) if config.compile else self.wrapped
 
@@ -137,6 +139,32 @@ class Trainer:
         counts = _over_ranks(confusion).reshape(classes, classes).cpu().numpy()
         return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
 
+    def kept(self, weights: dict[str, torch.Tensor] | None = None) -> AudioCNN:
+        """The model that the run keeps, the same on every rank; at these weights, or its last."""
+        if weights is not None:
+            self.best.load_state_dict(weights)
+        _same_buffers(self.best)
+        return self.best.eval()
+
+    @torch.inference_mode()
+    def fit(self) -> dict[str, float]:
+        """How well the last training batches of this rank are answered, as parts of them.
+
+        `training`: by the last weights as they are trained, normalised by each batch's own
+        statistics, but without augmentation and dropout. `kept`: by the model that the run keeps.
+        """
+        last = copy.deepcopy(self.model).train()
+        last.dropout.eval()
+        models = {"training": last, "kept": self.best.eval()}
+        right, windows = dict.fromkeys(models, 0), 0
+        first = max(0, self.batches.steps - _BATCHES_TRIED)
+        for logmel, labels in self.batches.epoch(self.config.epochs - 1, first):
+            logmel, labels = logmel.to(self.device), labels.to(self.device)
+            for name, model in models.items():
+                right[name] += int((model(logmel).argmax(1) == labels).sum())
+            windows += len(labels)
+        return {name: count / windows for name, count in right.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while training, for `load_state_dict`: not a copy of it."""
         return {
@@ -147,41 +175,58 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave, in this version or in an earlier one."""
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            # Earlier versions did not count updates: there was one in each step.
+            self.ema.load_state_dict({"updates": state["schedule"]["last_epoch"], **state["ema"]})
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
 
 
-class MovingAverage:
+class MovingAverage(Generic[Model]):
     """An exponential moving average of a model's weights and batch-norm statistics.
 
-    torch's AveragedModel does the same, and waits for a GPU in every step.
+    It takes in n / (9 + n) of itself in the update after n others, until that is the decay: so it
+    is an average of about the last tenth of the steps, and of a short run no more either. (Warm-up
+    as in TensorFlow's ExponentialMovingAverage.) torch's AveragedModel waits for a GPU in every
+    step.
     """
 
-    def __init__(self, model: AudioCNN, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
-        self.decay, self.begun = decay, False
+        self.decay, self.updates = decay, 0
 
     @torch.no_grad()
-    def update(self, model: AudioCNN) -> None:
+    def update(self, model: Model) -> None:
         """Take in the model after another step; the first time, as it is."""
         mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
         averaged = [index for index, value in enumerate(mine) if value.is_floating_point()]
-        share = 1 - self.decay if self.begun else 1.0
+        share = 1 - min(self.decay, self.updates / (9 + self.updates))
         torch._foreach_lerp_([mine[i] for i in averaged], [theirs[i] for i in averaged], share)
-        self.begun = True
+        self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """For `load_state_dict`."""
-        return {"model": self.model.state_dict(), "begun": self.begun}
+        return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
-        self.begun = state["begun"]
+        self.updates = state["updates"]
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The learning rate of a run of so many steps."""
+    total = steps + 1  # it also steps after the last batch
+    warmup = config.warmup
+    if warmup * total == 1:  # a warm-up of no step: torch divides by its length
+        warmup *= 1 - 1e-6
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.max_lr, total_steps=total, pct_start=warmup
+    )
 
 
 def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
@@ -192,6 +237,14 @@ def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def allow_tf32(config: TrainConfig) -> None:
+    """Let cuDNN round the inputs of convolutions to TF32, unless float32 was asked for by name.
+
+    It does so by torch's default; a training's process has this setting for all that it computes.
+    """
+    torch.backends.cudnn.allow_tf32 = config.precision != "float32"
 
 
 def require_finite(loss: float, epoch: int) -> None:
@@ -213,6 +266,15 @@ def _same_buffers(model: nn.Module) -> None:
     if dist.is_available() and dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+
+
+def from_all_ranks(mine: list[Item]) -> list[Item]:
+    """The lists of all ranks as one, on each of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    found: list[list[Item]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return [item for of_rank in found for item in of_rank]
 
 
 def _over_ranks(value: torch.Tensor, *, mean: bool = False) -> torch.Tensor:

@@ -52,9 +52,9 @@ class _Sample:
 def _shard(tar: StoredFile) -> list[Clip | Rejected]:
     uri = storage.printable(tar.uri)
     try:
-        index = tars.read_index(tar.uri, tar.size, lambda name: _split(name)[1] in _LABELS)
+        index = tars.read_index(tar, lambda name: _split(name)[1] in _LABELS)
     except UnreadableError as error:  # any other ends the job: half a corpus is not a whole one
-        return [Rejected(uri=uri, reason="unreadable", detail=str(error))]
+        return [Rejected(uri=uri, reason=error.reason, detail=str(error))]
     entries: list[Clip | Rejected] = []
     if index.damage:
         entries.append(Rejected(uri=uri, reason=index.damage[0], detail=index.damage[1]))

@@ -18,7 +18,7 @@ from audiocnn.batches import MemoryBatches
 from audiocnn.config import TrainConfig
 from audiocnn.features import LogMel
 from audiocnn.model import AudioCNN
-from audiocnn.training import Trainer
+from audiocnn.training import Trainer, allow_tf32
 from benchmarks.harness import Report
 from pipelines.recipes import RECIPES
 
@@ -115,6 +115,7 @@ class Bench:
 
     def bare_rates(self, precision: str) -> list[float]:
         """Windows/s of the model's step alone."""
+        allow_tf32(replace(self.recipe.training, precision=precision))  # type: ignore[arg-type]
         size, model = self.recipe.training.batch_size, self.model().to(self.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         logmel, labels = self.logmel[:size].float(), self.labels[:size]

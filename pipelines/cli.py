@@ -74,7 +74,8 @@ def _serve(options: Serve) -> None:
         display.say(f"{configfile.write_config(options)}: Ray's `serve deploy` takes it")
         return
     display.step(f"serve {display.short(options.bundle)}")
-    proxy.prepare()
+    if not run.is_joined():
+        proxy.prepare(options.address)
     cluster = session.connect(options.metrics_port)
     options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
     run.listen(options)

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ console = Console(highlight=False)
 LOG = "AUDIOCNN_LOG"
 """Set to `json` for a line of JSON an event, in the place of what is for people."""
 _LINE_EVERY_S = 30.0
+_NAMED = 8
 _about: dict[str, Any] = {}
 
 
@@ -77,6 +78,12 @@ def short(uri: str) -> str:
     """A URI for people: a path below the working directory is said from there."""
     below = os.path.relpath(uri) if storage.is_local(uri) else uri
     return uri if below.startswith("..") else below
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few of some names, and how many others there are."""
+    others = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {others} others" if others > 0 else "")
 
 
 def same_command(overwrite: bool) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from audiocnn import listing, storage
+from audiocnn import listing, machine, storage
 from pipelines import display
 from pipelines.options import Doctor
 
@@ -90,7 +90,7 @@ def _devices() -> Finding:
         import torch
 
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        return f"{os.cpu_count()} CPUs, {len(gpus)} GPUs {' '.join(gpus)}".rstrip()
+        return f"{machine.cpus()} CPUs, {len(gpus)} GPUs {' '.join(gpus)}".rstrip()
 
     return _guarded("devices", "make setup", check)
 

@@ -5,32 +5,35 @@ from typing import Any
 
 from audiocnn import bundle, outputs, storage
 from audiocnn.calibration import Calibration
-from audiocnn.errors import FormatError, MismatchError
+from audiocnn.errors import ConfigError, FormatError, MismatchError
 from audiocnn.featureset import FeatureSet
-from audiocnn.predictions import Predictions, calibrate, sha256_of
+from audiocnn.predictions import REPORT_FORMAT, Predictions, calibrate, sha256_of
 from audiocnn.report import write_report
 from pipelines import display, session
 from pipelines.job import Job, plan
 from pipelines.options import Evaluate, Train
-from pipelines.train import fit, refuse_leaks, refuse_other_run
+from pipelines.train import doubts, fit, refuse_leaks, refuse_other_run, warn_unseen
 
 
 def evaluate(options: Evaluate) -> dict[str, Any]:
     """Train a model for each fold on all others, test it once, and write the report.
 
     As many folds side by side as the cluster has room for. A fold whose bundle is there already,
-    from the same options, is not trained again; one that was stopped goes on. Each bundle is
-    calibrated by the clips of the folds that it was not tested on. Returns the content of
-    `report.json`. Raises AudioCNNError as `train` does.
+    from the same options, is not trained again; one that was stopped goes on; and a report that is
+    there is written anew with the folds and seeds that come to it. Each bundle is calibrated by the
+    clips of the folds that it was not tested on. Returns the content of `report.json`. Raises
+    AudioCNNError as `train` does.
     """
     storage.configure(options.storage_options)
-    to = outputs.claim(options.to, "report.json", overwrite=options.overwrite)
+    to = outputs.resolve(options.to)
     features = FeatureSet.read(options.features)
     folds = list(options.folds or sorted(features.folds))
     features.require_folds(folds)
     if len(features.folds) < 2:
         raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
     jobs = _jobs(options, features, folds, to)
+    if not options.overwrite:
+        _refuse_less(to, jobs)
     todo = [job for job in jobs if options.overwrite or not _is_done(job)]
     refuse_leaks(features, options)
     cluster = session.connect()
@@ -39,9 +42,15 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         outputs.clear(to, "report.json", ("report.html", "folds/*"))
     slots = cluster.groups(options.workers_range[1], gpu=options.gpu)
     display.step(_headline(options, folds, min(slots, max(1, len(todo)))))
+    for job in {job.options.test_fold: job for job in todo}.values():
+        warn_unseen(job)
     if len(todo) < len(jobs):
         display.say(f"{len(jobs) - len(todo)} bundles are there already")
     fit({_name(job): job for job in todo}, slots)
+    for job in todo:
+        doubt = doubts(bundle.read_summary(job.to)["metrics"])
+        if doubt:
+            display.warn(f"{_name(job)}: {doubt}")
     results, calibrations = _calibrated(jobs)
     summary = _write(results, calibrations, features, to, jobs[0].to)
     print_report(summary, to)
@@ -65,6 +74,30 @@ def _jobs(options: Evaluate, features: FeatureSet, folds: list[int], to: str) ->
             asked = Train(**{**shared, "to": where, "test_fold": fold})
             jobs.append(replace(plan(asked, features), to=where))
     return jobs
+
+
+def _refuse_less(to: str, jobs: list[Job]) -> None:
+    """Raise ConfigError where a report is there that these jobs do not add to.
+
+    It has folds or seeds that are not among theirs, or is none of bundles that are beside it.
+    """
+    path = storage.join(to, "report.json")
+    if not storage.exists(path):
+        return
+    asked = {(job.options.test_fold, job.options.training.seed): job for job in jobs}
+    for row in storage.read_format(path, REPORT_FORMAT, "report")["folds"]:
+        job = asked.get((row["fold"], row["seed"]))
+        if job is None:
+            raise ConfigError(
+                f"--to {to}: its report has fold {row['fold']} of seed {row['seed']}, which was "
+                "not asked for; ask for it too (--folds, --seed, --seeds), name another folder, or "
+                "pass --overwrite"
+            )
+        if not storage.exists(storage.join(job.to, "bundle.json")):
+            raise ConfigError(
+                f"--to {to}: report.json is there already, and {job.to} is not; name another "
+                "folder, or pass --overwrite"
+            )
 
 
 def _is_done(job: Job) -> bool:
@@ -145,7 +178,7 @@ def _write(
         f"Recipe {made['recipe']}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}, "
         f"workers {made['workers']}; {chosen}"
     )
-    title = f"audiocnn on {features.corpus.rsplit('/', 1)[-1]}"
+    title = f"audiocnn on {features.name}"
     return write_report(to, results, calibrations, features, title=title, made_with=made_with)
 
 
@@ -168,9 +201,11 @@ def print_report(summary: dict[str, Any], to: str) -> None:
     display.table(["", "clips", "accuracy"], rows)
     found = summary["calibration"]
     before, after = (found[k]["expected_calibration_error"] for k in ("before", "after"))
-    display.say(
-        f"expected calibration error {100 * before:.1f} %, calibrated {100 * after:.1f} %; "
-        f"{100 * found['answered']:.0f} % answered, "
+    calibrated = (
+        f"calibrated {100 * after:.1f} %; {100 * found['answered']:.0f} % answered, "
         f"{100 * (found['accuracy_of_answers'] or 0):.1f} % of the answers right"
     )
+    if not found["calibrated"]:
+        calibrated = "not calibrated: that takes the scores of another fold"
+    display.say(f"expected calibration error {100 * before:.1f} %, {calibrated}")
     display.say(f"report -> {display.short(to)}/report.html")

@@ -87,6 +87,7 @@ def ingest(options: Ingest) -> FeatureSet:
     # Parts that no longer hold, and what a killed worker left.
     size = outputs.sweep(to, "parts", _OWNED, features.parts)
     _say(features, size, ledgers, len(plan.to_do), time.monotonic() - began)
+    _say_lost(plan.corpus, features)
     return features
 
 
@@ -128,10 +129,14 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
 
 
 def _ledgers(to: str) -> list[Ledger]:
-    """What the parts that are there say of themselves."""
+    """What the parts say of themselves; one in another's place does not count."""
     parts = [file.uri for file in outputs.below(storage.join(to, "parts"))]
     ledgers = storage.ahead(read_ledger, parts, _FOOTERS_AHEAD)
-    return [ledger for ledger in ledgers if ledger is not None]
+    return [
+        ledger
+        for uri, ledger in zip(parts, ledgers, strict=True)
+        if ledger is not None and uri == storage.join(to, ledger.part)
+    ]
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
@@ -202,14 +207,21 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
     folds: dict[int, Counter[str]] = defaultdict(Counter)
     bands: dict[int, list[BandSums]] = defaultdict(list)
     for ledger in ledgers:
-        for fold, classes in ledger.classes.items():
-            folds[fold].update(classes)
+        for fold, counted in ledger.classes.items():
+            folds[fold].update(counted)
             bands[fold].append(ledger.bands[fold])
     write_failures(to, failures)
+    classes = tuple(sorted(set().union(*folds.values())))
+    if len(classes) < 2:
+        lost = display.listed([name for name in corpus.classes if name not in classes])
+        raise CorpusError(
+            f"{corpus.uri}: no clip of {lost} could be read, and 2 classes are needed; see "
+            f"{to}/failures.parquet"
+        )
     return FeatureSet(
         uri=to,
         config=options.feature,
-        classes=corpus.classes,
+        classes=classes,
         corpus=corpus.uri,
         counts={
             "listed": len(corpus.clips) + len(corpus.rejected),
@@ -241,3 +253,13 @@ def _say(features: FeatureSet, size: int, ledgers: list[Ledger], read: int, seco
         display.warn(f"{counts['failed']} clips failed: see {to}/failures.parquet")
     if counts["ignored"]:
         display.say(f"{counts['ignored']} others are no clips of the corpus, or not reviewed yet")
+
+
+def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
+    """Warn of classes without any clip that could be read: a model cannot learn them."""
+    lost = [name for name in corpus.classes if name not in features.classes]
+    if lost:
+        display.warn(
+            f"no clip of {display.listed(lost)} could be read: these features, and the models that "
+            "are trained on them, have no such class"
+        )

@@ -35,6 +35,12 @@ class Job:
         return self.train_folds != sorted(self.features.folds)
 
     @property
+    def unseen(self) -> list[str]:
+        """Classes of which the folds that are trained on have no clip."""
+        seen = {name for fold in self.train_folds for name in self.features.folds[fold]}
+        return [name for name in self.features.classes if name not in seen]
+
+    @property
     def streams(self) -> bool:
         """Whether the features are streamed, for they are too large for memory."""
         if self.options.data == "auto":

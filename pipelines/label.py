@@ -79,7 +79,7 @@ def label(options: Label) -> dict[str, Any]:
     display.about(bundle=run.bundle.fingerprint)
     cluster = session.connect()
     cluster.require(options.workers or 1, gpu=False)
-    models = gpu_models(options, cluster)
+    models = gpu_models(options, run.bundle.fingerprint, cluster)
     if _is_unfinished(run):
         _remember_formats(run)
     else:
@@ -226,6 +226,7 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
         return 0, 0.0
     work = Work(
         to=run.to, listing_id=run.listed["id"], manifest=run.manifest, feature=run.feature,
+        bundle=run.bundle.fingerprint,
         options=replace(run.options, bundle=storage.absolute(run.options.bundle)),
     )  # fmt: skip
     began, done, failed = time.monotonic(), before, 0

@@ -39,6 +39,8 @@ class Work:
     manifest: str
     feature: FeatureConfig
     """The bundle's, with the hop that was asked for."""
+    bundle: str
+    """The bundle's fingerprint: another one in its place is refused."""
     options: Label
 
 
@@ -64,7 +66,7 @@ class LabelWorker:
         self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
         for _ in range(_FRONT_ENDS):  # they start while the bundle is read
             self._idle.put(Extractor(work.feature, work.options.limits, storage.configured()))
-        self.bundle = Bundle.read(work.options.bundle)
+        self.bundle = Bundle.read(work.options.bundle, work.bundle)
         embeddings = work.options.embeddings
         self.own = None if models else Model(Predictor(self.bundle), embeddings=embeddings)
         self.models = Reachable(models)

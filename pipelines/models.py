@@ -10,13 +10,14 @@ import numpy as np
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
-from audiocnn import storage
+from audiocnn import machine, storage
 from audiocnn.errors import ConfigError
 from audiocnn.labeller import Judged, Model
 from audiocnn.predictor import Predictor
 from pipelines import display, session
 from pipelines.options import Label
 
+_MEND = "give each model more of a GPU (--gpus-per-model), or have fewer of them (--models)"
 _LOADING_S = 60.0
 """How long a model may take to load before it is told that none has a GPU."""
 _TOGETHER_S = 5.0
@@ -26,11 +27,13 @@ _LOOK_S, _AGAIN_S = 1.0, 0.2
 
 
 class GpuModel:
-    """A bundle on a share of a GPU, as an actor."""
+    """A bundle on a share of a GPU, as an actor; another one in its place is refused."""
 
-    def __init__(self, options: Label, storage_options: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, options: Label, fingerprint: str, storage_options: dict[str, dict[str, Any]]
+    ) -> None:
         storage.configure(storage_options)
-        self._options = options
+        self._options, self._fingerprint = options, fingerprint
         self._model: Model | None = None
 
     def load(self) -> Model:
@@ -38,7 +41,8 @@ class GpuModel:
         # Not by the constructor: of what that raises, Ray keeps the text alone.
         if self._model is None:
             # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
-            predictor = Predictor.load(self._options.bundle)
+            with session.gpu_memory(_MEND):
+                predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
             self._model = Model(predictor, embeddings=self._options.embeddings)
         return self._model
 
@@ -47,29 +51,26 @@ class GpuModel:
         self.load()
 
     def judge(self, logmel: np.ndarray) -> Judged:
-        """As `Model.judge`."""
-        return self.load().judge(logmel)
+        """As `Model.judge`. Raises AudioCNNError."""
+        model = self.load()
+        with session.gpu_memory(_MEND):
+            return model.judge(logmel)
 
 
-def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
+def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> list[Any]:
     """The models on GPUs, one of them loaded at least; none where each worker has its own.
 
-    Raises ConfigError where there can be too few GPUs, and what loading the bundle raises.
+    `fingerprint` is that of the bundle that is meant. Raises ConfigError where there can be too few
+    GPUs, and what loading the bundle raises.
     """
     if not options.gpu:
         return []
-    share = options.gpus_per_model
-    count = options.models or max(1, int(cluster.gpus / share))
-    if count * share > cluster.most_gpus and not cluster.grows:
-        raise ConfigError(
-            f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
-            f"{cluster.most_gpus} GPUs at most"
-        )
+    share, count = options.gpus_per_model, how_many(options, cluster)
     # A call is not tried again by Ray, which would wait for the model's next GPU with it.
     remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1)
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
-    models = [kind.remote(options, storage.configured()) for _ in range(count)]
+    models = [kind.remote(options, fingerprint, storage.configured()) for _ in range(count)]
     reachable, there = Reachable(models), 0
     with session.user_errors():
         while not (there := reachable.arrived(_LOADING_S)):
@@ -77,6 +78,22 @@ def gpu_models(options: Label, cluster: session.Cluster) -> list[Any]:
     if there < count:
         display.say(f"{there} of {count} models have a GPU; the others join when they have")
     return models
+
+
+def how_many(options: Label, cluster: session.Cluster) -> int:
+    """Models to start: as many as were asked for, or as the GPUs that are there have room for.
+
+    Raises ConfigError where there can never be room for them.
+    """
+    share = options.gpus_per_model
+    count = options.models or max(1, machine.copies(cluster.gpus, share))
+    room = machine.copies(cluster.most_gpus, share)
+    if count > room and not cluster.grows:
+        raise ConfigError(
+            f"--gpu: {count} models of {share:g} GPU each, but the cluster has "
+            f"{cluster.most_gpus} GPUs at most, with room for {room}"
+        )
+    return count
 
 
 class Reachable:

@@ -81,9 +81,11 @@ class _Training:
     def __post_init__(self) -> None:
         fewest, most = self.workers_range
         require(1 <= fewest <= most, "workers must be at least 1, and MIN not above MAX")
+        batch = self.training.batch_size
         require(
-            most <= self.training.batch_size,
-            f"batch_size {self.training.batch_size} cannot be shared by {most} workers",
+            2 * most <= batch,
+            f"--batch-size {batch} leaves each of --workers {most} less than two windows, too few "
+            f"for batch norm: raise it to {2 * most}, or take {batch // 2} workers",
         )
         require(self.checkpoint_s >= 0, "checkpoint_s must not be negative")
         require(self.max_failures >= 0, "max_failures must not be negative")
@@ -136,6 +138,8 @@ class Evaluate(_Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.seeds >= 1, "seeds must be at least 1")
+        folds = self.folds or ()
+        require(len(set(folds)) == len(folds), "folds names a fold twice: each is tested once")
 
 
 @dataclass(frozen=True, kw_only=True)

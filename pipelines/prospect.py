@@ -2,12 +2,11 @@
 
 import os
 import random
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 
-from audiocnn import listing, storage
+from audiocnn import listing, machine, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import StorageError
 from audiocnn.extractor import Extractor
@@ -16,6 +15,7 @@ from audiocnn.listing import StoredFile
 from audiocnn.manifest import Census, Entry
 from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording
+from audiocnn.scratch import Scratch
 from pipelines import display
 from pipelines.options import Label
 from pipelines.survey import HEADERS, Headers, read_headers, say_headers
@@ -66,7 +66,7 @@ def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> fl
     entries = [Entry(recording=recording, wrong=None) for recording in sample]
     with (
         Extractor(bundle.feature, options.limits, options.storage_options) as extractor,
-        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+        Scratch() as folder,
     ):
         judge = Model(Predictor(bundle), embeddings=options.embeddings).judge
         labeller = Labeller(bundle, extractor, judge, options.top_k, embeddings=options.embeddings)
@@ -92,7 +92,7 @@ def _say(
     hours = sum(headers.seconds()) * share / 3600
     failures = len(headers.failures) * share
     windows = headers.windows(bundle.feature) * census.recordings
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or machine.cpus()
     display.say(
         f"about {hours:.1f} hours of sound, {windows:.0f} windows and {failures:.0f} failures"
     )

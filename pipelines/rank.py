@@ -4,46 +4,64 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from audiocnn import checkpoint, storage
-from audiocnn.batches import Batch, Batches, MemoryBatches, StreamedBatches
+from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
+from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError
-from audiocnn.featureset import FeatureSet, Rows
+from audiocnn.heldout import HeldOut
 from audiocnn.model import AudioCNN
-from audiocnn.training import OnStep, Trainer, require_finite
+from audiocnn.predictions import Predictions
+from audiocnn.predictor import Predictor
+from audiocnn.training import OnStep, Trainer, from_all_ranks, require_finite
+from pipelines import session
 from pipelines.job import Job
 from pipelines.meters import meters
 from pipelines.progress import Channel
 
+_MEND = (
+    "lower --batch-size, leave the features off the GPU with --data stream, or share each batch "
+    "out to more --workers"
+)
 Kept = dict[str, Any]
 """The best epoch on the validation fold: epoch, accuracy, loss, confusion, weights."""
 
 
 def train_rank(config: dict[str, Any]) -> None:
-    """Train from the job's checkpoint, or from the start, to the end; rank 0 writes the bundle."""
+    """Train from the job's checkpoint, or from the start, to the end; rank 0 writes the bundle.
+
+    Raises AudioCNNError.
+    """
     job: Job = config["job"]
     storage.configure(job.options.storage_options)
+    with session.gpu_memory(_MEND):
+        _train(job, config["channel"])
+
+
+def _train(job: Job, channel: Channel) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     trainer = _trainer(job, rank, world)
     at = _restore(job, trainer)
-    validation = _Validation(job, rank, world)
-    scribe = _Scribe(job, trainer, at, config["channel"], world) if rank == 0 else None
+    held_out = _held_out(job, rank, world)
+    validation = held_out.get(job.options.validation_fold)
+    scribe = _Scribe(job, trainer, at, channel, world) if rank == 0 else None
     for epoch in range(at.epoch, job.options.training.epochs):
         on_step = scribe.begin(epoch) if scribe else None
         loss = trainer.train_epoch(epoch, on_step, first=at.step, losses=at.losses)
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": loss}
-        kept = validation.epoch(trainer, row, at.kept)
+        kept = _validated(trainer, validation, row, at.kept) if validation else None
         at = Position(epoch=epoch + 1, kept=kept)
         if scribe:
             scribe.end(row, at)
+    model = trainer.kept(at.kept and at.kept["weights"])
+    found = _predictions(job, model, held_out, trainer.device)
     if scribe:
-        scribe.finish(at.kept)
+        scribe.finish(at.kept, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +83,12 @@ def _trainer(job: Job, rank: int, world: int) -> Trainer:
         # The schedule's length must not change with the number of workers.
         batches.steps = job.streamed_steps
     else:
-        logmel, labels = _tensors(features.load(job.train_folds), features)
+        rows = features.load(job.train_folds)
         batches = MemoryBatches(
-            logmel.to(device), labels.to(device), settings, rank=rank, world=world
-        )
+            torch.from_numpy(rows.logmel).to(device),
+            torch.from_numpy(features.label_indices(rows.labels)).to(device),
+            settings, rank=rank, world=world,
+        )  # fmt: skip
     torch.manual_seed(settings.seed)
     model = AudioCNN(job.options.model, features.config.n_mels, len(features.classes))
     model.normalise_by(*features.mean_std(job.train_folds))
@@ -92,10 +112,6 @@ def parallel(model: AudioCNN) -> DistributedDataParallel:
     return wrapped
 
 
-def _tensors(rows: Rows, features: FeatureSet) -> Batch:
-    return torch.from_numpy(rows.logmel), torch.from_numpy(features.label_indices(rows.labels))
-
-
 def _restore(job: Job, trainer: Trainer) -> Position:
     """Go on from the job's checkpoint, where it has one: the position it was written at."""
     state = checkpoint.read(job.checkpoint, trainer.device)
@@ -107,33 +123,41 @@ def _restore(job: Job, trainer: Trainer) -> Position:
     return Position(**state["position"])
 
 
-class _Validation:
-    """The validation fold's share of a rank, where one was named."""
+def _held_out(job: Job, rank: int, world: int) -> dict[int | None, HeldOut]:
+    """A rank's share of the folds that are kept out of training."""
+    options, hold = job.options, not job.streams
+    folds = [f for f in (options.validation_fold, options.test_fold) if f is not None]
+    return {f: HeldOut(job.features, f, rank=rank, world=world, hold=hold) for f in folds}
 
-    def __init__(self, job: Job, rank: int, world: int) -> None:
-        self.batches: list[Batch] = []
-        self.named = job.options.validation_fold is not None
-        if job.options.validation_fold is not None:
-            rows = job.features.load([job.options.validation_fold])
-            logmel, labels = _tensors(rows.take(np.arange(rank, len(rows), world)), job.features)
-            self.batches = list(zip(torch.split(logmel, 64), torch.split(labels, 64), strict=True))
 
-    def epoch(self, trainer: Trainer, row: dict[str, Any], kept: Kept | None) -> Kept | None:
-        """Add the validation's figures to an epoch's; returns the epoch to keep, old or new."""
-        if not self.named:
-            return None
-        found = trainer.evaluate((logmel.float(), labels) for logmel, labels in self.batches)
-        row |= {"validation_loss": found.loss, "accuracy": found.accuracy}
-        if kept and (kept["accuracy"], -kept["loss"]) >= (found.accuracy, -found.loss):
-            return kept
-        weights = {name: value.clone() for name, value in trainer.best.state_dict().items()}
-        return {
-            "epoch": row["epoch"],
-            "accuracy": found.accuracy,
-            "loss": found.loss,
-            "confusion": found.confusion.tolist(),
-            "weights": weights,
-        }
+def _validated(
+    trainer: Trainer, fold: HeldOut, row: dict[str, Any], kept: Kept | None
+) -> Kept | None:
+    """Add the validation's figures to an epoch's; returns the epoch to keep, old or new."""
+    found = trainer.evaluate(fold.batches())
+    row |= {"validation_loss": found.loss, "accuracy": found.accuracy}
+    if kept and (kept["accuracy"], -kept["loss"]) >= (found.accuracy, -found.loss):
+        return kept
+    return {
+        "epoch": row["epoch"],
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "confusion": found.confusion.tolist(),
+        "weights": {name: value.clone() for name, value in trainer.best.state_dict().items()},
+    }
+
+
+def _predictions(
+    job: Job, model: AudioCNN, held_out: dict[int | None, HeldOut], device: torch.device
+) -> dict[int, Predictions]:
+    """What the model, uncalibrated, says of each fold that was kept out; each rank does a share."""
+    if not held_out:
+        return {}
+    made = Bundle(model=model, feature=job.features.config, classes=job.features.classes)
+    predictor, seed = Predictor(made, device), job.options.training.seed
+    shares = [fold.predictions(predictor, seed) for fold in held_out.values()]
+    merged = [Predictions.merge(from_all_ranks(share)) for share in shares]
+    return {found.fold: found for found in merged}
 
 
 class _Scribe:
@@ -205,12 +229,12 @@ class _Scribe:
             self.waited = now - self.stepped
         self.first_stepped = now
 
-    def finish(self, kept: Kept | None) -> None:
+    def finish(self, kept: Kept | None, found: dict[int, Predictions]) -> None:
         """Write the bundle, and then no checkpoint is needed any more."""
         from pipelines.result import write_bundle
 
         self.behind.wait()
-        write_bundle(self.job, self.trainer, kept, self.log)
+        write_bundle(self.job, self.trainer, kept, found, self.log)
 
     def _due(self) -> bool:
         waited = time.monotonic() - self.written

@@ -19,11 +19,14 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.experimental.internal_kv import _internal_kv_get
 
+from audiocnn import machine
 from audiocnn.errors import AudioCNNError, ConfigError
 from pipelines.reach import require_shared, require_whole
 
 MOST = "AUDIOCNN_CLUSTER_MAX"
 """What an autoscaler may bring at most, like CPU=32,GPU=4: Ray's own does not tell."""
+_FEWEST_CPUS = 2
+"""That a cluster of one says it has: a job's workers must all have room."""
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
 
 
@@ -68,11 +71,10 @@ def connect(metrics_port: int | None = None) -> Cluster:
         if address:
             _join(address)
         else:
-            cpus = max(2, os.cpu_count() or 2)
             # On loopback alone: a cluster of one has no business on the network.
             ray.init(
                 address="local",
-                num_cpus=cpus,
+                num_cpus=max(_FEWEST_CPUS, machine.cpus()),
                 include_dashboard=False,
                 log_to_driver=False,
                 _node_ip_address="127.0.0.1",
@@ -196,11 +198,26 @@ def user_errors() -> Iterator[None]:
                 raise cause from None
         raise
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, AudioCNNError):
-            message = str(error.cause).split("\nFailed to apply UDF")[0]
-            kind = next(k for k in type(error.cause).__mro__ if k.__module__ == "audiocnn.errors")
+        found: BaseException = error
+        while isinstance(found, ray.exceptions.RayTaskError):  # of a model that a worker has asked
+            found = found.cause
+        if isinstance(found, AudioCNNError):
+            message = str(found).split("\nFailed to apply UDF")[0]
+            kind = next(k for k in type(found).__mro__ if k.__module__ == "audiocnn.errors")
             raise kind(message) from None
         raise
+
+
+@contextmanager
+def gpu_memory(mend: str) -> Iterator[None]:
+    """Raise ConfigError, with the mend, where a GPU's memory is full."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        what = ". ".join(str(error).split(". ")[:2])  # it goes on with many figures
+        raise ConfigError(f"{what}: {mend}") from error
 
 
 def lost_worker(error: BaseException) -> str | None:

@@ -25,7 +25,8 @@ def similar(options: Similar) -> Found:
     labels.require_embeddings()
     warn_unfinished(labels)
     try:
-        clip = embed(Predictor.load(labels.bundle), options.to_clip, labels)
+        predictor = Predictor.load(labels.bundle, fingerprint=labels.fingerprint)
+        clip = embed(predictor, options.to_clip, labels)
     except AudioError as error:
         raise ConfigError(f"--to-clip {options.to_clip}: {error}") from error
     found = nearest(labels, clip, options.count)

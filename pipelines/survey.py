@@ -4,14 +4,13 @@ What the headers of some recordings tell is here for `audiocnn label --dry-run` 
 """
 
 import os
-import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
 from time import monotonic
 
-from audiocnn import storage
+from audiocnn import machine, storage
 from audiocnn.audio import AudioInfo, AudioLimits, WindowConfig, count_windows, read_info
 from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
@@ -19,6 +18,7 @@ from audiocnn.extractor import Extractor
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import item_of
 from audiocnn.recordings import Recording, closing, open_recording
+from audiocnn.scratch import Scratch
 from pipelines import display
 from pipelines.options import Ingest
 
@@ -140,7 +140,7 @@ def _try(options: Ingest, corpus: Corpus) -> Trial:
     items = [item_of(clip) for clip in _spread(corpus.clips, _DECODED)]
     with (
         Extractor(options.feature, options.limits, options.storage_options) as extractor,
-        tempfile.TemporaryDirectory(prefix="audiocnn-") as folder,
+        Scratch() as folder,
     ):
         part = os.path.join(folder, "part.parquet")
         extractor.part(items[:1], part)  # while it starts
@@ -184,7 +184,7 @@ def _say_classes(corpus: Corpus) -> None:
 def _say_estimate(options: Ingest, corpus: Corpus, found: Survey) -> None:
     windows = found.headers.windows(options.feature) * len(corpus.clips)
     size, seconds = windows * found.trial.bytes_a_window, found.trial.seconds_a_clip
-    workers = options.workers or os.cpu_count() or 1
+    workers = options.workers or machine.cpus()
     time = display.duration(seconds * len(corpus.clips) / workers)
     display.say(
         f"about {windows:.0f} windows and {size / 1e6:.0f} MB of features; once started, {time} "

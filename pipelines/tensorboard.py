@@ -1,7 +1,6 @@
 """TensorBoard logs beside a bundle, wherever it is."""
 
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from audiocnn import storage
+from audiocnn.scratch import Scratch
 
 
 class Log:
@@ -17,8 +17,10 @@ class Log:
 
     def __init__(self, uri: str, epochs_done: int = 0) -> None:
         self.uri = uri
-        self._temporary = tempfile.TemporaryDirectory(prefix="audiocnn-")
-        self.folder = uri if storage.is_local(uri) else self._temporary.name
+        self._temporary = Scratch()
+        # All of this folder is uploaded, so it is not the one that has the mark of a Scratch.
+        local = os.path.join(self._temporary.name, "log")
+        self.folder = uri if storage.is_local(uri) else local
         # A run that goes on repeats what it had logged after its last checkpoint.
         self.writer = SummaryWriter(self.folder, purge_step=epochs_done + 1)
 

@@ -1,6 +1,5 @@
 """`audiocnn train`: features -> bundle, by Ray Train and DDP."""
 
-import tempfile
 import threading
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from audiocnn import leaks, outputs, storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError, TrainingError
 from audiocnn.featureset import FeatureSet
+from audiocnn.scratch import Scratch
 from pipelines import display, session
 from pipelines.gloo import GlooConfig
 from pipelines.job import Job, plan
@@ -42,6 +42,7 @@ def train(options: Train) -> Bundle:
     job = replace(plan(options), to=to)
     refuse_other_run(job)
     display.step(_headline(job))
+    warn_unseen(job)
     if job.holds_out:
         refuse_leaks(job.features, options)
     session.connect().require(options.workers_range[0], gpu=options.gpu)
@@ -53,6 +54,9 @@ def train(options: Train) -> Bundle:
     test = bundle.metrics.get("test")
     if test:
         display.say(f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips")
+    doubt = doubts(bundle.metrics)
+    if doubt:
+        display.warn(doubt)
     display.say(f"bundle {bundle.fingerprint} -> {display.short(to)}")
     return bundle
 
@@ -68,6 +72,37 @@ def refuse_other_run(job: Job) -> None:
             f"--to {job.to}: an unfinished run is there with another {differ}; "
             "give its options to go on with it, or --overwrite to begin anew"
         )
+
+
+def warn_unseen(job: Job) -> None:
+    """Warn of classes that a model cannot learn."""
+    if job.unseen:
+        folds = ", ".join(map(str, job.train_folds))
+        display.warn(
+            f"no clip of {display.listed(job.unseen)} is in the folds trained on ({folds})"
+        )
+
+
+def doubts(metrics: dict[str, Any]) -> str | None:
+    """What is odd about a bundle's metrics: that it is far worse than its training suggests."""
+    fit, test = metrics.get("fit"), metrics.get("test")
+    if fit is None:  # a bundle of an earlier version
+        return None
+    trained = f"{100 * fit['training']:.0f} %"
+    if fit["kept"] < fit["training"] / 2:
+        return (
+            f"the model that is kept is right on {100 * fit['kept']:.0f} % of the windows that it "
+            f"was trained on, and while it was trained on {trained}: its weights (--ema-decay) and "
+            "batch norm's statistics are averages over steps, of which there were too few; give "
+            "more --epochs, or a lower --ema-decay"
+        )
+    if test and test["accuracy"] < fit["training"] / 2:
+        return (
+            f"fold {test['fold']} is far below the windows that were trained on, of which "
+            f"{trained} are right: the model knows these by heart, or the fold has other kinds of "
+            "sounds; more sources of each class help, or a smaller model"
+        )
+    return None
 
 
 def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
@@ -175,7 +210,7 @@ def _fit(job: Job, channel: Channel) -> None:
 
 def _fit_once(job: Job, channel: Channel) -> None:
     workers: Any = job.options.workers  # as Ray takes it: a number, or the fewest and the most
-    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+    with Scratch() as folder:
         ray.train.torch.TorchTrainer(
             train_rank,
             train_loop_config={"job": job, "channel": channel},

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from audiocnn import storage
 from audiocnn.audio import Samples
 from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError
+from serve import kept
 from serve.configfile import read_args
 from serve.decoder import Decoder
 from serve.gate import App
@@ -22,6 +24,7 @@ from serve.meters import Meters
 from serve.model import Inferred, LocalModel, Model, Wanted
 from serve.options import Serve
 from serve.problems import Problem
+from serve.proxy import TOKEN
 from serve.results import Results
 from serve.service import Service
 
@@ -124,7 +127,12 @@ class ModelReplica:
 
 
 def read_bundle(uri: str, fingerprint: str | None) -> Bundle:
-    """The bundle at a URI. Raises AudioCNNError, also where it is not the one that was meant."""
+    """The bundle of a fingerprint where it is kept, or else the one at a URI.
+
+    Raises AudioCNNError, also where that is not the one that was meant.
+    """
+    if fingerprint is not None and (found := kept.read(fingerprint)) is not None:
+        return found
     bundle = Bundle.read(uri)
     if fingerprint not in (None, bundle.fingerprint):
         raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}, not {fingerprint}")
@@ -179,6 +187,7 @@ class Endpoint:
             self.meters,
             results=self.results,
             beside=self.beside.service if self.beside is not None else None,
+            token=os.environ.get(TOKEN),
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -186,7 +195,7 @@ class Endpoint:
         uri = user_config.get("bundle") or self.options.bundle
         await self.current.roll(uri, user_config.get("fingerprint"))
         if self.beside is not None:
-            await self.beside.roll(str(self.options.beside), None)
+            await self.beside.roll(str(self.options.beside), user_config.get("beside"))
 
     async def check_health(self) -> None:
         """Ray's question. Raises RuntimeError."""
@@ -251,11 +260,18 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 def application(
-    options: Serve, keys: tuple[str, ...], fingerprint: str | None = None, *, fewest: int = 1
+    options: Serve,
+    keys: tuple[str, ...],
+    fingerprints: dict[str, str] | None = None,
+    *,
+    fewest: int = 1,
 ) -> serve.Application:
-    """The application: `keys` are digests, `fewest` those copies that decode for models on GPUs."""
+    """The application: `keys` are digests, `fewest` those copies that decode for models on GPUs.
+
+    `fingerprints` are those of the bundle and of the one `beside`, where they are kept.
+    """
     common: dict[str, Any] = {
-        "user_config": {"bundle": options.bundle, "fingerprint": fingerprint},
+        "user_config": {"bundle": options.bundle, **(fingerprints or {})},
         # The gate refuses what is too much, and says so; Serve would hold it, or cut its batch.
         "max_ongoing_requests": 100_000,
         "graceful_shutdown_timeout_s": options.timeout_s + 5,

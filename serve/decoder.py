@@ -1,16 +1,15 @@
 """Recordings -> samples, without trusting a byte of them.
 
-16-bit WAV is read by numpy alone. Anything else goes through libsndfile, in a process that is
-killed when it takes too long, and whose memory is bounded.
+16-bit WAV is read by numpy alone. Anything else goes through libsndfile, in processes that are
+killed when they take too long, and whose memory is bounded.
 """
 
 import asyncio
 import os
-import queue
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from multiprocessing import Pipe
 from time import monotonic
 from typing import Any, cast
@@ -19,59 +18,85 @@ import numpy as np
 
 from audiocnn.audio import AudioInfo, AudioLimits, Samples, needs_libsndfile, read
 from audiocnn.errors import AudioError, InstallationError, StorageError
-from serve.decoding import Cut
+from serve.decoding import Cut, Slow
 
 _CHILD = "from serve.decoding import main; main()"
 """Not `-m`: what is sent is unpickled as that module's."""
 _START_S = 120.0
 """Seconds in which the process must have imported what it needs, on a busy machine too."""
+_QUICK_S = 0.25
+"""Seconds of a CPU for which a recording may keep others waiting: a minute of FLAC takes less."""
 
 
 class Decoder:
-    """Decodes recordings, `processes` at once, each within `timeout_s` seconds."""
+    """Decodes recordings, each within `timeout_s` seconds.
 
-    def __init__(self, limits: AudioLimits, *, processes: int = 1, timeout_s: float = 15.0) -> None:
+    One that takes long is begun again where only its like wait for it, so that many of them keep
+    out nobody else.
+    """
+
+    def __init__(self, limits: AudioLimits, *, timeout_s: float = 15.0) -> None:
         self.limits, self.timeout_s = limits, timeout_s
-        self._threads = ThreadPoolExecutor(processes, "decode")
-        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        for _ in range(processes):
-            self._idle.put(_Process())
+        self._plain = ThreadPoolExecutor(1, "decode")
+        self._quick, self._slow = Lane(), Lane()
 
     def close(self) -> None:
         """Kill the processes. Nothing may be decoded any more."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        with suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
+        self._plain.shutdown(wait=True, cancel_futures=True)
+        self._quick.close()
+        self._slow.close()
 
     async def decode(self, body: bytes, sample_rate: int) -> tuple[AudioInfo, Samples]:
         """What the header says, and mono float32 samples at a rate. Raises AudioError."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._decode, body, sample_rate)
-
-    async def cut_out(self, cut: Cut) -> Samples:
-        """A segment of a recording in storage. Raises AudioError, StorageError."""
-        loop = asyncio.get_running_loop()
-        _, samples = await loop.run_in_executor(self._threads, self._ask, cut, None)
-        return samples
-
-    def _decode(self, body: bytes, sample_rate: int) -> tuple[AudioInfo, Samples]:
-        if not needs_libsndfile(body):
-            return read(body, sample_rate, self.limits)
-        info, samples = self._ask((sample_rate, self.limits), body)
+        plain = await loop.run_in_executor(self._plain, self._read_plain, body, sample_rate)
+        if plain is not None:
+            return plain
+        what = sample_rate, self.limits
+        try:
+            info, samples = await self._quick.ask((*what, _QUICK_S), body, self.timeout_s)
+        except Slow:
+            info, samples = await self._slow.ask((*what, None), body, self.timeout_s)
         return cast(AudioInfo, info), samples
 
-    def _ask(self, what: Any, body: bytes | None) -> tuple[AudioInfo | None, Samples]:
-        process = self._idle.get()
+    def _read_plain(self, body: bytes, sample_rate: int) -> tuple[AudioInfo, Samples] | None:
+        """A recording that needs no process; None for any other one. Raises AudioError."""
+        return None if needs_libsndfile(body) else read(body, sample_rate, self.limits)
+
+
+class Lane:
+    """A process that decodes one recording after another, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "decode")
+        self._process = _Process()
+
+    def close(self) -> None:
+        """Kill the process. Nothing may be asked any more."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._process.close()
+
+    async def cut_out(self, cut: Cut, timeout_s: float) -> Samples:
+        """A segment of a recording in storage. Raises AudioError, StorageError."""
+        _, samples = await self.ask(cut, None, timeout_s)
+        return samples
+
+    async def ask(
+        self, what: Any, body: bytes | None, timeout_s: float
+    ) -> tuple[AudioInfo | None, Samples]:
+        """What `serve.decoding` answers. Raises AudioError, StorageError, Slow."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._ask, what, body, timeout_s)
+
+    def _ask(
+        self, what: Any, body: bytes | None, timeout_s: float
+    ) -> tuple[AudioInfo | None, Samples]:
         try:
-            return process.ask(what, body, self.timeout_s)
-        except (AudioError, InstallationError) as error:
-            if not isinstance(error, AudioError) or error.reason == "crashed":
-                process.close()
-                process = _Process()
-            raise
+            return self._process.ask(what, body, timeout_s)
         finally:
-            self._idle.put(process)
+            if self._process.failed:
+                self._process.close()
+                self._process = _Process()
 
 
 class _Process:
@@ -92,6 +117,8 @@ class _Process:
         )
         theirs.close()
         self._ready = False
+        self.failed = False
+        """Whether it is of no more use."""
 
     def close(self) -> None:
         """Kill it."""
@@ -102,7 +129,10 @@ class _Process:
     def ask(
         self, what: Any, body: bytes | None, timeout_s: float
     ) -> tuple[AudioInfo | None, Samples]:
-        """What `serve.decoding` answers; `crashed` where the process dies or takes too long."""
+        """What `serve.decoding` answers; `crashed` where the process dies or takes too long.
+
+        Raises Slow where it was killed as it said that it would be.
+        """
         try:
             if not self._ready:
                 self._wait(monotonic() + _START_S)
@@ -114,12 +144,15 @@ class _Process:
                 self._connection.send_bytes(body)
             self._wait(deadline)
             answer = self._connection.recv()
-            if isinstance(answer, AudioError | StorageError):
+            if isinstance(answer, AudioError | StorageError | Slow):
                 raise answer
             self._wait(deadline)
             return answer, np.frombuffer(self._connection.recv_bytes(), np.float32)
         except (EOFError, OSError) as error:
+            self.failed = True
             code = self._process.wait()
+            if code == -signal.SIGPROF:
+                raise Slow from error
             how = f"died of signal {-code}" if code < 0 else f"ended with code {code}"
             if not self._ready and code > 0:
                 raise InstallationError(f"the decoder's process {how} as it started") from error
@@ -127,4 +160,5 @@ class _Process:
 
     def _wait(self, deadline: float) -> None:
         if not self._connection.poll(max(0.0, deadline - monotonic())):
+            self.failed = True
             raise AudioError("crashed", "the process that decoded it took too long")

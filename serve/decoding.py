@@ -6,10 +6,13 @@ wrong with it.
 """
 
 import resource
+import signal
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,10 @@ from audiocnn.recordings import Recording, closing, open_recording
 
 MOST_MEMORY = 768 << 20
 """Bytes that this process may allocate: far more than any recording within the limits takes."""
+
+
+class Slow(Exception):
+    """A recording that was given up because it takes longer than it may here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ def main() -> None:
         while True:
             try:
                 info, samples = _answer(connection)
-            except (AudioError, StorageError) as error:
+            except (AudioError, StorageError, Slow) as error:
                 connection.send(error)
                 continue
             except Exception as error:
@@ -57,11 +64,33 @@ def main() -> None:
 
 
 def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
-    """What the next message asks for. Raises AudioError, StorageError, EOFError."""
+    """What the next message asks for. Raises AudioError, StorageError, Slow, EOFError."""
     asked = connection.recv()
     if isinstance(asked, Cut):
         return None, _cut_out(asked)
-    return read(connection.recv_bytes(), *asked)
+    sample_rate, limits, most_s = asked
+    body = connection.recv_bytes()
+    with _within(most_s) as check:
+        return read(body, sample_rate, limits, check)
+
+
+@contextmanager
+def _within(most_s: float | None) -> Iterator[Callable[[], None]]:
+    """A function that raises Slow once this process has computed for so many seconds more.
+
+    Where nobody calls it, in native code that does not come back, twice as long ends the process.
+    """
+    until = process_time() + most_s if most_s is not None else float("inf")
+
+    def check() -> None:
+        if process_time() > until:
+            raise Slow
+
+    signal.setitimer(signal.ITIMER_PROF, 2 * most_s if most_s is not None else 0)
+    try:
+        yield check
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _cut_out(asked: Cut) -> Samples:

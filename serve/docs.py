@@ -18,7 +18,8 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 _STREAM = (
     "PCM, one channel, in binary messages of at most 1 MiB; for every full window, a hop apart, "
     "a text message with the answer. Query: <code>sample_rate</code> (Hz), <code>format</code> "
-    "(<code>s16le</code> or <code>f32le</code>), <code>hop_s</code>, <code>top_k</code>."
+    "(<code>s16le</code> or <code>f32le</code>), <code>hop_s</code> (at least a twentieth of the "
+    "window), <code>top_k</code>."
 )
 
 

@@ -34,8 +34,11 @@ class Answer(Response):
         self.headers["content-length"] = str(len(body))
 
 
-def choose(accepted: str) -> str | None:
-    """Zstd or gzip, if a client's Accept-Encoding has it; None for neither."""
+def choose(accepted: str, encodings: tuple[str, ...] = ("zstd", "gzip")) -> str | None:
+    """The best of these encodings by a client's Accept-Encoding; None where it takes none of them.
+
+    The first of those that it likes equally. RFC 9110, 12.5.3: `q=0` is a refusal.
+    """
     weights: dict[str, float] = {}
     for part in accepted.lower().split(","):
         name, _, parameter = part.strip().partition(";")
@@ -44,5 +47,9 @@ def choose(accepted: str) -> str | None:
             weights[name.strip()] = float(weight) if parameter else 1.0
         except ValueError:
             weights[name.strip()] = 0.0
-    best = max(("zstd", "gzip"), key=lambda name: weights.get(name, weights.get("*", 0.0)))
-    return best if weights.get(best, weights.get("*", 0.0)) > 0 else None
+
+    def weight_of(encoding: str) -> float:
+        return weights.get(encoding, weights.get("*", 0.0))
+
+    best = max(encodings, key=weight_of)
+    return best if weight_of(best) > 0 else None

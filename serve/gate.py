@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from hmac import compare_digest
 from time import monotonic
 from typing import Any
 
@@ -21,6 +22,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NAME_IN_SCOPE = "audiocnn.problem"
 """Where the application leaves the name of a problem that it answered with."""
+PASSED_ON = b"x-audiocnn-endpoint"
+"""The header by which an endpoint's own HAProxy shows that it passes a request on."""
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
 """Paths that say nothing about anybody, and are for load balancers and people; and the page's."""
 _IN_BASE64 = ("/inference",)
@@ -29,22 +32,24 @@ _MOST_HELD = 512 << 20
 _DRAINED = 1 << 20
 """A body up to here is read though it is refused: most clients read no answer before they sent."""
 _DRAIN_S = 5.0
+_BROKEN = 1011
+"""The code of a stream that is closed by a fault of ours."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _LOG = logging.getLogger("audiocnn.serve")
 
 
 class Admission:
-    """How many requests are worked on at once; the next one is refused."""
+    """How many of a kind there are at once; the next one is refused."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.count = most, 0
+    def __init__(self, most: int, kind: str) -> None:
+        self.most, self.kind, self.count = most, kind, 0
 
     def check(self) -> None:
         """Raise Problem `busy` where there is no room."""
         if self.count >= self.most:
             raise Problem(
                 "busy",
-                f"{self.count} requests are being worked on here, the limit is {self.most}",
+                f"{self.kind}: {self.count}, the limit of this copy is {self.most}",
                 headers={"retry-after": "1"},
             )
 
@@ -85,10 +90,19 @@ class Gate:
     """An ASGI application around another one, which sees only what may pass, its body whole."""
 
     def __init__(
-        self, app: App, options: Serve, keys: tuple[str, ...], meters: Meters | None = None
+        self,
+        app: App,
+        options: Serve,
+        keys: tuple[str, ...],
+        meters: Meters | None = None,
+        token: str | None = None,
     ) -> None:
         self.app, self.options, self.keys = app, options, keys
-        self.admission, self.rate = Admission(options.queue), Rate(options.rate)
+        self._token = token.encode() if token else b""
+        self.admission = Admission(options.queue, "requests that are being worked on")
+        # A stream is mostly idle: one that held a request's place would keep requests out.
+        self.streams = Admission(options.streams, "live streams")
+        self.rate = Rate(options.rate)
         self.meters = meters or Meters()
         self._held = 0
 
@@ -111,13 +125,15 @@ class Gate:
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
             # Either refused here, or answered so by the application.
-            if name := exchange.problem or scope.get(NAME_IN_SCOPE):
+            if name := exchange.problem or exchange.scope.get(NAME_IN_SCOPE):
                 self.meters.failure(name)
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(exchange.scope.get("route"), "path", "other")
             self.meters.request(route, exchange.status, monotonic() - began)
 
     async def _pass(self, exchange: "_Exchange") -> None:
         scope = exchange.scope
+        if self._token and not compare_digest(exchange.header(PASSED_ON).encode(), self._token):
+            raise Problem("misdirected", "this is a port behind the endpoint, or another one's")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path == "/" or path.startswith(_OPEN):
             await self.app(scope, exchange.receive, exchange.send)
@@ -125,7 +141,7 @@ class Gate:
         self._check_origin(exchange)
         self.rate.take(self._key(exchange))
         if scope["type"] == "websocket":
-            with self.admission.enter():
+            with self.streams.enter():
                 await self.app(scope, exchange.receive, exchange.send)
             return
         body = b""
@@ -163,7 +179,7 @@ class Gate:
         origin = exchange.header(b"origin")
         # A page can post here unasked, and would read no answer; with keys it cannot even that.
         changes = exchange.scope["type"] == "websocket" or (
-            not self.keys and exchange.scope["method"] not in ("GET", "HEAD", "OPTIONS")
+            not self.keys and exchange.scope["method"] not in ("GET", "OPTIONS")
         )
         if changes and origin:
             scheme, _, name = origin.partition("://")
@@ -221,16 +237,21 @@ def _too_large(most: int) -> Problem:
 
 
 class _Exchange:
-    """A request and its answer, and what has become of them."""
+    """A request and its answer, and what has become of them.
+
+    To the application HEAD is GET; its answer leaves without a body.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self._head = scope.get("method") == "HEAD"
+        self.scope = {**scope, "method": "GET"} if self._head else scope
+        self._receive, self._send = receive, send
         self._headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             self._headers.setdefault(name, value)
         self.status = 0
         self.problem: str | None = None
-        self._whole = scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS")
+        self._whole = scope["type"] != "http" or self.scope["method"] in ("GET", "OPTIONS")
 
     def header(self, name: bytes) -> str:
         """A header's first value, or nothing."""
@@ -253,22 +274,26 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a message on, with headers that every answer has."""
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
             secure = (b"x-content-type-options", b"nosniff")
             message["headers"] = [*message.get("headers", ()), secure]
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        elif message["type"] == "websocket.close" and not self.status:
+            await self.refuse(Problem("not-found", f"no stream at {self.scope['path']}"))
+            return
+        elif self._head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem, where no answer has begun."""
         self.problem = problem.name
-        if self.scope["type"] == "websocket":
-            with suppress(RuntimeError):  # it is closed already
-                reason = problem.detail[:100]
-                await self._send({"type": "websocket.close", "code": 1008, "reason": reason})
-            self.status = problem.status
-            return
         if self.status:
+            if self.status == 101:
+                with suppress(RuntimeError):  # it is closed already
+                    await self._send({"type": "websocket.close", "code": _BROKEN})
             return
         if "connection" not in problem.headers and not await self._drained():
             problem.headers["connection"] = "close"

@@ -60,14 +60,16 @@ def make_app(
     *,
     results: Results | None = None,
     beside: Callable[[], Service] | None = None,
+    token: str | None = None,
 ) -> App:
     """The whole application; `service` gives the current one, or raises Problem.
 
     `results` are the labels, and `beside` gives the other bundle's service, where there are such.
+    With a `token` it answers only what the proxy that has it passes on.
     """
     meters = meters or Meters()
     api = make_api(service, meters, with_keys=bool(keys), results=results, beside=beside)
-    app: App = Gate(api, options, keys, meters)
+    app: App = Gate(api, options, keys, meters, token)
     if options.cors:
         app = CORSMiddleware(
             app,
@@ -118,7 +120,11 @@ def make_api(
 
     @api.websocket("/v1/stream")
     async def _stream(socket: WebSocket) -> None:
-        await stream(socket, service)
+        try:
+            await stream(socket, service)
+        except Problem as problem:
+            socket.scope[NAME_IN_SCOPE] = problem.name
+            await socket.send_denial_response(problem.response())
 
     _answer_mistakes(api)
     _document(api, with_keys=with_keys)
@@ -339,6 +345,10 @@ def _answer_mistakes(api: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         name = _KINDS_BY_STATUS.get(error.status_code, "malformed")
         headers = dict(error.headers or {})
+        if methods := headers.pop("Allow", None):
+            headers["allow"] = methods.replace("GET", "GET, HEAD") + ", OPTIONS"
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
         return await _problem(request, Problem(name, str(error.detail), headers=headers))
 
     @api.exception_handler(Exception)

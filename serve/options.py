@@ -16,6 +16,9 @@ LIMITS = AudioLimits(max_bytes=32 << 20, max_duration_s=600.0, max_samples=64 <<
 """What a recording may be that comes over the network."""
 MOST_WINDOWS = 1_200
 """Windows of one request, however small its hop."""
+MOST_OVERLAP = 20
+"""Windows of a live stream that any of its sound may be in: what it costs is bounded by its length.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Serve:
     queue: int = 20
     """Requests at once for each copy of the endpoint; the next one is told to come again. It bounds
     how long an accepted one waits."""
+    streams: int = 20
+    """Live streams at once for each copy of the endpoint; they take no places of --queue."""
     rate: float = 0.0
     """Requests a second and replica for each key, twice as many in a burst; 0: no limit."""
     cors: tuple[str, ...] = ()
@@ -69,6 +74,7 @@ class Serve:
             require(port is None or 0 < port < 65_536, f"{name} must be within 1 and 65535")
         require(1 <= self.batch_size <= 64, "batch_size must be within 1 and 64")
         require(self.queue >= 1, "queue must be at least 1")
+        require(self.streams >= 0, "streams must not be negative")
         require(self.rate >= 0, "rate must not be negative")
         require(self.upload_timeout_s > 0 < self.timeout_s, "timeouts must be above 0")
         for origin in self.cors:
@@ -81,6 +87,12 @@ class Serve:
     def replicas_range(self) -> tuple[int, int] | None:
         """Fewest and most copies of the model; None: to be decided by what there is."""
         return (self.replicas,) * 2 if isinstance(self.replicas, int) else self.replicas
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as it stands in a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @property
     def is_local(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from starlette.responses import Response
 
 from audiocnn.synthetic import encode, sound
+from serve.encoding import choose
 from serve.problems import Problem
 
 BUILT = Path(__file__).with_name("page")
@@ -73,7 +74,7 @@ def page(name: str, accepted: str) -> Response:
     file = _files().get(name)
     if file is None:
         raise Problem("not-found", f"no file {name!r} of the dashboard")
-    if "gzip" in accepted:
+    if choose(accepted, ("gzip",)):
         return Response(file.packed, headers={**file.headers, "content-encoding": "gzip"})
     return Response(file.body, headers=file.headers)
 

@@ -59,6 +59,11 @@ KINDS = {
         title="Not audio that is read here",
         mend="send WAV (PCM, float, A-law, mu-law), FLAC, OGG (Vorbis, Opus) or MP3, uncompressed",
     ),
+    "misdirected": Kind(
+        status=421,
+        title="Not by way of this endpoint's own address",
+        mend="ask the address that `audiocnn serve` says",
+    ),
     "option": Kind(status=422, title="An option that cannot be", mend="see /docs"),
     "audio": Kind(
         status=422,
@@ -69,6 +74,7 @@ KINDS = {
         status=429, title="Too many requests with this key", mend="wait for Retry-After seconds"
     ),
     "internal": Kind(status=500, title="Our own mistake", mend="tell us, with the request's id"),
+    "lost": Kind(status=502, title="The copy that was asked is lost", mend="ask again"),
     "busy": Kind(status=503, title="All replicas are busy", mend="wait for Retry-After seconds"),
     "not-ready": Kind(status=503, title="The model is not ready", mend="wait"),
     "storage": Kind(

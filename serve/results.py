@@ -12,7 +12,7 @@ from audiocnn.errors import AudioError, StorageError, UnreadableError
 from audiocnn.labelset import name_in
 from audiocnn.recordings import Recording
 from audiocnn.sounds import wav
-from serve.decoder import Decoder
+from serve.decoder import Lane
 from serve.decoding import Cut
 from serve.problems import Problem
 
@@ -26,7 +26,7 @@ class Results:
 
     def __init__(self, uri: str, timeout_s: float) -> None:
         self._browser = Browser(uri)
-        self._decoder = Decoder(self._browser.state.limits, timeout_s=timeout_s)
+        self._decoder, self._timeout_s = Lane(), timeout_s
         self._browser.refresh()
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Results:
             storage_options=storage.configured(),
         )
         try:
-            samples = await self._decoder.cut_out(cut)
+            samples = await self._decoder.cut_out(cut, self._timeout_s)
         except UnreadableError as error:
             raise Problem("changed", str(error)) from error
         except StorageError as error:

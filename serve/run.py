@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
-from audiocnn import storage
+from audiocnn import machine, storage
 from audiocnn.browse import read_state
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioCNNError, ConfigError, MismatchError
 from serve.keys import VARIABLE, read_keys
 from serve.options import Serve
+from serve.proxy import LOOPBACK
 
 
 def check(options: Serve) -> tuple[str, ...]:
@@ -35,22 +36,30 @@ def check(options: Serve) -> tuple[str, ...]:
             "or name a file by --keys; `openssl rand -hex 32` makes a good one"
         )
     _check_artefacts(options)
-    if not os.environ.get("RAY_ADDRESS"):
+    if not is_joined():
         _check_port(options)
     return keys
+
+
+def is_joined() -> bool:
+    """Whether the cluster is somebody's: Serve's proxies are as they are set up there."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def _check_artefacts(options: Serve) -> None:
     bundle = Bundle.read(options.bundle).fingerprint
     if options.beside is not None:
         Bundle.read(options.beside)
-    if options.labels is not None:
-        made_by = read_state(options.labels).bundle
-        if made_by != bundle:
-            raise MismatchError(
-                f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
-                f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
-            )
+    _check_labels(options, bundle)
+
+
+def _check_labels(options: Serve, bundle: str) -> None:
+    """Raise MismatchError where labels are by another bundle, StorageError where there are none."""
+    if options.labels is not None and (made_by := read_state(options.labels).bundle) != bundle:
+        raise MismatchError(
+            f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
+            f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
+        )
 
 
 def fit(options: Serve, cpus: int, gpus: int) -> Serve:
@@ -58,7 +67,7 @@ def fit(options: Serve, cpus: int, gpus: int) -> Serve:
 
     Raises ConfigError where those asked for would be waited for in vain.
     """
-    room = int(gpus / options.gpu) if options.gpu else cpus
+    room = machine.copies(gpus, options.gpu) if options.gpu else cpus
     fewest, most = options.replicas_range or (max(1, room),) * 2
     if fewest > room:
         share = f"{options.gpu:g} of a GPU" if options.gpu else "a CPU"
@@ -70,7 +79,7 @@ def fit(options: Serve, cpus: int, gpus: int) -> Serve:
 
 
 def listen(options: Serve) -> None:
-    """Start Serve on the cluster that was joined.
+    """Start Serve on the cluster that was started or joined.
 
     Raises ConfigError where it runs already and listens elsewhere: an application without keys
     would be open to whoever reaches that.
@@ -84,7 +93,9 @@ def listen(options: Serve) -> None:
     try:
         there = cast(Any, _get_global_client()).http_config
     except RayServeException:
-        serve.start(http_options=HTTPOptions(host=options.host, port=options.port))
+        # What is behind our own HAProxy is for it alone: see serve/proxy.py.
+        host = options.host if is_joined() else LOOPBACK
+        serve.start(http_options=HTTPOptions(host=host, port=options.port))
         return
     if (there.host, there.port) != (options.host, options.port):
         raise ConfigError(
@@ -99,25 +110,43 @@ def start(options: Serve, keys: tuple[str, ...]) -> str:
     Raises ConfigError where it does not start.
     """
     roll(options, keys)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    return f"http://{host}:{options.port}"
+    return f"http://{options.address}"
 
 
 def roll(options: Serve, keys: tuple[str, ...]) -> str:
     """Let the bundle as it is now answer, replica by replica; returns its fingerprint.
 
-    Raises AudioCNNError where it does not load or start: what answered before goes on.
+    It is kept for copies that start later, whatever its URI has then. Raises AudioCNNError where it
+    does not load or start, or the labels are another one's: what answered before goes on.
     """
     from ray import serve
 
+    from serve import kept
     from serve.app import NAME, application
 
-    fingerprint = Bundle.read(options.bundle).fingerprint
+    def deploy(fingerprints: dict[str, str]) -> None:
+        serve.run(application(options, keys, fingerprints), name=NAME, route_prefix="/")
+
+    before = kept.served()
     try:
-        serve.run(application(options, keys, fingerprint), name=NAME, route_prefix="/")
-    except RuntimeError as error:
-        raise ConfigError(f"the replicas do not start: {str(error).splitlines()[0]}") from error
-    return fingerprint
+        now = {"fingerprint": kept.keep(options.bundle)}
+        _check_labels(options, now["fingerprint"])
+        if options.beside is not None:
+            now["beside"] = kept.keep(options.beside)
+        try:
+            deploy(now)
+        except RuntimeError as error:
+            if before is not None:  # or copies that start later would be of the one that does not
+                with suppress(RuntimeError):
+                    deploy(before)
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"the replicas do not start: {first}") from error
+    except AudioCNNError:
+        if before is not None:
+            kept.settle(before)
+        raise
+    kept.settle(now, before)
+    return now["fingerprint"]
 
 
 def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
@@ -145,6 +174,7 @@ def stop() -> None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
+    from serve import kept
     from serve.app import NAME
 
     if not ray.is_initialized():
@@ -152,7 +182,8 @@ def stop() -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with suppress(RayServeException):  # it was never started
         serve.delete(NAME)  # lets the replicas finish; shutdown takes their proxy away at once
-    if not os.environ.get("RAY_ADDRESS"):
+        kept.forget()
+    if not is_joined():
         serve.shutdown()
 
 

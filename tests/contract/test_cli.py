@@ -60,8 +60,13 @@ def test_it_says_its_version() -> None:
         (["ingest", "corpus", "--to", "x", "--n-mels", "2"], "n_mels must be within"),
         (["train", "f", "--to", "b", "--recipe", "esc99"], "invalid choice 'esc99'"),
         (["train", "f", "--to", "b", "--workers", "0"], "workers must be at least 1"),
-        (["train", "f", "--to", "b", "--workers", "33"], "cannot be shared by 33 workers"),
+        (
+            ["train", "f", "--to", "b", "--workers", "17"],
+            "--batch-size 32 leaves each of --workers 17 less than two windows, too few for batch "
+            "norm: raise it to 34, or take 16 workers",
+        ),
         (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
+        (["evaluate", "f", "--to", "r", "--folds", "1", "2", "1"], "folds names a fold twice"),
         (["label", "b", "--bundle", "x"], "--to"),
         (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),
         (["similar", "l", "--to-clip", "x", "--to", "x.txt"], "to must end in .csv"),

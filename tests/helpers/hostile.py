@@ -38,9 +38,15 @@ def floats(*values: float) -> bytes:
     return wav(samples.tobytes(), codec=3, bits=32)
 
 
-def sound(container: str) -> bytes:
-    rng = np.random.default_rng(0)
-    return encode(0.1 * rng.standard_normal(32_000), 16_000, container)
+def sound(container: str, seconds: float = 2.0, channels: int = 1) -> bytes:
+    """Noise: every part of it is like any other."""
+    samples = np.random.default_rng(0).standard_normal((round(seconds * 16_000), channels))
+    return encode(0.1 * samples, 16_000, container)
+
+
+def pcm(seconds: float = 2.0) -> bytes:
+    """The samples of `sound("wav")`, without their header."""
+    return sound("wav", seconds)[44:]
 
 
 def zipped() -> bytes:
@@ -60,6 +66,21 @@ def written(container: str, subtype: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(8_000), 16_000, format=container, subtype=subtype)
     return buffer.getvalue()
+
+
+def rf64(
+    body: bytes, *, magic: bytes = b"RF64", data: int | None = None, rate: int = 16_000
+) -> bytes:
+    """A WAV with its sizes in 64 bits."""
+    size = len(body) if data is None else data
+    sizes = struct.pack("<IQQQI", 28, size + 72, size, size // 2, 0)
+    fmt = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    head = magic + b"\xff\xff\xff\xffWAVEds64" + sizes + b"fmt " + fmt
+    return head + b"data\xff\xff\xff\xff" + body
+
+
+def random_bytes(count: int) -> bytes:
+    return np.random.default_rng(2).bytes(count)
 
 
 def silence(seconds: int, container: str) -> bytes:
@@ -95,6 +116,10 @@ def ogg_that_says(granule: int) -> bytes:
     return bytes(data)
 
 
+ID3 = b"ID3\x04\0\0\0\0\x02\0" + b"\0" * 256
+ID3V1 = b"TAG" + b"\0" * 125
+
+
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "no bytes": (b"", "empty"),
     "random bytes": (np.random.default_rng(1).bytes(4_000), "unrecognised"),
@@ -120,6 +145,23 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "wav without data": (wav()[:36], "truncated"),
     "half a wav": (sound("wav")[:20_000], "truncated"),
     "a wav without its last byte": (sound("wav")[:-1], "truncated"),
+    "random bytes behind a wav": (sound("wav") + random_bytes(5_000), "truncated"),
+    "a text behind a wav": (sound("wav") + 200 * b"Battery changed at noon.\n", "truncated"),
+    "a wav of 3 GB cut short": (wav(pcm(), data=3 << 30), "truncated"),
+    "a wav of 24 bits cut short": (written("WAV", "PCM_24")[:-3_000], "truncated"),
+    "half an rf64": (rf64(pcm()[:10_000], data=64_000), "truncated"),
+    "a bw64 cut short": (rf64(pcm()[:-1], magic=b"BW64", data=64_000), "truncated"),
+    "id3 before half a wav": (ID3 + sound("wav")[:20_000], "truncated"),
+    "random bytes between two mp3s": (
+        sound("mp3") + random_bytes(5_000) + sound("mp3"),
+        "truncated",
+    ),
+    "oggs of two rates": (sound("ogg") + encode(np.zeros(8_000), 8_000, "ogg"), "decode"),
+    "an ogg behind whose end half a one follows": (
+        sound("ogg") + sound("ogg")[:5_000],
+        "truncated",
+    ),
+    "two flacs": (2 * sound("flac"), "decode"),
     "data before its format": (b"RIFF\x20\0\0\0WAVEdata\4\0\0\0\1\0\1\0", "unrecognised"),
     "a format chunk of 4 GB": (wav()[:16] + b"\xff\xff\xff\xff" + wav()[20:], "truncated"),
     "half an mp3": (sound("mp3")[: len(sound("mp3")) // 2], "truncated"),
@@ -164,10 +206,25 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 TOLERATED = {
     "a flac that does not say its length": flac_that_says(0),
     "one second of silence": wav(b"\0\0" * 16_000),
-    "id3 before an mp3": b"ID3\x04\0\0\0\0\x02\0" + b"\0" * 256 + sound("mp3"),
+    "id3 before an mp3": ID3 + sound("mp3"),
+    "id3 before a wav": ID3 + sound("wav"),
+    "id3 twice before a flac": ID3 + ID3 + sound("flac"),
+    "id3 before an ogg": ID3 + sound("ogg"),
+    "an old tag behind a flac": sound("flac") + ID3V1,
+    "two joined wavs": 2 * sound("wav"),
+    "zeros behind a flac": sound("flac") + bytes(5_000),
+    "zeros behind a wav": sound("wav") + bytes(5_000),
+    "an odd number of bytes, and a chunk behind them": wav(b"\1" * 8_001, bits=8)
+    + b"LIST\x04\0\0\0info",
+    "half a chunk behind a wav": sound("wav") + b"LIST\xff\xff\0\0info",
     "riff size of 2 GB": wav(riff=0x7FFFFFFF),
     "riff size 0": wav(riff=0),
     "data size unknown to a pipe": wav(data=0xFFFFFFFF, riff=0xFFFFFFFF),
+    "data size unknown to SoX": wav(data=0x7FFFF000, riff=0x7FFFF024),
+    "data size unknown to SoX, in blocks of 6 bytes": wav(
+        b"\0\0\1" * 16_000, channels=2, bits=24, data=0x7FFFF000 // 6 * 6
+    ),
+    "an rf64 whose size is unknown": rf64(pcm(), data=0),
     "bytes after the data": wav() + b"LIST\x04\0\0\0info",
     "denormals": floats(1e-40, -1e-42),
     "8 channels at 192 kHz": wav(b"\0\1" * 8 * 19_200, channels=8, rate=192_000),

@@ -16,7 +16,7 @@ from audiocnn.bundle import Bundle, read_summary
 from audiocnn.config import UNKNOWN, ModelConfig, TrainConfig
 from audiocnn.errors import ConfigError, CorpusError, MismatchError
 from audiocnn.featureset import FeatureSet
-from audiocnn.parts import tensor_array
+from audiocnn.parts import rows_digest, tensor_array
 from audiocnn.predictor import Predictor
 from helpers.common import SMALL
 from pipelines.evaluate import evaluate
@@ -128,9 +128,11 @@ def test_a_validation_fold_calibrates_its_bundle(features: FeatureSet, tmp_path:
     assert len(made.calibration.thresholds) == len(features.classes)
 
 
-def test_seeds_are_models_of_their_own(features: FeatureSet, report: Path) -> None:
-    (report / "report.json").unlink()  # the models of the first seed are there
+def test_seeds_are_models_of_their_own_and_may_come_later(
+    features: FeatureSet, report: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     summary = evaluate(asked(features, report, seeds=2))
+    assert "2 bundles are there already" in capsys.readouterr().out
     rows = [(row["fold"], row["seed"]) for row in summary["folds"]]
     assert rows == [(1, 0), (4, 0), (1, 1), (4, 1)]
     assert len({row["bundle"] for row in summary["folds"]}) == 4
@@ -139,12 +141,16 @@ def test_seeds_are_models_of_their_own(features: FeatureSet, report: Path) -> No
     means = [row["accuracy_mean"] for row in summary["seeds"]]
     assert summary["accuracy_std_seeds"] == pytest.approx(np.std(means, ddof=1))
     assert read_summary(str(report / "folds" / "4.seed1"))["provenance"]["training"]["seed"] == 1
+    with pytest.raises(ConfigError, match="its report has fold 1 of seed 1, which was not asked"):
+        evaluate(asked(features, report))
+    with pytest.raises(ConfigError, match="its report has fold 4 of seed 0, which was not asked"):
+        evaluate(asked(features, report, folds=(1,), seeds=2))
+    assert json.loads((report / "report.json").read_text()) == summary
 
 
 def test_bundles_of_other_options_are_refused_before_anything_is_trained(
     features: FeatureSet, report: Path
 ) -> None:
-    (report / "report.json").unlink()
     with pytest.raises(MismatchError, match="made with another training"):
         evaluate(asked(features, report, training=replace(SHORT, epochs=1)))
 
@@ -165,8 +171,8 @@ def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
     """The features with one window of fold 1 in the place of one of fold 4."""
     copy = replace(features, uri=str(to))
     rows = features.load([1])
-    copied = False
-    for name in features.parts:
+    parts, copied = {}, False
+    for name, part in features.parts.items():
         table = pq.read_table(f"{features.uri}/{name}")
         place = next((i for i, fold in enumerate(table["fold"].to_pylist()) if fold == 4), None)
         if place is not None and not copied:
@@ -179,5 +185,6 @@ def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
             copied = True
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, to / name)
-    copy.write()
+        parts[name] = replace(part, rows=rows_digest(table))
+    replace(copy, parts=parts).write()
     return FeatureSet.read(str(to))

@@ -12,7 +12,7 @@ import ray
 
 from audiocnn import synthetic
 from audiocnn.config import AudioLimits
-from audiocnn.errors import ConfigError, FormatError
+from audiocnn.errors import ConfigError, CorpusError, FormatError
 from audiocnn.featureset import FeatureSet
 from helpers import deadly
 from helpers.common import SMALL
@@ -156,6 +156,31 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
     assert len(parts.items() & written(now).items()) >= len(parts) - 3
     kept = folds.keys() & after.keys()
     assert {clip: folds_of(now)[clip] for clip in kept} == {clip: folds[clip] for clip in kept}
+
+
+def test_a_class_without_any_clip_that_can_be_read_is_no_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, to = tmp_path / "sounds", str(tmp_path / "features")
+    for name in ("bell", "buzz", "siren"):
+        for take in range(2):
+            write_clip(corpus, name, take)
+    for path in (corpus / "siren").iterdir():
+        path.write_bytes(b"no sound")
+    features = ingest(options(corpus, to=to, folds=2))
+    assert features.classes == ("bell", "buzz")
+    assert FeatureSet.read(to) == features
+    assert (features.counts["ingested"], features.counts["failed"]) == (4, 2)
+    assert "! no clip of siren could be read" in " ".join(capsys.readouterr().out.split())
+
+    for path in (corpus / "buzz").iterdir():
+        path.write_bytes(b"no sound either")
+    with pytest.raises(CorpusError, match=r"no clip of buzz, siren could be read, and 2 classes"):
+        ingest(options(corpus, to=to, folds=2))
+    for name in ("buzz", "siren"):
+        for take in range(2):
+            write_clip(corpus, name, take)
+    assert ingest(options(corpus, to=to, folds=2)).classes == ("bell", "buzz", "siren")
 
 
 def test_overwrite_begins_anew_and_keeps_what_is_not_ours(sounds: Path, tmp_path: Path) -> None:

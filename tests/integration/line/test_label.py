@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from audiocnn import synthetic
-from audiocnn.errors import ConfigError, LedgerError, StorageError
+from audiocnn.errors import ConfigError, LedgerError, MismatchError, StorageError
 from audiocnn.labelset import read_labels
 from audiocnn.predictor import Predictor
 from helpers.common import make_bundle
@@ -106,6 +106,23 @@ def test_what_left_or_changed_between_listing_and_reading_is_a_failure_that_says
     assert "gone" not in after["reasons"]
     assert "changed" not in after["reasons"]
     assert after["done_now"] == 1
+
+
+def test_a_bundle_that_is_replaced_as_the_job_starts_labels_nothing(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows would be by another bundle than `labels.json` says."""
+    to, folder = tmp_path / "labels", tmp_path / "bundle"
+    meant, real = make_bundle(folder), job._do
+
+    def replaced(*arguments: Any) -> tuple[int, float]:
+        make_bundle(folder, seed=1)
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "_do", replaced)
+    with pytest.raises(MismatchError, match=f"began with {meant.fingerprint}"):
+        label(options(bucket, folder, to))
+    assert not parts(to)
 
 
 def test_labels_by_another_bundle_are_refused_or_another_version(

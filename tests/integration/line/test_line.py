@@ -161,7 +161,11 @@ def test_overwrite_removes_nothing_before_everything_is_checked(
     for call in (
         lambda: ingest(Ingest(corpus="typo", to=there["features"], overwrite=True)),
         lambda: train(Train(features=features.uri, to=there["bundle"], overwrite=True)),
-        lambda: train(training(features, folder / "bundle", workers=16, overwrite=True)),
+        lambda: train(
+            training(
+                features, folder / "bundle", workers=16, settings={"batch_size": 32}, overwrite=True
+            )
+        ),
         lambda: evaluate(Evaluate(features=features.uri, to=there["report"], overwrite=True)),
         lambda: label(
             Label(bucket="typo", bundle=there["bundle"], to=there["labels"], overwrite=True)
@@ -213,6 +217,9 @@ def test_a_bundle_is_complete_and_says_where_it_comes_from(
     assert made.provenance["train_folds"] == [2, 3, 4, 5]
     assert made.metrics["kept_epoch"] == "last"
     assert made.metrics["test"]["fold"] == 1
+    assert made.provenance["corpus"] == "corpus"
+    for path in (bundle / "bundle.json", bundle / "job.json", bundle / "predictions.parquet"):
+        assert str(Path(features.corpus).parent).encode() not in path.read_bytes()
     mean, _ = features.mean_std([2, 3, 4, 5])
     assert np.allclose(made.model.mean.numpy(), mean)
     files = {p.name for p in bundle.iterdir()}
@@ -278,7 +285,7 @@ def test_a_validation_fold_chooses_the_epoch_and_streaming_trains(
     ("change", "message"),
     [
         ({"test_fold": 9}, "no fold 9; there are 1, 2, 3, 4, 5"),
-        ({"workers": 64, "settings": {"batch_size": 64}}, "--workers 64: the cluster has"),
+        ({"workers": 64, "settings": {"batch_size": 128}}, "--workers 64: the cluster has"),
         ({"gpu": True}, "has 0 GPUs"),
         ({"settings": {"batch_size": 500}}, "--batch-size 500: there are 160 windows"),
         ({"data": "stream", "settings": {"batch_size": 80}, "workers": 40}, "--data stream"),

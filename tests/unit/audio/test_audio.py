@@ -174,4 +174,4 @@ def test_limits_come_from_the_header_before_anything_is_decoded(tone: Tone) -> N
 
 def test_sniff_names_the_container() -> None:
     for container in ("wav", "flac", "ogg", "mp3"):
-        assert sniff(io.BytesIO(sound(container))) == container
+        assert sniff(io.BytesIO(sound(container))) == (container, 0)

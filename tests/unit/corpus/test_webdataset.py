@@ -11,19 +11,9 @@ from audiocnn.corpus import Corpus
 from audiocnn.errors import REASONS, CorpusError, StorageError
 from audiocnn.layouts import read_corpus
 from audiocnn.recordings import Archive
+from helpers.tars import tar
 
 SOUND = b"RIFF" + bytes(2000)
-
-
-def tar(members: list[tuple[str, bytes]], kind: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar as Python, and so WebDataset's own writer, makes it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 GOOD = [("1.wav", SOUND), ("1.cls", b"dog"), ("2.wav", SOUND), ("2.cls", b"cat")]

@@ -22,9 +22,27 @@ def test_figures_are_scikit_learns() -> None:
     assert [r.recall for r in rows] == pytest.approx(list(recall))
 
 
-def test_a_class_without_clips_is_zero_and_not_an_error() -> None:
-    confusion = metrics.confusion_matrix(np.array([0, 0]), np.array([0, 1]), 3)
-    assert [r.f1 for r in metrics.per_class(confusion, CLASSES)] == [pytest.approx(2 / 3), 0, 0]
+def test_a_class_without_clips_counts_for_nothing() -> None:
+    perfect = metrics.confusion_matrix(np.array([0, 1]), np.array([0, 1]), 3)
+    assert metrics.macro_f1(perfect, CLASSES) == 1
+    truth, predicted = np.array([0, 0, 1]), np.array([0, 2, 1])
+    confusion = metrics.confusion_matrix(truth, predicted, 3)
+    rows = metrics.per_class(confusion, CLASSES)
+    assert [r.f1 for r in rows] == [pytest.approx(2 / 3), 1, None]
+    assert [r.recall for r in rows] == [0.5, 1, None]
+    assert [r.precision for r in rows] == [1, 1, 0]
+    f1 = reference.f1_score(truth, predicted, labels=[0, 1], average="macro")
+    assert metrics.macro_f1(confusion, CLASSES) == pytest.approx(f1)
+
+
+def test_a_class_that_is_never_answered_has_no_precision() -> None:
+    rows = metrics.per_class(
+        metrics.confusion_matrix(np.array([0, 1]), np.array([0, 0]), 2), ("a", "b")
+    )
+    assert [(r.precision, r.recall, r.f1) for r in rows] == [
+        (0.5, 1, pytest.approx(2 / 3)),
+        (None, 0, 0),
+    ]
 
 
 def test_a_clips_score_is_its_windows_by_duration() -> None:

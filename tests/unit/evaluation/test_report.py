@@ -12,18 +12,50 @@ import soundfile
 
 from audiocnn import report
 from audiocnn.figures import class_figure, confusion_figure, logmel_figure, picture
+from audiocnn.predictions import Predictions, calibrate
 from helpers.common import SMALL
+from helpers.small_features import write_features
+from pipelines.evaluate import print_report
 
 
 @pytest.mark.parametrize("count", [3, 600])
 def test_a_picture_has_bounds_and_takes_any_name(count: int) -> None:
     names = tuple(f"a$b_${index}" for index in range(count))
-    rows = [{"name": name, "f1": 0.5} for name in names]
+    rows = [{"name": name, "f1": 0.5} for name in names] + [{"name": "untested", "f1": None}]
     for figure in (confusion_figure(np.eye(count, dtype=int), names), class_figure(rows)):
         assert max(figure.get_size_inches()) < 30
         assert picture(figure, "x").startswith("<img")
     logmel = np.zeros((SMALL.n_mels, SMALL.n_frames), np.float32)
     assert picture(logmel_figure(logmel, SMALL, "a$b_$"), "x").startswith("<img")
+
+
+def results(scores: list[list[float]], folds: tuple[int, ...]) -> list[Predictions]:
+    """For each fold a clip of class a and one of class b, with these scores."""
+    return [
+        Predictions(
+            fold=fold, seed=0, bundle="f", clip_ids=[f"{fold}-a", f"{fold}-b"], uris=["a", "b"],
+            labels=["a", "b"], duration_s=np.ones(2), scores=np.array(scores),
+        )
+        for fold in folds
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scores", [[[0.9, 0.1], [0.2, 0.8]], [[0.9, 0.1], [0.7, 0.3]]])
+def test_a_report_says_whether_it_is_calibrated(
+    scores: list[list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where every answer was right, and so no temperature was needed."""
+    features = write_features(str(tmp_path))
+    for folds in ((1, 2), (1,)):
+        found = results(scores, folds)
+        others = [[r for r in found if r.fold != one.fold] for one in found]
+        calibrations = [calibrate(several, features.classes) for several in others]
+        summary = report.summarise(found, calibrations, features)
+        calibrated = len(folds) == 2
+        assert summary["calibration"]["calibrated"] == calibrated
+        assert ("Not calibrated" in report._scores(summary)) == (not calibrated)
+        print_report(summary, "r")
+        assert (", not calibrated" in capsys.readouterr().out) == (not calibrated)
 
 
 def heard(page: str) -> np.ndarray:

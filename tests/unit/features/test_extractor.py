@@ -19,13 +19,15 @@ from audiocnn.audio import windows
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import Clip
 from audiocnn.errors import InstallationError, StorageError
-from audiocnn.extractor import Extractor
+from audiocnn.extractor import Ended, Extractor
 from audiocnn.features import LogMel
+from audiocnn.layouts import read_corpus
 from audiocnn.parts import BandSums, Item, Ledger, item_of, read_ledger
 from audiocnn.recordings import Archive, Recording
 from helpers import deadly
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import SMALL
+from helpers.tars import tar
 
 LIMITS = AudioLimits()
 
@@ -292,6 +294,37 @@ def test_a_member_of_a_tar_is_its_bytes(
     inside = Recording(uri=str(tmp_path / "shard.tar/3.wav"), archive=member)
     plain, taken = read([sounds[3], inside], tmp_path, extractor)
     assert np.array_equal(plain, taken)
+
+
+def test_what_was_rewritten_since_it_was_listed_is_a_row(
+    sounds: list[Recording], tmp_path: Path
+) -> None:
+    """Its label, or its place in a shard, is of what was there before."""
+    data = [Path(sound.uri).read_bytes() for sound in sounds[:4]]
+    shard = tmp_path / "corpus" / "s.tar"
+    names = ["1.wav", "1.cls", "2.wav", "2.cls"]
+    for folder in ("files/a", "files/b", "corpus"):
+        (tmp_path / folder).mkdir(parents=True)
+    for place, name in enumerate(("a/1.wav", "a/2.wav", "b/1.wav")):
+        (tmp_path / "files" / name).write_bytes(data[place])
+    shard.write_bytes(tar(zip(names, [data[0], b"a", data[1], b"b"], strict=True)))
+    (tmp_path / "corpus" / "t.tar").write_bytes(shard.read_bytes())
+    listed = [
+        *read_corpus(str(tmp_path / "files")).clips,
+        *read_corpus(str(tmp_path / "corpus")).clips,
+    ]
+    (tmp_path / "files" / "a" / "2.wav").write_bytes(data[3])
+    shard.write_bytes(tar(zip(names, [data[1], b"b", data[0], b"a"], strict=True)))
+    changed = ["a/2.wav", "s.tar/1.wav", "s.tar/2.wav"]
+    with Extractor(SMALL, LIMITS) as extractor:
+        items = [item_of(replace(clip, fold=1)) for clip in listed]
+        ledger = extractor.part(items, str(tmp_path / "part.parquet"))
+        streamed = list(extractor.windows([clip.recording for clip in listed]))
+    assert sorted(ledger.failed) == changed
+    assert all(row["reason"].startswith("changed: ") for _, row in ledger.failed.values())
+    ended = [message for message in streamed if isinstance(message, Ended)]
+    assert [listed[one.at].clip_id for one in ended if one.error] == changed
+    assert len(ended) == len(listed) == 7
 
 
 def test_a_recording_of_an_hour_is_not_held_in_memory(tmp_path: Path) -> None:

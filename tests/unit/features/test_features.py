@@ -38,11 +38,14 @@ def test_the_log_mel_is_librosas(recipe: str) -> None:
         assert np.abs(ours - reference)[audible].max() < 0.01
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_log_mel_is_torchaudios(recipe: str) -> None:
+ODD = FeatureConfig(sample_rate=44_100, n_fft=1_103, hop_length=441)
+"""Frames of 25 ms every 10 ms: a whole number of hops, and half a sample at either end of them."""
+
+
+@pytest.mark.parametrize("config", [*(made().feature for made in RECIPES.values()), ODD])
+def test_the_log_mel_is_torchaudios(config: FeatureConfig) -> None:
     import torchaudio
 
-    config = RECIPES[recipe]().feature
     mel = torchaudio.transforms.MelSpectrogram(
         sample_rate=config.sample_rate,
         n_fft=config.n_fft,
@@ -56,7 +59,23 @@ def test_the_log_mel_is_torchaudios(recipe: str) -> None:
     floor = 10 ** (config.floor_db / 10)
     reference = torchaudio.functional.amplitude_to_DB(mel(samples), 10.0, floor, 0.0)
     audible = reference > reference.amax(dim=1, keepdim=True) - _RANGE_DB
-    assert (LogMel(config)(samples) - reference)[audible].abs().max() < 0.01
+    ours = LogMel(config)(samples)
+    assert (ours - reference)[audible].abs().max() < 0.01
+    assert ours.shape[1:] == (config.n_mels, config.n_frames)
+
+
+@pytest.mark.parametrize("n_fft", [16, 17, 400, 401, 1_999, 2_000])
+@pytest.mark.parametrize("hop_length", [1, 7, 10, 16])
+@pytest.mark.parametrize("window_s", [0.5, 0.50025])
+def test_a_log_mel_has_as_many_frames_as_its_config_says(
+    n_fft: int, hop_length: int, window_s: float
+) -> None:
+    config = FeatureConfig(
+        sample_rate=4_000, window_s=window_s, hop_s=window_s, min_tail_s=0.1,
+        n_fft=n_fft, hop_length=hop_length, n_mels=8,
+    )  # fmt: skip
+    logmel = LogMel(config).numpy([np.zeros(config.window_samples, np.float32)])
+    assert logmel.shape == (1, config.n_mels, config.n_frames)
 
 
 def test_silence_is_the_floor_and_nothing_is_infinite() -> None:

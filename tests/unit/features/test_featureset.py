@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,32 @@ def test_features_json_reads_back(tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "features.json").read_text())
     assert len(plain["mean"]) == len(plain["std"]) == 8
     assert plain["fingerprint"] == made.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name", "uris"),
+    [
+        (
+            "/home/jane/sounds", "sounds",
+            {"/home/jane/sounds/dog/1.wav": "dog/1.wav", "/home/jane/else/2.wav": "2.wav"},
+        ),
+        (
+            "/home/jane/labels.csv", "labels.csv",
+            {"/home/jane/far/1.wav": "far/1.wav", "/mnt/jane/2.wav": "2.wav",
+             "s3://b/3.wav": "s3://b/3.wav"},
+        ),
+        ("/corpus", "corpus", {"/corpus/1.wav": "1.wav", "/home/jane/2.wav": "2.wav"}),
+        ("s3://bucket", "bucket", {"s3://bucket/a/1.wav": "a/1.wav"}),
+        ("s3://bucket/x.csv", "x.csv", {"s3://bucket/a/1.wav": "a/1.wav"}),
+        ("/home/jane/a.tar", "a.tar", {"/home/jane/a.tar/1.wav": "1.wav"}),
+    ],
+)  # fmt: skip
+def test_what_is_published_names_no_folders_above_the_corpus(
+    corpus: str, name: str, uris: dict[str, str], tmp_path: Path
+) -> None:
+    features = replace(write(tmp_path), corpus=corpus)
+    assert features.name == name
+    assert {uri: features.name_of(uri) for uri in uris} == uris
 
 
 def test_merged_sums_are_the_sums_of_the_whole() -> None:

@@ -321,7 +321,7 @@ def test_a_part_without_some_is_the_rest(
 
 def test_a_damaged_part_is_told(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(FormatError, match=r"p\.parquet: no part of labels"):
+    with pytest.raises(FormatError, match=r"p\.parquet: not a part of labels"):
         labels.read_ledger(str(tmp_path / "p.parquet"))
 
 

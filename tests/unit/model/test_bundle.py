@@ -10,7 +10,7 @@ from audiocnn import bundle as bundle_module
 from audiocnn import synthetic
 from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, content_fingerprint
-from audiocnn.errors import AudioError, FormatError, StorageError
+from audiocnn.errors import AudioError, FormatError, MismatchError, StorageError
 from audiocnn.model import AudioCNN
 from audiocnn.predictor import Predictor
 from helpers.common import SMALL
@@ -141,3 +141,14 @@ def test_weights_that_are_not_the_named_ones_are_never_loaded(
     with pytest.raises(FormatError, match="not the one that"):
         Bundle.read(str(tmp_path / "bundle"))
     assert not (tmp_path / "sprung").exists()
+
+
+def test_another_bundle_than_the_one_that_is_meant_is_refused(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    uri = str(tmp_path / "bundle")
+    assert Bundle.read(uri, bundle.fingerprint).fingerprint == bundle.fingerprint
+    with pytest.raises(MismatchError, match=rf"bundle {bundle.fingerprint} is there now.*f00d"):
+        Bundle.read(uri, "f00d")
+    with pytest.raises(MismatchError, match="f00d"):
+        Predictor.load(uri, fingerprint="f00d")

@@ -104,10 +104,18 @@ def test_a_threshold_keeps_the_answers_that_are_right_often_enough() -> None:
     assert known.sum() > (best > 0.6).sum()  # as many as the precision allows, and no fewer
 
 
-def test_a_class_that_is_never_right_keeps_its_best_answer_only() -> None:
+@pytest.mark.parametrize("best", [[0.9, 0.8, 0.7], [0.6], [1.0, 1.0], [1 - 1e-12]])
+def test_answers_that_were_all_wrong_are_not_given_again(best: list[float]) -> None:
+    scores = np.array([[score, 1 - score] for score in best])
+    found = Calibration(thresholds=fit_thresholds(scores, np.ones(len(best), int)))
+    assert not found.known(scores).any()
+    assert not found.known(scores.astype(np.float32)).any()
+    assert found.thresholds[0] == pytest.approx(best[0], abs=1e-6)
+    assert found.thresholds[1] == 0  # never answered: nothing is known
+
+
+def test_answers_that_were_all_right_are_all_given() -> None:
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
-    thresholds = fit_thresholds(scores, np.array([1, 1, 1]))
-    assert 0.8 < thresholds[0] < 0.9
     assert fit_thresholds(scores, np.array([0, 0, 0])) == (0.0, 0.0)
 
 

@@ -71,8 +71,9 @@ def test_one_hears_what_is_marked_and_nothing_else() -> None:
     np.testing.assert_allclose(whole[512:-512], (low + high)[512:-512], atol=1e-3)
 
 
-def test_one_hears_it_where_frames_do_not_overlap() -> None:
-    config = replace(SMALL, hop_length=SMALL.n_fft)
+@pytest.mark.parametrize("n_fft", [SMALL.n_fft, SMALL.n_fft - 1])
+def test_one_hears_it_where_frames_do_not_overlap(n_fft: int) -> None:
+    config = replace(SMALL, n_fft=n_fft, hop_length=n_fft)
     sound = 0.3 * np.sin(np.arange(config.window_samples) / 8).astype(np.float32)
     whole = marked_sound(sound, np.ones((config.n_mels, config.n_frames), np.float32), config)
     np.testing.assert_allclose(whole[512:-512], sound[512:-512], atol=1e-3)

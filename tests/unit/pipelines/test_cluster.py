@@ -41,16 +41,16 @@ def test_more_workers_than_there_can_ever_be_are_refused(
 
 def test_more_models_than_there_can_ever_be_are_refused() -> None:
     def ask(**options: Any) -> None:
-        gpu_models(Label(bucket="b", bundle="b", to="l", gpu=True, **options), SMALL)
+        gpu_models(Label(bucket="b", bundle="b", to="l", gpu=True, **options), "f00d", SMALL)
 
     with pytest.raises(ConfigError) as refused:
         ask(models=2)
     assert str(refused.value) == (
-        "--gpu: 2 models of 1 GPU each, but the cluster has 1 GPUs at most"
+        "--gpu: 2 models of 1 GPU each, but the cluster has 1 GPUs at most, with room for 1"
     )
     with pytest.raises(ConfigError, match=r"3 models of 0\.5 GPU each, but the cluster has 1 GPUs"):
         ask(models=3, gpus_per_model=0.5)
-    assert gpu_models(Label(bucket="b", bundle="b", to="l"), SMALL) == []
+    assert gpu_models(Label(bucket="b", bundle="b", to="l"), "f00d", SMALL) == []
 
 
 def test_what_there_is_room_for() -> None:

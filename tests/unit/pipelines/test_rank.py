@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from audiocnn.batches import MemoryBatches
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.model import AudioCNN
-from audiocnn.training import Trainer
+from audiocnn.training import Trainer, from_all_ranks
 from pipelines.rank import parallel
 
 RANKS, BANDS, CLASSES = 3, 16, 3
@@ -36,13 +36,17 @@ def train(rank: int, folder: str) -> None:
     first.train_epoch(0)
     second.load_state_dict(first.state_dict())
     second.train_epoch(1)
+    buffers = torch.cat([value.flatten().double() for value in whole.kept().buffers()])
+    said = from_all_ranks([(rank, float(buffers.sum()))] * rank)  # nothing of the first one
     if rank == 0:
-        torch.save([whole.model.state_dict(), second.model.state_dict()], f"{folder}/weights")
+        torch.save([whole.model.state_dict(), second.model.state_dict(), said], f"{folder}/weights")
     dist.destroy_process_group()
 
 
 def test_three_ranks_that_go_on_sum_as_if_they_had_never_stopped(tmp_path: Path) -> None:
     mp.spawn(train, (str(tmp_path),), nprocs=RANKS)
-    whole, resumed = torch.load(tmp_path / "weights", weights_only=True)
+    whole, resumed, said = torch.load(tmp_path / "weights", weights_only=True)
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+    assert [rank for rank, _ in said] == [1, 2, 2]
+    assert len({statistics for _, statistics in said}) == 1  # of the model that is kept

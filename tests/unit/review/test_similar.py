@@ -141,7 +141,7 @@ def test_labels_and_their_bundle_must_fit(place: Path, labels: Path, tmp_path: P
         nearest(open_labels(uri), np.ones((1, 64), np.float32), 1)
     (labels / "parts" / "part-aa-000001.parquet").write_bytes(b"PAR1 no")
     change_note(labels, embeddings=True)
-    with pytest.raises(FormatError, match="a damaged part"):
+    with pytest.raises(FormatError, match="a part of labels, or a damaged one"):
         nearest(open_labels(uri), np.ones((1, 64), np.float32), 1)
     storage.write_json(f"{uri}/labels.json", {"format": "audiocnn.labels/2"})
     with pytest.raises(FormatError, match=r"labels\.json is damaged \(no 'made_with'\)"):

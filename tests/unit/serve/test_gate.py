@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from audiocnn.bundle import Bundle
 from audiocnn.errors import ConfigError
@@ -13,6 +14,7 @@ from helpers.clients import KEY, Client, Counted, problem, read_keys_of
 from helpers.hostile import wav
 from serve.decoder import Decoder
 from serve.gate import Gate, Rate
+from serve.http import make_app
 from serve.keys import read_keys
 from serve.model import LocalModel
 from serve.options import LIMITS, Serve
@@ -226,3 +228,26 @@ def test_an_answer_that_fails_is_one_problem_and_says_nothing_of_the_inside(
     assert "secret" not in response.text
     assert meters.failures == ["internal"]
     own.decoder.close()
+
+
+def test_behind_a_proxy_only_what_it_passes_on_is_answered(service: Service) -> None:
+    app = make_app(lambda: service, Serve(bundle="b"), (), token="secret")
+    ask = TestClient(app, base_url="http://127.0.0.1:8000")
+    for headers in ({}, {"x-audiocnn-endpoint": "another's"}, {"x-audiocnn-endpoint": b"\xff"}):
+        for path in ("/healthz", "/", "/v1/model"):
+            problem(ask.get(path, headers=headers), 421, "misdirected")
+        problem(ask.post("/v1/predict", content=wav(), headers=headers), 421, "misdirected")
+        with (
+            pytest.raises(WebSocketDenialResponse) as denied,
+            ask.websocket_connect("/v1/stream?sample_rate=16000", headers=headers),
+        ):
+            pass
+        problem(denied.value, 421, "misdirected")
+    passed = {"x-audiocnn-endpoint": "secret"}
+    assert ask.get("/healthz", headers=passed).status_code == 200
+    assert ask.post("/v1/predict", content=wav(), headers=passed).status_code == 200
+
+
+def test_what_is_asked_at_length_is_a_problem(client: Client) -> None:
+    problem(client().get(f"/{'x' * 60_000}"), 404, "not-found")
+    problem(client().post(f"/v1/predict?explain={'x' * 60_000}", content=wav()), 422, "option")

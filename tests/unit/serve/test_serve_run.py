@@ -1,4 +1,4 @@
-"""How `audiocnn serve` ends."""
+"""How `audiocnn serve` begins and ends."""
 
 import signal
 import subprocess
@@ -6,7 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from serve import proxy
+import pytest
+
+from audiocnn.errors import ConfigError
+from serve import proxy, run
+from serve.options import Serve
 
 SERVING = """
 import signal
@@ -21,25 +25,45 @@ except KeyboardInterrupt:
 """
 
 
-CONFIG = """
-frontend stats
-    bind *:8404
-frontend http
-    bind 0.0.0.0:8000
+CONFIG = """\
 defaults
     mode http
+    errorfile 503 /ray/500.http
+frontend stats
+    bind *:8404
+frontend http_frontend
+    bind 127.0.0.1:8000
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found."
+listen more
+    bind 127.0.0.1:9000
 """
 
 
 def test_haproxys_settings_are_mended_before_it_starts(tmp_path: Path) -> None:
-    (tmp_path / "haproxy").write_text(proxy.script("/bin/echo"))
+    binary = proxy.install(tmp_path, "/bin/echo", "[::1]:8000", "secret")
     (tmp_path / "a.cfg").write_text(CONFIG)
-    command = ["sh", tmp_path / "haproxy", "-f", tmp_path / "a.cfg"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = ["sh", binary, "-f", tmp_path / "a.cfg"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"-f {tmp_path}/a.cfg\n"
     mended = (tmp_path / "a.cfg").read_text()
     assert "bind 127.0.0.1:8404" in mended
-    assert "bind 0.0.0.0:8000" in mended
-    assert "defaults\n    timeout http-request 30s\n    mode http" in mended
+    assert "bind [::1]:8000\n    http-request set-header x-audiocnn-endpoint secret\n" in mended
+    assert "bind 127.0.0.1:9000\n" in mended
+    assert mended.count("x-audiocnn-endpoint") == 1
+    assert "defaults\n    timeout http-request 30s\n    errorfile 400 " in mended
+    assert "/ray/500.http" not in mended
+    assert "    http-request return status 503 default-errorfiles\n" in mended
+    answer = (tmp_path / "503.http").read_bytes()
+    assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"content-type: application/problem+json\r\n" in answer
+
+
+def test_copies_are_as_many_as_fit_on_each_gpu() -> None:
+    assert run.fit(Serve(bundle="b", gpu=0.4), 8, 2).replicas == (4, 4)
+    assert run.fit(Serve(bundle="b"), 8, 2).replicas == (8, 8)
+    with pytest.raises(ConfigError, match="--replicas 5: the cluster has 8 CPUs and 2 GPUs"):
+        run.fit(Serve(bundle="b", gpu=0.4, replicas=5), 8, 2)
 
 
 def catches(pid: int, number: signal.Signals) -> bool:

@@ -1,17 +1,25 @@
 """Live sound over a WebSocket is answered as a file of it is."""
 
+import asyncio
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from audiocnn import synthetic
 from audiocnn.bundle import Bundle
 from audiocnn.predictor import Predictor
-from helpers.clients import KEY, Client, read_keys_of
+from helpers.clients import KEY, Client, Counted, problem, read_keys_of
 from helpers.common import SMALL
+from helpers.hostile import wav
+from serve.decoder import Decoder
 from serve.http import make_app
-from serve.options import Serve
+from serve.model import LocalModel
+from serve.options import LIMITS, MOST_OVERLAP, Serve
+from serve.problems import Problem
 from serve.service import Service
 
 STREAM = "ws://127.0.0.1:8000/v1/stream"
@@ -76,16 +84,97 @@ def test_a_stream_ends_when_another_bundle_rolls_in(service: Service, bundle: Bu
     assert closed.value.code == 1012
 
 
-def test_a_stream_needs_a_key_and_a_page_of_ours(client: Client) -> None:
-    path = f"{STREAM}?sample_rate=16000"
+def refused(client: TestClient, path: str, **headers: str) -> WebSocketDenialResponse:
+    """The answer to a stream that is not accepted."""
     with (
-        pytest.raises(WebSocketDisconnect),
-        client(keys=read_keys_of(KEY)).websocket_connect(path),
+        pytest.raises(WebSocketDenialResponse) as denied,
+        client.websocket_connect(path, headers=headers),
     ):
         pass
-    headers = {"origin": "https://attacker.example"}
-    with pytest.raises(WebSocketDisconnect), client().websocket_connect(path, headers=headers):
-        pass
+    return denied.value
+
+
+def test_a_stream_that_is_refused_is_told_so_before_it_begins(client: Client) -> None:
+    path, meters = f"{STREAM}?sample_rate=16000", Counted()
+    keys = read_keys_of(KEY)
+    problem(refused(client(keys=keys, meters=meters), path), 401, "key")
+    problem(refused(client(), path, origin="https://attacker.example"), 403, "origin")
+    problem(refused(client(), "ws://127.0.0.1:8000/v1/other"), 404, "not-found")
+    limited = client(keys=keys, rate=0.5)
+    with limited.websocket_connect(path, headers={"x-api-key": KEY}):
+        answer = refused(limited, path, **{"x-api-key": KEY})
+        problem(answer, 429, "rate")
+        assert answer.headers["retry-after"]
+
+    def nothing() -> Service:
+        raise Problem("not-ready", "no bundle is loaded yet")
+
+    unready = TestClient(make_app(nothing, Serve(bundle="b"), (), meters))
+    problem(refused(unready, path), 503, "not-ready")
+    assert meters.failures == ["key", "not-ready"]
     headers = {"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}
     with client().websocket_connect(path, headers=headers):
         pass
+
+
+def test_idle_streams_keep_no_request_out(client: Client) -> None:
+    path, meters = f"{STREAM}?sample_rate=16000", Counted()
+    ask = client(queue=1, streams=2, meters=meters)
+    with ask.websocket_connect(path):
+        with ask.websocket_connect(path):
+            assert ask.post("/v1/predict", content=wav()).status_code == 200
+            answer = refused(ask, path)
+            problem(answer, 503, "busy")
+            assert answer.headers["retry-after"] == "1"
+        with ask.websocket_connect(path) as socket:  # there is room again
+            socket.send_bytes(np.zeros(16_000, "<i2").tobytes())
+            assert socket.receive_json()["start_s"] == 0
+    assert ("/v1/stream", 101) in meters.requests
+
+
+def test_a_stream_that_trickles_is_closed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.stream._IDLE_S", 0.1)  # and so two windows' length counts
+    with client().websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
+        trickle = threading.Timer(1.0, socket.send_bytes, [b"\0\0"])
+        trickle.start()
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+        trickle.cancel()
+    assert closed.value.code == 1008
+    assert "no window was full" in closed.value.reason
+
+
+def test_forwards_are_bounded_by_the_sound(client: Client) -> None:
+    least = SMALL.window_s / MOST_OVERLAP
+    path = f"{STREAM}?sample_rate=16000&hop_s="
+    for hop_s in (1e-7, 0.9 * least):
+        with client().websocket_connect(f"{path}{hop_s}") as socket:
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_json()
+            assert closed.value.code == 1008
+            assert f"at least {least:g}" in closed.value.reason
+    seconds, meters = 2, Counted()
+    with client(meters=meters).websocket_connect(f"{path}{least}") as socket:
+        socket.send_bytes(np.zeros(seconds * 16_000, "<i2").tobytes())
+        answers = [socket.receive_json() for _ in range(MOST_OVERLAP + 1)]
+    assert answers[-1]["end_s"] == seconds  # so many, and that was all of it
+
+
+def test_sound_that_comes_faster_than_it_is_answered_is_not_kept(
+    client: Client, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(LocalModel):
+        async def infer(self, samples: Any, wanted: Any) -> Any:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("serve.stream._MOST_AHEAD", 3 << 20)
+    own = Service(bundle, Slow(bundle), Decoder(LIMITS))
+    with client(own).websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
+        for _ in range(5):
+            socket.send_bytes(b"\0" * (1 << 20))
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+    assert closed.value.code == 1008
+    assert "faster" in closed.value.reason
+    own.model.close()
+    own.decoder.close()

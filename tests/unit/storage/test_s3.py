@@ -13,10 +13,8 @@ import soundfile
 from audiocnn import listing, outputs, storage, synthetic
 from audiocnn import s3 as client
 from audiocnn.errors import (
-    ChangedError,
     ConfigError,
     FormatError,
-    GoneError,
     StorageError,
     UnreadableError,
 )
@@ -121,26 +119,6 @@ def test_a_long_recording_is_read_by_blocks(s3: SeaweedFS, bucket: str, tmp_path
         storage.write_bytes(f"{bucket}/x.flac", data[::-1])
         with pytest.raises(UnreadableError, match="changed meanwhile"):
             file.read()
-
-
-def test_what_changed_or_left_since_it_was_listed_is_told(bucket: str, tmp_path: Path) -> None:
-    for folder in (bucket, str(tmp_path)):
-        for name in ("a", "odd\x01"):
-            uri = f"{folder}/in/{name}"
-            storage.write_bytes(uri, b"one")
-            version = listing.stored_file(uri).version or None
-            assert storage.read_bytes(uri, version=version) == b"one"
-            with storage.open_binary(uri, version=version) as file:
-                assert file.read() == b"one"
-            storage.write_bytes(uri, b"another")
-            for call in (storage.read_bytes, storage.open_binary):
-                if version:  # a HEAD of a key that obstore cannot name gives none
-                    with pytest.raises(ChangedError, match="it changed meanwhile"):
-                        call(uri, version=version)
-            storage.remove(uri)
-            for call in (storage.read_bytes, storage.open_binary):
-                with pytest.raises(GoneError, match="not found"):
-                    call(uri, version=version)
 
 
 def test_a_bucket_is_listed_page_by_page(bucket: str) -> None:

@@ -1,14 +1,12 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from audiocnn import storage
 from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.config import TrainConfig
-from audiocnn.featureset import FeatureSet, Part, Rows
-from audiocnn.parts import BandSums, schema, tensor_array
+from audiocnn.featureset import FeatureSet, Rows
 from helpers.common import SMALL
+from helpers.small_features import write_features
 
 CONFIG = TrainConfig(batch_size=8)
 FOLDS = [1, 2]
@@ -16,46 +14,7 @@ FOLDS = [1, 2]
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """90 windows in 9 parts of unlike sizes; a window's first value is its number."""
-    folder = str(tmp_path_factory.mktemp("features"))
-    columns = schema(SMALL)
-    number, parts = 0, {}
-    for part in range(9):
-        count = 6 + part
-        logmel = np.zeros((count, SMALL.n_mels, SMALL.n_frames), np.float16)
-        logmel[:, 0, 0] = np.arange(number, number + count)
-        rows = [
-            {
-                "clip_id": str(number + i),
-                "uri": "",
-                "start_s": 0.0,
-                "duration_s": 1.0,
-                "label": "ab"[i % 2],
-                "fold": 1 + i % 3,
-                "source": None,
-            }
-            for i in range(count)
-        ]
-        table = pa.Table.from_pylist(rows, pa.schema(list(columns)[:-1]))
-        table = table.append_column(columns.field("logmel"), tensor_array(logmel, SMALL))
-        name = f"parts/part-{part:05d}.parquet"
-        storage.write_parquet(f"{folder}/{name}", table)
-        folds = [row["fold"] for row in rows]
-        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, rows=f"{part:064x}")
-        number += count
-    sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
-    made = FeatureSet(
-        uri=folder,
-        config=SMALL,
-        classes=("a", "b"),
-        corpus="",
-        counts={},
-        parts=parts,
-        folds={fold: {"a": 1, "b": 1} for fold in (1, 2, 3)},
-        bands={1: sums, 2: sums, 3: sums},
-    )
-    made.write()
-    return FeatureSet.read(folder)
+    return write_features(str(tmp_path_factory.mktemp("features")))
 
 
 def memory(features: FeatureSet, rank: int, world: int) -> Batches:

@@ -45,6 +45,8 @@ def test_a_damaged_one_is_a_format_error(tmp_path: Path) -> None:
     uri = str(tmp_path / "c.pt")
     checkpoint.write(uri, STATE)
     whole = storage.read_bytes(uri)
+    with pytest.raises(FormatError, match=r"c\.pt is damaged \(no 'position'\)"):
+        checkpoint.read(uri, CPU)["position"]  # type: ignore[index]
     for damaged in (whole[: len(whole) // 2], b"", b"\x80\x05." + whole):
         storage.write_bytes(uri, damaged)
         with pytest.raises(FormatError, match="damaged checkpoint"):

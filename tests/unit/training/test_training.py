@@ -4,13 +4,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from audiocnn import augment as augmentation
 from audiocnn.batches import Batch, MemoryBatches
 from audiocnn.config import AugmentConfig, ModelConfig, TrainConfig
 from audiocnn.errors import TrainingError
 from audiocnn.model import AudioCNN
-from audiocnn.training import Trainer
+from audiocnn.training import MovingAverage, Trainer, one_cycle
 
 BANDS, FRAMES, CLASSES = 16, 40, 3
 QUIET = AugmentConfig(mixup_probability=0, time_shift=0, time_masks=0, band_masks=0)
@@ -120,6 +121,21 @@ def test_ranks_with_unlike_shares_make_the_step_of_the_whole_batch() -> None:
         assert torch.allclose(total, gradient, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", range(1, 41))
+def test_a_warm_up_may_have_any_number_of_steps(steps: int) -> None:
+    for warmup in {0.01, 0.1, 0.25, 0.3, 0.5, 0.9, 1 / (steps + 1), 2 / (steps + 1)} - {1.0}:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        schedule = one_cycle(optimizer, TrainConfig(warmup=warmup, max_lr=0.5), steps)
+        rates = []
+        for _ in range(steps):
+            rates.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        assert all(0 < rate <= 0.5 for rate in rates)
+        if warmup * (steps + 1) <= 1:  # no step before the peak
+            assert rates[0] == max(rates) > 0.25
+
+
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     made = trainer(max_lr=1e30)
     with pytest.raises(TrainingError, match=r"the loss is .* in epoch \d: lower --max-lr"):
@@ -140,6 +156,56 @@ def test_auto_is_bfloat16_where_the_cpu_computes_with_it(monkeypatch: pytest.Mon
         assert trainer(precision="auto").bfloat16 == any(able.values())
         assert not trainer(precision="float32").bfloat16
         assert trainer(precision="bfloat16").bfloat16
+
+
+def test_the_moving_average_is_never_far_behind_the_last_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % CLASSES
+    points = torch.randn(600, 8, generator=generator) + 2.0 * torch.eye(8)[labels]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+    average, kept = MovingAverage(model, 0.995), {}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for step in range(1, 3_001):
+        chosen = torch.randint(0, 300, (16,), generator=generator)
+        loss = torch.nn.functional.cross_entropy(model.train()(points[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(model)
+        if step in (10, 20, 40, 78, 150, 300, 600, 1_000, 1_800, 3_000):
+            kept[step] = [
+                float((one.eval()(points[300:]).argmax(1) == labels[300:]).float().mean())
+                for one in (average.model, model)
+            ]
+    assert all(averaged > last - 0.05 for averaged, last in kept.values()), kept
+    assert kept[3_000][1] > 0.7  # there was something to be behind of
+
+
+def test_a_checkpoint_from_before_updates_were_counted_goes_on() -> None:
+    whole = run(trainer(ema_decay=0.9))
+    first = trainer(ema_decay=0.9)
+    first.train_epoch(0)
+    state = first.state_dict()
+    state["ema"] = {"model": state["ema"]["model"], "begun": True}
+    second = trainer(ema_decay=0.9)
+    second.load_state_dict(state)
+    assert torch.equal(weights(run(second, 1)), weights(whole))
+
+
+def test_how_well_the_kept_model_fits_is_told_beside_its_training() -> None:
+    made = run(trainer(epochs=12, max_lr=1e-2, ema_decay=0.9, augment=QUIET))
+    assert made.fit() == {
+        "training": pytest.approx(1, abs=0.05),
+        "kept": pytest.approx(1, abs=0.05),
+    }
+    assert made.ema is not None
+    made.ema.model.load_state_dict(trainer().model.state_dict())  # as if it had never moved
+    fit = made.fit()
+    assert fit["kept"] < fit["training"] / 2
+    before = copy.deepcopy(made.model.state_dict())
+    made.fit()
+    assert all(torch.equal(before[k], v) for k, v in made.model.state_dict().items())
 
 
 def test_the_moving_average_is_what_is_kept() -> None:

@@ -1,0 +1,78 @@
+"""Mono samples -> windows of one length."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from audiocnn.config import WindowConfig
+
+Samples = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One window of a recording.
+
+    `samples` is [window_samples] float32; `duration_s` is the recorded part of it, the rest
+    is padding.
+    """
+
+    start_s: float
+    duration_s: float
+    samples: Samples
+
+
+def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
+    """Consecutive blocks of mono samples -> windows.
+
+    A window starts every `hop_s`. The last one is padded as `config.pad` says; it is left out
+    where it would hold less than `min_tail_s` of sound and is not the only one.
+    """
+    size, hop = config.window_samples, config.hop_samples
+    pending = np.zeros(0, np.float32)
+    start = 0
+    for block in blocks:
+        pending = np.concatenate([pending, block]) if len(pending) else block
+        while len(pending) >= size:
+            yield _window(start, pending[:size], size, config)
+            start, pending = start + hop, pending[hop:]
+    if _is_window(start, len(pending), config):
+        yield _window(start, pending, size, config)
+
+
+def batched(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    """Consecutive windows, `size` at a time; only these are in memory."""
+    while group := list(islice(found, size)):
+        yield group
+
+
+def count_windows(duration_s: float, config: WindowConfig) -> int:
+    """How many windows `windows` gives of a recording of so many seconds."""
+    samples = round(duration_s * config.sample_rate)
+    beyond = samples - config.window_samples
+    whole = 0 if beyond < 0 else 1 + beyond // config.hop_samples
+    start = whole * config.hop_samples
+    return whole + _is_window(start, samples - start, config)
+
+
+def _is_window(start: int, left: int, config: WindowConfig) -> bool:
+    """Whether the samples that are left from `start` on, too few for a window, still make one."""
+    # They overlap the window before them.
+    fresh = left - (config.window_samples - config.hop_samples if start else 0)
+    return start == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate)
+
+
+def _window(start: int, samples: Samples, size: int, config: WindowConfig) -> Window:
+    count = len(samples)
+    if count < size and config.pad == "repeat":
+        samples = np.resize(samples, size)
+    elif count < size:
+        samples = np.pad(samples, (0, size - count))
+    return Window(
+        start_s=start / config.sample_rate,
+        duration_s=count / config.sample_rate,
+        samples=samples,
+    )

@@ -1,0 +1,124 @@
+"""A copy that starts while its URI has another bundle, or half of one, is of the one served."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+import ray
+
+from audiocnn import storage
+from audiocnn.bundle import Bundle
+from audiocnn.errors import AudioCNNError, MismatchError
+from helpers.common import make_bundle
+from helpers.hostile import wav
+from serve import kept
+from serve.app import Endpoint, ModelReplica
+from serve.options import Asked, Serve
+
+
+@pytest.fixture(autouse=True)
+def forgotten(ray_cluster: None) -> None:
+    kept.forget()
+
+
+@ray.remote(num_cpus=0)
+def read_elsewhere(fingerprint: str) -> str | None:
+    """What another process of the cluster finds."""
+    bundle = kept.read(fingerprint)
+    return None if bundle is None else bundle.fingerprint
+
+
+def overwrite(uri: str, bundle: Path) -> None:
+    for name in ("bundle.json", "model.safetensors"):
+        storage.write_bytes(storage.join(uri, name), (bundle / name).read_bytes())
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+@pytest.mark.parametrize("then", ["another", "half", "gone"])
+def test_a_replacement_is_of_the_bundle_that_is_served(
+    tmp_path: Path, bucket: str, place: str, then: str
+) -> None:
+    make_bundle(tmp_path / "first")
+    make_bundle(tmp_path / "second", seed=1)
+    uri = f"{bucket}/model" if place == "s3" else str(tmp_path / "served")
+    overwrite(uri, tmp_path / "first")
+    fingerprint = kept.keep(uri)
+    if then == "another":
+        overwrite(uri, tmp_path / "second")
+    elif then == "half":
+        weights = (tmp_path / "first" / "model.safetensors").read_bytes()
+        storage.write_bytes(storage.join(uri, "model.safetensors"), weights[:-1])
+    else:
+        storage.remove(uri)
+    asked = {"bundle": uri, "fingerprint": fingerprint}
+    endpoint, model = Endpoint(Serve(bundle=uri), ()), ModelReplica(Serve(bundle=uri))
+
+    async def start() -> str:
+        await endpoint.reconfigure(asked)
+        await model.reconfigure(asked)
+        await model.check_health()
+        answer = await endpoint.current.service().predict(wav(), Asked())
+        return str(answer["bundle"])
+
+    assert asyncio.run(start()) == fingerprint
+    assert ray.get(read_elsewhere.remote(fingerprint)) == fingerprint
+    assert list(model._models) == [fingerprint]
+
+
+def test_the_one_beside_is_kept_too(tmp_path: Path) -> None:
+    served, beside = str(tmp_path / "served"), str(tmp_path / "beside")
+    make_bundle(tmp_path / "served")
+    make_bundle(tmp_path / "beside", seed=1)
+    asked = {"bundle": served, "fingerprint": kept.keep(served), "beside": kept.keep(beside)}
+    shutil.rmtree(served)
+    shutil.rmtree(beside)
+    endpoint = Endpoint(Serve(bundle=served, beside=beside), ())
+    asyncio.run(endpoint.reconfigure(asked))
+    assert endpoint.beside is not None
+    assert endpoint.beside.service().bundle.fingerprint == asked["beside"]
+
+
+def test_without_a_fingerprint_it_is_what_lies_at_the_uri(tmp_path: Path) -> None:
+    """As `serve deploy` has it: another bundle has another URI."""
+    uri = str(tmp_path / "served")
+    kept.keep(str(make_at(tmp_path / "served", 0)))
+    second = Bundle.read(str(make_at(tmp_path / "served", 1))).fingerprint
+    endpoint = Endpoint(Serve(bundle=uri), ())
+    asyncio.run(endpoint.reconfigure({"bundle": uri}))
+    assert endpoint.current.service().bundle.fingerprint == second
+    with pytest.raises(MismatchError, match="its fingerprint is"):
+        asyncio.run(
+            Endpoint(Serve(bundle=uri), ()).reconfigure({"bundle": uri, "fingerprint": "other"})
+        )
+
+
+def make_at(folder: Path, seed: int) -> Path:
+    make_bundle(folder, seed)
+    return folder
+
+
+def test_what_is_served_and_what_was_before_is_kept_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "_PIECE", 10_000)  # so that weights are several messages
+    found = [kept.keep(str(make_at(tmp_path / str(seed), seed))) for seed in range(4)]
+    assert len(set(found)) == 4
+    assert kept.served() is None
+    kept.settle({"fingerprint": found[1], "beside": found[2]}, {"fingerprint": found[0]})
+    assert kept.served() == {"fingerprint": found[1], "beside": found[2]}
+    read = [kept.read(fingerprint) for fingerprint in found]
+    assert [b.fingerprint if b else None for b in read] == [*found[:3], None]
+    kept.settle({"fingerprint": found[1]})
+    assert [kept.read(one) is not None for one in found] == [False, True, False, False]
+    kept.forget()
+    assert kept.served() is None
+    assert kept.read(found[1]) is None
+
+
+def test_half_a_bundle_is_not_kept(tmp_path: Path) -> None:
+    folder = make_at(tmp_path / "b", 0)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(AudioCNNError, match="is not the one that"):
+        kept.keep(str(folder))

@@ -1,0 +1,80 @@
+"""Labels and manifests that are no longer what was written are refused, wherever they are read."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from audiocnn import labels, labelset, listing, manifest, synthetic
+from audiocnn.browse import Browser, Query
+from audiocnn.errors import FormatError
+from audiocnn.manifest import row_of
+from audiocnn.predictor import Predictor
+from helpers.common import make_bundle
+from helpers.small_labels import label_bucket
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bundle`, `bucket` (four sounds) and `labels` in one part."""
+    folder = tmp_path_factory.mktemp("damage")
+    (folder / "bucket").mkdir()
+    for index in range(4):
+        samples = synthetic.sound(list(synthetic.SOUNDS)[index], index, 9.0, 16_000)
+        (folder / "bucket" / f"{index}.wav").write_bytes(synthetic.encode(samples, 16_000))
+    make_bundle(folder / "bundle")
+    predictor = Predictor.load(folder / "bundle")
+    label_bucket(str(folder / "labels"), str(folder / "bucket"), predictor, str(folder / "bundle"))
+    return folder
+
+
+def damage(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at : at + 16] = bytes(byte ^ 0x55 for byte in data[at : at + 16])
+    path.write_bytes(data)
+
+
+def test_damaged_labels_are_refused_wherever_they_are_read(place: Path, tmp_path: Path) -> None:
+    to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
+    (part,) = labelset.find_parts(str(to), ["aa"])
+    columns = ["uri", "start_s", "score", "embedding"]
+    reads: list[Callable[[], object]] = [
+        lambda: labelset.read_labels(str(to)),
+        lambda: list(labelset.batches([part], columns)),
+        lambda: labels.without(part.uri, {"nobody"}),
+    ]
+    damage(Path(part.uri), place_of_embeddings(Path(part.uri)))
+    for read in reads:
+        with pytest.raises(FormatError, match=rf"{Path(part.uri).name}.*CRC checksum.*delete it"):
+            read()
+
+
+def place_of_embeddings(part: Path) -> int:
+    """Where in a part the numbers are that nothing but a checksum can tell from others."""
+    group = pq.read_metadata(part).row_group(0)
+    columns = (group.column(at) for at in range(group.num_columns))
+    (column,) = (one for one in columns if one.path_in_schema.startswith("embedding"))
+    return int(column.data_page_offset) + int(column.total_compressed_size) // 2
+
+
+def test_damaged_labels_are_no_part_of_what_is_looked_through(place: Path, tmp_path: Path) -> None:
+    to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
+    (part,) = labelset.find_parts(str(to), ["aa"])
+    damage(Path(part.uri), 60)
+    browser = Browser(str(to))
+    browser.refresh(wait=True)
+    assert browser.state.parts_read == 0
+    assert Path(part.uri).name in str(browser.state.trouble)
+    assert "delete it" in str(browser.state.trouble)
+    assert browser.find(Query()).total == 0
+    browser.close()
+
+
+def test_a_damaged_manifest_is_refused(place: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "manifest.parquet")
+    manifest.write_manifest(uri, map(row_of, listing.list_files(str(place / "bucket"))))
+    damage(Path(uri), 30)
+    with pytest.raises(FormatError, match=r"manifest\.parquet: not a manifest, or a damaged one.*"):
+        manifest.read_shard(uri, 0)

@@ -1,0 +1,65 @@
+"""Scores that are no numbers: a bundle that gives only such is refused, one window costs a row."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from audiocnn import labels, listing, synthetic
+from audiocnn.bundle import Bundle
+from audiocnn.config import AudioLimits
+from audiocnn.errors import AudioError, FormatError
+from audiocnn.extractor import Extractor
+from audiocnn.labeller import Judged, Labeller, Model
+from audiocnn.manifest import Entry
+from audiocnn.predictor import Predictor
+from audiocnn.recordings import Recording
+from helpers.common import SMALL, make_bundle
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bundle_of_such_weights_is_refused(tmp_path: Path, value: float) -> None:
+    bundle = make_bundle(tmp_path)
+    bundle.model.fc.weight.data[0, 0] = value
+    bundle.write(str(tmp_path))
+    with pytest.raises(FormatError, match=r"fc\.weight has weights that are NaN or"):
+        Bundle.read(str(tmp_path))
+
+
+def test_a_window_of_such_scores_costs_its_recording_alone(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    for index in range(4):
+        samples = synthetic.sound(list(synthetic.SOUNDS)[index], index, 3.0, 16_000)
+        (tmp_path / "bucket" / f"{index}.wav").write_bytes(synthetic.encode(samples, 16_000))
+    model = Model(Predictor(make_bundle(tmp_path / "bundle")), embeddings=False)
+
+    def judge(logmel: np.ndarray) -> Judged:
+        judged = model.judge(logmel)
+        judged.scores[4] = np.nan  # the second window of the second recording
+        return judged
+
+    entries = [
+        Entry(recording=Recording(uri=file.uri, version=file.version), wrong=None)
+        for file in listing.list_files(str(tmp_path / "bucket"))
+    ]
+    path = str(tmp_path / "part.parquet")
+    with Extractor(SMALL, AudioLimits()) as extractor:
+        labeller = Labeller(model.predictor.bundle, extractor, judge, 2, embeddings=False)
+        ledger = labeller.part(entries, path)
+    (failure,) = ledger.failures
+    assert Path(failure["uri"]).name == "1.wav"
+    assert failure["reason"] == "scores: NaN or infinite in the window from 1 s"
+    assert (ledger.labelled, ledger.windows, sum(ledger.scores)) == (3, 9, 9)
+    assert labels.read_ledger(path) == ledger
+    assert np.isfinite(pq.read_table(path)["score"].to_numpy()).all()
+
+
+def test_no_answer_is_made_of_such_scores(tmp_path: Path) -> None:
+    predictor = Predictor(make_bundle(tmp_path))
+    sound = synthetic.encode(synthetic.sound("bell", 1, 2.0, 16_000), 16_000)
+    parts = list(predictor.decode(sound))
+    scores = predictor.predict_windows([part.samples for part in parts])
+    scores[1, 0] = np.nan
+    with pytest.raises(AudioError, match="scores: NaN or infinite"):
+        predictor.encode(parts, scores)

@@ -1,0 +1,62 @@
+"""What a training job finds out before anything is started."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audiocnn.featureset import FeatureSet, Part
+from audiocnn.parts import BandSums
+from helpers.common import SMALL
+from pipelines.job import plan
+from pipelines.options import Train
+from pipelines.train import doubts, warn_unseen
+
+SUMS = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
+FEATURES = FeatureSet(
+    uri="features", config=SMALL, classes=("a", "b", "c"), corpus="corpus", counts={},
+    parts={"parts/part-0.parquet": Part(windows={1: 40, 2: 40, 3: 40}, rows="f")},
+    folds={1: {"a": 20, "b": 20}, 2: {"a": 20, "b": 20}, 3: {"a": 20, "c": 20}},
+    bands={1: SUMS, 2: SUMS, 3: SUMS},
+)  # fmt: skip
+
+
+def asked(**options: object) -> Train:
+    return Train(features="features", to="bundle", feature=SMALL, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({}, None),  # a bundle of an earlier version
+        (
+            {"fit": {"training": 0.93, "kept": 0.14}},
+            "right on 14 % of the windows that it was trained on",
+        ),
+        ({"fit": {"training": 0.93, "kept": 0.9}}, None),
+        ({"fit": {"training": 0.1, "kept": 0.1}, "test": {"fold": 1, "accuracy": 0.1}}, None),
+        (
+            {"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.4}},
+            "fold 4 is far",
+        ),
+        ({"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.6}}, None),
+    ],
+)
+def test_what_is_kept_and_far_worse_than_its_training_is_said(
+    metrics: dict[str, Any], said: str | None
+) -> None:
+    found = doubts(metrics)
+    assert (found is None) == (said is None)
+    assert said is None or said in str(found)
+
+
+def test_a_class_that_is_not_trained_on_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for test_fold in (None, 1):
+        job = plan(asked(test_fold=test_fold), FEATURES)
+        assert job.unseen == []
+        warn_unseen(job)
+    assert capsys.readouterr().out == ""
+    job = plan(asked(test_fold=3), FEATURES)
+    assert job.unseen == ["c"]
+    warn_unseen(job)
+    assert "! no clip of c is in the folds trained on (1, 2)" in capsys.readouterr().out

@@ -1,0 +1,37 @@
+"""What labels reads the bundle that the labels are begun with, or none."""
+
+from pathlib import Path
+
+import pytest
+
+from audiocnn.bundle import Bundle
+from audiocnn.errors import MismatchError
+from helpers.common import SMALL, make_bundle
+from pipelines.labelling import LabelWorker, Work
+from pipelines.models import GpuModel
+from pipelines.options import Label
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Label:
+    """Of a run whose bundle was replaced after it began."""
+    return Label(bucket="b", bundle=str(tmp_path / "bundle"), to=str(tmp_path / "labels"))
+
+
+def begun_then_replaced(options: Label) -> tuple[Bundle, Bundle]:
+    folder = Path(options.bundle)
+    return make_bundle(folder), make_bundle(folder, seed=1)
+
+
+def test_a_bundle_that_was_replaced_meanwhile_labels_nothing(options: Label) -> None:
+    begun, there = begun_then_replaced(options)
+    work = Work(
+        to=options.to, listing_id="aa", manifest="", feature=SMALL, bundle=begun.fingerprint,
+        options=options,
+    )  # fmt: skip
+    both = f"{there.fingerprint}.*began with {begun.fingerprint}"
+    with pytest.raises(MismatchError, match=both):
+        LabelWorker(work, [])
+    with pytest.raises(MismatchError, match=both):
+        GpuModel(options, begun.fingerprint, {}).ready()
+    GpuModel(options, there.fingerprint, {}).ready()
