@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from audiocnn import storage
 from audiocnn.audio import AudioLimits
-from audiocnn.errors import AudioCNNError
+from audiocnn.errors import AudioCNNError, MismatchError
 from audiocnn.labels import BINS, Ledger, ledger_of, reading
 from audiocnn.labelset import SUMMARY, Part, files, find_parts, limits_of, read_note
+from audiocnn.revision import Revision
 from audiocnn.scratch import Scratch
 
 Sort = Literal["highest", "lowest", "name"]
@@ -39,6 +40,11 @@ _MATCH = "($label IS NULL OR label = $label) AND contains(lower(uri), lower($nam
 _ROWS = 65_536
 _FRESH_S = 30.0
 """Seconds for which nobody looks whether there is more."""
+_LOOKS = (True, True, False)
+"""To look twice for what another copy has read, and then no more: whoever looks already may have
+begun before it was there."""
+_SOON_S, _PATIENCE_S = 1.0, 10.0
+"""Seconds that a query waits for what is being read: of itself, and where it names a revision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,8 @@ class Query:
     sort: Sort = "highest"
     offset: int = 0
     limit: int = 50
+    revision: str | None = None
+    """That of an answer, to go on with what that one was of; None: the labels as they are now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +85,8 @@ class Rows:
     """Windows that fit it, those included that are before or behind these."""
     histogram: list[int]
     """[BINS] windows by score, of its label and name, whatever their score."""
+    revision: str
+    """Of what labels this is an answer: see `audiocnn.revision`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +114,11 @@ def read_state(uri: str) -> State:
 
     Raises StorageError where there are none, FormatError for those of another format.
     """
-    made_with = read_note(uri)["made_with"]
+    return _state(read_note(uri))
+
+
+def _state(note: dict[str, Any]) -> State:
+    made_with = note["made_with"]
     return State(
         bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
     )
@@ -123,62 +137,105 @@ class Browser:
         )
         self._database.execute(_TABLE)
         self._read: dict[str, _Copied] = {}
+        self._revision: tuple[list[Part], str] | None = None
         self._lock = Lock()
+        """Held while what has been read changes, and while a snapshot of it begins."""
+        self._looking = Lock()
+        """Held by the one who looks whether there is more."""
         self._fresh_until = 0.0
+        self._reader = Thread()
 
     def close(self) -> None:
         """Remove the copy. Nothing may be asked any more."""
-        with self._lock:
+        with self._looking:
             self._fresh_until = float("inf")
             self._database.close()
             self._folder.cleanup()
 
     def refresh(self, *, wait: bool = False) -> None:
         """See whether there are more labels, unless somebody just did; without waiting for them."""
-        if monotonic() < self._fresh_until or self._lock.locked():
-            return
-        reader = Thread(target=self._bring_up_to_date, name="labels", daemon=True)
-        reader.start()
-        if wait:
-            reader.join()
+        self._look(None if wait else 0.0)
 
-    def find(self, query: Query) -> Rows:
-        """The windows that a query wants."""
-        match: dict[str, Any] = {"label": query.label, "name": query.name}
-        scores = match | {"lowest": query.lowest, "highest": query.highest}
-        within = f"{_MATCH} AND score BETWEEN $lowest::FLOAT AND $highest::FLOAT"
-        with closing(self._database.cursor()) as cursor:
-            bins = cursor.execute(
-                f"SELECT least(floor(score * {BINS}), {BINS - 1})::INTEGER, count(*) "  # noqa: S608
-                f"FROM labels WHERE {_MATCH} GROUP BY ALL",
-                match,
-            ).fetchall()
-            total = cursor.execute(f"SELECT count(*) FROM labels WHERE {within}", scores)  # noqa: S608
-            (count,) = total.fetchone() or (0,)
-            found = cursor.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM labels WHERE {within} "  # noqa: S608
-                f"ORDER BY {_ORDERS[query.sort]} LIMIT $limit OFFSET $offset",
-                scores | {"limit": query.limit, "offset": query.offset},
-            ).fetchall()
-        histogram = [0] * BINS
-        for at, windows in bins:
-            histogram[at] = windows
-        return Rows(rows=[_row(values) for values in found], total=count, histogram=histogram)
+    def find(self, query: Query) -> Rows | None:
+        """The windows that a query wants; None where they have not all been read here yet.
 
-    def windows(self, places: list[tuple[str, float]]) -> list[Row]:
-        """The windows with these URIs that begin at these seconds, those that there are."""
+        Raises MismatchError where the labels of its revision are there no more, ConfigError where
+        it is none.
+        """
+        wanted = None if query.revision is None else Revision.parse(query.revision)
+        if wanted is None:
+            self._look(_SOON_S)
+        for looks in _LOOKS:
+            with self._snapshot() as (cursor, there):
+                now = self._revision_of(there)
+                if wanted is None or query.revision == now:
+                    return _found(cursor, query, None, now)
+                parts = wanted.among(there)
+                if parts is not None:
+                    return _found(cursor, query, parts, str(wanted))
+            if looks and not self._look(_PATIENCE_S, again=True):
+                return None
+        if self.state.trouble:
+            return None
+        raise MismatchError("these labels were written anew since: begin with the first page")
+
+    def windows(self, places: list[tuple[str, float]]) -> list[Row] | None:
+        """The windows with these URIs that begin at these seconds, those that there are.
+
+        None where some are missing, and not all has been read here yet.
+        """
         uris, starts = ([place[side] for place in places] for side in (0, 1))
-        with closing(self._database.cursor()) as cursor:
-            found = cursor.execute(
-                f"SELECT {', '.join(_COLUMNS)} FROM labels JOIN (SELECT "  # noqa: S608
-                "unnest($uris::VARCHAR[]) AS uri, unnest($starts::DOUBLE[]) AS start_s"
-                ") USING (uri, start_s)",
-                {"uris": uris, "starts": starts},
-            ).fetchall()
+        found: list[Any] = []
+        for looks in _LOOKS:
+            with closing(self._database.cursor()) as cursor:
+                found = cursor.execute(
+                    f"SELECT {', '.join(_COLUMNS)} FROM labels JOIN (SELECT "  # noqa: S608
+                    "unnest($uris::VARCHAR[]) AS uri, unnest($starts::DOUBLE[]) AS start_s"
+                    ") USING (uri, start_s)",
+                    {"uris": uris, "starts": starts},
+                ).fetchall()
+            if len(found) >= len(places):
+                break
+            if looks and not self._look(_PATIENCE_S, again=True):
+                return None
         return [_row(values) for values in found]
 
+    # Its types in quotes: duckdb counts those that an annotation holds as lost when a process ends.
+    @contextmanager
+    def _snapshot(self) -> Iterator[tuple["duckdb.DuckDBPyConnection", list[Part]]]:
+        """The copy as it is at this moment, and the parts that are in it."""
+        with closing(self._database.cursor()) as cursor:
+            with self._lock:
+                cursor.begin().execute("SELECT 1 FROM labels LIMIT 0")  # or it begins later
+                there = [copied.part for copied in self._read.values()]
+            yield cursor, there
+
+    def _revision_of(self, there: list[Part]) -> str:
+        """The revision of all that is in a snapshot."""
+        known = self._revision
+        if known is None or known[0] != there:
+            known = self._revision = there, str(Revision.of(there))
+        return known[1]
+
+    def _look(self, wait_s: float | None, *, again: bool = False) -> bool:
+        """Bring the copy up to date in a thread of its own, unless it is, or `again`.
+
+        Waits for so many seconds (None: as long as it takes); whether it was brought to an end.
+        """
+        if not again and monotonic() < self._fresh_until:
+            return True
+        reader = self._reader
+        if not reader.is_alive():
+            self._fresh_until = 0.0
+            reader = self._reader = Thread(
+                target=self._bring_up_to_date, name="labels", daemon=True
+            )
+            reader.start()
+        reader.join(wait_s)
+        return not reader.is_alive()
+
     def _bring_up_to_date(self) -> None:
-        with self._lock:
+        with self._looking:
             if monotonic() < self._fresh_until:
                 return
             trouble = None
@@ -192,74 +249,93 @@ class Browser:
     def _follow(self) -> None:
         """Read the parts that are new, and forget those that are gone. Raises AudioCNNError."""
         note = read_note(self.uri)
+        now = _state(note)
         finished = storage.exists(storage.join(self.uri, SUMMARY))
         parts = {part.uri: part for part in find_parts(self.uri, note["listings"])}
-        gone = [
-            uri
-            for uri, copied in self._read.items()
-            if uri not in parts or parts[uri].size != copied.size  # it was written anew
-        ]
-        for uri in gone:
-            self._database.execute("DELETE FROM labels WHERE part = $uri", {"uri": uri})
-            del self._read[uri]
-        self._say(_summed(self._read.values()), finished=finished, parts=len(parts))
+        before = self.state
+        others = (now.bundle, now.bucket, now.limits) != (
+            before.bundle, before.bucket, before.limits
+        )  # fmt: skip
+        with self._lock:
+            for uri, copied in list(self._read.items()):
+                if others or parts.get(uri) != copied.part:  # it was written anew
+                    self._database.execute("DELETE FROM labels WHERE part = $uri", {"uri": uri})
+                    del self._read[uri]
+            now = replace(now, finished=finished, parts=len(parts))
+            self._count(now, self._read.values())
         new = [part for uri, part in parts.items() if uri not in self._read]
         for part, (_, file) in zip(new, files(new), strict=True):
             self._add(part, file)
 
     def _add(self, part: Part, file: BinaryIO) -> None:
         """Copy a part, whole or not at all. Raises StorageError, FormatError."""
-        with reading(part.uri, file) as opened, self._transaction():
-            ledger = ledger_of(part.uri, opened)
-            # Not as one stream: what reading raises would come back as DuckDB's own, of many lines.
-            for batch in opened.iter_batches(_ROWS, columns=_COLUMNS):
-                self._database.register("batch", pa.Table.from_batches([batch]))
-                self._database.execute(
-                    "INSERT INTO labels SELECT $part, * FROM batch", {"part": part.uri}
-                )
-                self._database.unregister("batch")
-        copied = _Copied(size=part.size, sums=replace(ledger, failures=[]), failed=ledger.failed)
-        self._read[part.uri] = copied
-        so_far = _Copied(size=0, sums=self.state.sums, failed=self.state.failed)
-        self._say(_summed([so_far, copied]))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
         self._database.begin()
         try:
-            yield
+            with reading(part.uri, file) as opened:
+                ledger = ledger_of(part.uri, opened)
+                # Not as one stream: what reading raises would come back as DuckDB's, of many lines.
+                for batch in opened.iter_batches(_ROWS, columns=_COLUMNS):
+                    self._database.register("batch", pa.Table.from_batches([batch]))
+                    self._database.execute(
+                        "INSERT INTO labels SELECT $part, * FROM batch", {"part": part.uri}
+                    )
+                    self._database.unregister("batch")
         except BaseException:
             self._database.rollback()
             raise
-        self._database.commit()
+        copied = _Copied(part=part, sums=replace(ledger, failures=[]), failed=ledger.failed)
+        with self._lock:
+            self._database.commit()
+            self._read[part.uri] = copied
+            self._count(self.state, [copied])
 
-    def _say(self, sums: "_Copied", **changes: Any) -> None:
-        """Give the state another value; whoever asked for the one before may still read it."""
-        self.state = replace(
-            self.state,
-            parts_read=len(self._read),
-            sums=sums.sums,
-            failed=sums.failed,
-            **changes,
-        )
+    def _count(self, state: State, copied: Iterable["_Copied"]) -> None:
+        """Add parts to a state's sums; whoever asked for the state before may still read it."""
+        sums, failed = Ledger(), state.failed
+        sums.merge(state.sums)
+        for part in copied:
+            sums.merge(part.sums)
+            failed += part.failed
+        self.state = replace(state, parts_read=len(self._read), sums=sums, failed=failed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Copied:
-    """A part that was copied, or several."""
+    """A part that was copied."""
 
-    size: int
+    part: Part
     sums: Ledger
     failed: int
 
 
-def _summed(parts: Iterable[_Copied]) -> _Copied:
-    total = Ledger()
-    size = failed = 0
-    for part in parts:
-        total.merge(part.sums)
-        size, failed = size + part.size, failed + part.failed
-    return _Copied(size=size, sums=total, failed=failed)
+def _found(
+    cursor: "duckdb.DuckDBPyConnection", query: Query, parts: list[Part] | None, revision: str
+) -> Rows:
+    """The windows of these parts, or of all, that a query wants."""
+    match: dict[str, Any] = {"label": query.label, "name": query.name}
+    matches = _MATCH
+    if parts is not None:
+        match["parts"] = [part.uri for part in parts]
+        matches += " AND part IN (SELECT unnest($parts::VARCHAR[]))"
+    scores = match | {"lowest": query.lowest, "highest": query.highest}
+    within = f"{matches} AND score BETWEEN $lowest::FLOAT AND $highest::FLOAT"
+    bins = cursor.execute(
+        f"SELECT least(floor(score * {BINS}), {BINS - 1})::INTEGER, count(*) "  # noqa: S608
+        f"FROM labels WHERE {matches} GROUP BY ALL",
+        match,
+    ).fetchall()
+    total = cursor.execute(f"SELECT count(*) FROM labels WHERE {within}", scores)  # noqa: S608
+    (count,) = total.fetchone() or (0,)
+    found = cursor.execute(
+        f"SELECT {', '.join(_COLUMNS)} FROM labels WHERE {within} "  # noqa: S608
+        f"ORDER BY {_ORDERS[query.sort]} LIMIT $limit OFFSET $offset",
+        scores | {"limit": query.limit, "offset": query.offset},
+    ).fetchall()
+    histogram = [0] * BINS
+    for at, windows in bins:
+        histogram[at] = windows
+    rows = [_row(values) for values in found]
+    return Rows(rows=rows, total=count, histogram=histogram, revision=revision)
 
 
 def _row(values: tuple[Any, ...]) -> Row:

@@ -102,6 +102,8 @@ class Part:
     uri: str
     size: int
     """Bytes."""
+    version: str = ""
+    """Another one where it was written anew."""
 
 
 def part_name(listing_id: str, shard: int) -> str:
@@ -115,7 +117,13 @@ def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
     Raises StorageError.
     """
     found = [
-        Part(listing_id=name[1], shard=int(name[2]), uri=file.uri, size=file.size)
+        Part(
+            listing_id=name[1],
+            shard=int(name[2]),
+            uri=file.uri,
+            size=file.size,
+            version=file.version,
+        )
         for file in outputs.below(storage.join(uri, "parts"))
         if (name := _PART.match(file.path)) and (listings is None or name[1] in listings)
     ]

@@ -215,7 +215,7 @@ def _add_labels(api: FastAPI, service: Callable[[], Service], results: Results |
         summary="The labels that can be looked through",
     )
     async def _labels(request: Request) -> Answer:
-        return Answer(there().card(), request.headers.get("accept-encoding", ""))
+        return Answer(await there().card(), request.headers.get("accept-encoding", ""))
 
     @api.get(
         "/v1/labels/windows",

@@ -76,7 +76,7 @@ KINDS = {
     "internal": Kind(status=500, title="Our own mistake", mend="tell us, with the request's id"),
     "lost": Kind(status=502, title="The copy that was asked is lost", mend="ask again"),
     "busy": Kind(status=503, title="All replicas are busy", mend="wait for Retry-After seconds"),
-    "not-ready": Kind(status=503, title="The model is not ready", mend="wait"),
+    "not-ready": Kind(status=503, title="Not ready to answer", mend="wait, and ask again"),
     "storage": Kind(
         status=503,
         title="The storage of the recordings is out of reach",

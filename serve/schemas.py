@@ -250,6 +250,11 @@ class LabelsOptions(BaseModel):
     sort: Sort = "highest"
     offset: int = Field(0, ge=0, le=10**9)
     limit: int = Field(50, ge=1, le=500)
+    revision: str | None = Field(
+        None,
+        max_length=16_000,
+        description="That of the first page, for pages of the same labels while they grow.",
+    )
 
     def query(self) -> Query:
         """The same for the labels."""
@@ -275,6 +280,7 @@ class LabelledWindows(BaseModel):
         description="Windows of this label and name by score, from 0 to 1 in equal steps."
     )
     rows: list[LabelledWindow]
+    revision: str = Field(description="Of what labels this is; for the pages that follow.")
 
 
 class Correction(BaseModel):

@@ -1,6 +1,7 @@
 import { useEffect, useMemo, useRef, useState } from "react";
 import {
   type Card as Model, corrected, labelledSound, labelledWindows, type LabelledWindow, labels, type LabelsCard,
+  Trouble,
 } from "@/lib/api";
 import { useAsked, useKept } from "@/lib/asked";
 import { place, useCorrections } from "@/lib/corrections";
@@ -76,10 +77,17 @@ function Table({
     label: view.label, name: view.name ?? "", lowest: view.lowest ?? 0, highest: view.highest ?? 1,
     sort: view.order ?? "highest", offset: page * PAGE, limit: PAGE,
   } as const;
-  const asked = useAsked(`${card.parts_read} ${JSON.stringify(query)}`, async (signal) => ({
-    ...(await labelledWindows(query, signal)),
-    first: query.offset + 1,
-  }));
+  // Pages are of the labels that the first one was of, however many there are meanwhile.
+  const revision = useRef<string | undefined>(undefined);
+  const asked = useAsked(`${card.parts_read} ${JSON.stringify(query)}`, async (signal) => {
+    const same = { ...query, revision: page > 0 ? revision.current : undefined };
+    const found = await labelledWindows(same, signal).catch((error: unknown) => {
+      if (Trouble.of(error).name !== "option") throw error;
+      return labelledWindows(query, signal);
+    });
+    revision.current = found.revision;
+    return { ...found, first: query.offset + 1 };
+  });
   const found = useKept(asked.found);
   const corrections = useCorrections(card.bundle, card.bucket);
   const names = useMemo(

@@ -38,8 +38,9 @@ const sentences: Record<string, string> = {
   rate: "That was more requests than this key may make. Wait a moment, and try again.",
   changed: "The recording is not what was labelled any more. Label the bucket again.",
   storage: "The server cannot reach the storage of the recordings. Try again, or see its log.",
+  lost: "The copy of the server that was asked is lost. Try again.",
   busy: "The server is busy. Wait a second, and try again.",
-  "not-ready": "The model is not ready. Wait a moment, and try again.",
+  "not-ready": "The server is not ready. Wait a moment, and try again.",
   "slow-answer": "The answer took too long. Try again, or send a shorter recording.",
   gone: "The server cannot be reached. Check that it still runs, and try again.",
 };

@@ -426,6 +426,11 @@ export interface components {
             histogram: number[];
             /** Rows */
             rows: components["schemas"]["LabelledWindow"][];
+            /**
+             * Revision
+             * @description Of what labels this is; for the pages that follow.
+             */
+            revision: string;
         };
         /**
          * LabelsCard
@@ -716,6 +721,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -736,6 +750,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -848,6 +871,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -868,6 +900,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -988,6 +1029,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1008,6 +1058,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1116,6 +1175,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1136,6 +1204,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1244,6 +1321,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1264,6 +1350,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1381,6 +1476,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1401,6 +1505,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1441,6 +1554,8 @@ export interface operations {
                 sort?: "highest" | "lowest" | "name";
                 offset?: number;
                 limit?: number;
+                /** @description That of the first page, for pages of the same labels while they grow. */
+                revision?: string | null;
             };
             header?: never;
             path?: never;
@@ -1529,6 +1644,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1549,6 +1673,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1669,6 +1802,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1689,6 +1831,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1810,6 +1961,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1830,6 +1990,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1949,6 +2118,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -1969,6 +2147,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2077,6 +2264,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -2097,6 +2293,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2216,6 +2421,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Not by way of this endpoint's own address */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Audio that cannot be used */
             422: {
                 headers: {
@@ -2236,6 +2450,15 @@ export interface operations {
             };
             /** @description Our own mistake */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description The copy that was asked is lost */
+            502: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -10,9 +10,11 @@ import ray
 from audiocnn import storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioCNNError, MismatchError
+from audiocnn.predictor import Predictor
 from helpers.common import make_bundle
 from helpers.hostile import wav
-from serve import kept
+from helpers.small_labels import label_bucket
+from serve import kept, run
 from serve.app import Endpoint, ModelReplica
 from serve.options import Asked, Serve
 
@@ -122,3 +124,21 @@ def test_half_a_bundle_is_not_kept(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(AudioCNNError, match="is not the one that"):
         kept.keep(str(folder))
+
+
+def test_a_roll_over_labels_of_another_bundle_is_refused(tmp_path: Path) -> None:
+    """Before anything of it is deployed; and what is served stays as it is kept."""
+    folder = tmp_path / "b"
+    first = Predictor(make_bundle(folder))
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "a.wav").write_bytes(wav())
+    label_bucket(str(tmp_path / "labels"), str(tmp_path / "bucket"), first, str(folder))
+    served = kept.keep(str(folder))
+    kept.settle({"fingerprint": served})
+    second = make_bundle(folder, seed=1).fingerprint
+    options = Serve(bundle=str(folder), labels=str(tmp_path / "labels"))
+    with pytest.raises(MismatchError, match=f"made by bundle {served}, and .* is {second}"):
+        run.roll(options, ())
+    assert kept.served() == {"fingerprint": served}
+    assert kept.read(served) is not None
+    assert kept.read(second) is None

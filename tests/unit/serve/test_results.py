@@ -3,7 +3,6 @@
 import csv
 import io
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from audiocnn.layouts import read_corpus
 from audiocnn.parts import item_of
 from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording
+from helpers.asking import wait_until
 from helpers.common import make_bundle
 from helpers.small_labels import change_note, label_bucket, write_notes
 from serve.decoder import Decoder
@@ -189,13 +189,12 @@ def client(made: Path, predictor: Predictor) -> Iterator[Client]:
     decoder, results = Decoder(LIMITS), Results(str(made), 30.0)
     model = LocalModel(predictor.bundle)
     service = Service(predictor.bundle, model, decoder)
-    while results.card()["parts_read"] < 2:
-        time.sleep(0.05)
 
     def make(keys: tuple[str, ...] = (), results: Results | None = results) -> TestClient:
         app = make_app(lambda: service, Serve(bundle="b"), keys, results=results)
         return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 
+    wait_until(lambda: make().get("/v1/labels").json()["parts_read"] == 2)
     yield make
     results.close()
     model.close()
