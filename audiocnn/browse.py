@@ -114,10 +114,10 @@ def read_state(uri: str) -> State:
 
     Raises StorageError where there are none, FormatError for those of another format.
     """
-    return _state(uri, read_note(uri))
+    return _state(read_note(uri))
 
 
-def _state(uri: str, note: dict[str, Any]) -> State:
+def _state(note: dict[str, Any]) -> State:
     made_with = note["made_with"]
     return State(
         bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
@@ -249,7 +249,7 @@ class Browser:
     def _follow(self) -> None:
         """Read the parts that are new, and forget those that are gone. Raises AudioCNNError."""
         note = read_note(self.uri)
-        now = _state(self.uri, note)
+        now = _state(note)
         finished = storage.exists(storage.join(self.uri, SUMMARY))
         parts = {part.uri: part for part in find_parts(self.uri, note["listings"])}
         before = self.state
@@ -268,12 +268,12 @@ class Browser:
             self._add(part, file)
 
     def _add(self, part: Part, file: BinaryIO) -> None:
-        """Copy a part. Raises StorageError, FormatError."""
-        with reading(part.uri, file) as opened:
-            ledger = ledger_of(part.uri, opened)
-            self._database.begin()
-            try:
-                # Not as one stream: DuckDB would raise what reading raises, in many lines.
+        """Copy a part, whole or not at all. Raises StorageError, FormatError."""
+        self._database.begin()
+        try:
+            with reading(part.uri, file) as opened:
+                ledger = ledger_of(part.uri, opened)
+                # Not as one stream: what reading raises would come back as DuckDB's, of many lines.
                 for batch in opened.iter_batches(_ROWS, columns=_COLUMNS):
                     self._database.register("batch", pa.Table.from_batches([batch]))
                     self._database.execute(

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from audiocnn import listing, machine, storage
-from pipelines import display
+from pipelines import auth, display
 from pipelines.options import Doctor
 
 
@@ -53,6 +53,7 @@ def _checks(options: Doctor) -> Iterator[Finding]:
     yield _torchaudio()
     yield _devices()
     yield _ray()
+    yield _token()
     if options.uri:
         yield _storage(options.uri)
 
@@ -103,7 +104,23 @@ def _ray() -> Finding:
         where = os.environ.get("RAY_ADDRESS", "started on this machine")
         return f"{cluster.cpus} CPUs, {cluster.gpus} GPUs ({where})"
 
-    return _guarded("ray cluster", "check RAY_ADDRESS and RAY_AUTH_MODE, or unset them", check)
+    return _guarded("ray cluster", "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN", check)
+
+
+def _token() -> Finding:
+    path = auth.token_path()
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return Finding(name="ray token", found="RAY_AUTH_TOKEN")
+    if not path.is_file():
+        return Finding(name="ray token", found=f"{path}: none yet; clusters here get one")
+    who = auth.readable_by(path)
+    if not who:
+        return Finding(name="ray token", found=f"{path}, for its owner alone")
+    return Finding(
+        name="ray token",
+        found=f"{path} can be read by {who}, who may run code on the clusters that have it",
+        mend=f"chmod 600 {path}; once no cluster runs, remove it: the next one gets another",
+    )
 
 
 def _storage(uri: str) -> Finding:

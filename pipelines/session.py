@@ -21,6 +21,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from audiocnn import machine
 from audiocnn.errors import AudioCNNError, ConfigError
+from pipelines.auth import write_token
 from pipelines.reach import require_shared, require_whole
 
 MOST = "AUDIOCNN_CLUSTER_MAX"
@@ -71,6 +72,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
         if address:
             _join(address)
         else:
+            write_token()
             # On loopback alone: a cluster of one has no business on the network.
             ray.init(
                 address="local",

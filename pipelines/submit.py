@@ -21,11 +21,11 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 import audiocnn
 from audiocnn.errors import ConfigError
 from pipelines import display
+from pipelines.auth import VARIABLES, token_path
 from pipelines.options import Submit
 from pipelines.reach import SHARED_DISK
 
 _HERE = "http://127.0.0.1:8265"
-_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _PATIENCE_S = 60.0
 """Seconds for which a cluster that does not answer is asked again."""
 _STOP_S = 60.0
@@ -75,7 +75,7 @@ def _runtime_env(options: Submit) -> dict[str, Any]:
 
 def _client(address: str) -> JobSubmissionClient:
     """Raises ConfigError where nobody answers, or wants another token."""
-    has_token = any(map(os.environ.get, _TOKENS)) or (Path.home() / ".ray/auth_token").is_file()
+    has_token = any(map(os.environ.get, VARIABLES)) or token_path().is_file()
     if has_token:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         where = urlsplit(address)

@@ -7,7 +7,6 @@ node reaches it. So nothing lies on a disk, and all of it goes with the cluster.
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ray.experimental import internal_kv as kv
 from audiocnn import storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError
+from audiocnn.scratch import Scratch
 
 _NAMESPACE = b"audiocnn"
 _SERVED = b"served"
@@ -50,7 +50,7 @@ def read(fingerprint: str) -> Bundle | None:
         if not pieces or None in pieces:
             return None
         files[name] = b"".join(piece for piece in pieces if piece is not None)
-    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+    with Scratch() as folder:
         for name, data in files.items():
             Path(folder, name).write_bytes(data)
         return Bundle.read(folder)

@@ -1,6 +1,7 @@
 """The command line: quick answers, one line a mistake, exit code 2."""
 
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +180,8 @@ def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
     done = subprocess.run(
         [AUDIOCNN, "doctor", "no/such/bucket"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
+        # As every cluster has it from Ray 2.61 on.
+        env={**os.environ, "HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": "token"},
     )  # fmt: skip
     assert done.returncode == 2
     lines = done.stdout.splitlines()
@@ -186,8 +189,13 @@ def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
         line for line in lines if line.startswith("✗ storage")
     ]
     assert "→ check the URI and its credentials" in done.stdout
-    for name in ("python", "torch", "torchaudio", "ray", "audio fit", "devices", "ray cluster"):
+    for name in (
+        "python", "torch", "torchaudio", "ray", "audio fit", "devices", "ray cluster", "ray token",
+    ):  # fmt: skip
         assert any(line.startswith(f"✓ {name} ") for line in lines), name
+    # The cluster that it started has the first token of this user, who alone can read it.
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 def test_options_of_a_library_call_are_checked_like_flags() -> None:

@@ -24,9 +24,10 @@ LIBRARY = [
 """The library's modules; each imports only from those before it."""
 
 PIPELINES = [
-    "recipes", "options", "display", "reach", "session", "meters", "progress", "tensorboard",
-    "shards", "survey", "ingest", "job", "result", "rank", "gloo", "train", "evaluate", "models",
-    "labelling", "label", "prospect", "similar", "review", "submit", "demo", "doctor", "cli",
+    "recipes", "options", "display", "reach", "auth", "session", "meters", "progress",
+    "tensorboard", "shards", "survey", "ingest", "job", "result", "rank", "gloo", "train",
+    "evaluate", "models", "labelling", "label", "prospect", "similar", "review", "submit", "demo",
+    "doctor", "cli",
 ]  # fmt: skip
 """The jobs' modules, likewise."""
 

@@ -3,7 +3,11 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from helpers.common import ROOT
 
@@ -28,6 +32,16 @@ def test_every_version_is_pinned_as_the_lock_has_it() -> None:
     (boto3,) = re.findall(r"boto3==(\S+)", text)
     assert boto3 == LOCK["botocore"]
     assert {"torch", "torchaudio", "ray"} <= LOCK.keys()
+
+
+def test_a_mend_of_ray_comes_as_soon_as_it_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(text) for text in project["dependencies"]]
+    (ray,) = (requirement for requirement in asked if requirement.name == "ray")
+    for specifier in (ray.specifier, SpecifierSet(f"=={LOCK['ray']}")):
+        assert [specifier.contains(f"2.{one}") for one in ("60.0", "60.1", "61.0")] == [
+            True, True, False,
+        ]  # fmt: skip
 
 
 def test_it_runs_as_nobody_in_particular() -> None:

@@ -13,6 +13,9 @@ from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, read, read_json, wait_until
 from helpers.common import BIN
 
+PATIENT = {"RAY_worker_register_timeout_seconds": str(PATIENCE_S)}
+"""Ray gives a job up whose workers start slowly: not on a busy machine."""
+
 
 class Reach:
     """How a shell reaches a cluster: its addresses, and variables with its token."""
@@ -76,6 +79,7 @@ class Head(Reach):
             "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
             # It ends at once: for half a minute it would wait for actors to leave.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            **PATIENT,
             **environment,
         }
         super().__init__(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", given)

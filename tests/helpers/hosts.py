@@ -22,6 +22,7 @@ import pytest
 
 from benchmarks.seaweed import SeaweedFS
 from helpers.asking import PATIENCE_S, read_json, status, wait_until
+from helpers.cluster import PATIENT
 from helpers.common import AUDIOCNN, BIN, count_cluster
 
 TOKEN = "0123456789abcdef" * 2
@@ -328,6 +329,7 @@ def running_cluster(s3: SeaweedFS, *, redis: bool = False, **environment: str) -
             "RAY_USAGE_STATS_ENABLED": "0",
             # A lost host is told from a slow one after five looks: these follow each other closely.
             "RAY_health_check_period_ms": "500",
+            **PATIENT,
             **environment,
         }
         of_head: tuple[str, ...] = ()
