@@ -19,7 +19,7 @@ LIBRARY = [
     "extracting", "metrics", "calibration", "featureset", "leaks", "predictions", "batches",
     "augment", "model", "training", "checkpoint", "bundle", "predictor", "explain", "figures",
     "report", "manifest", "labels", "labelset", "changes", "labeller", "events", "exports",
-    "labelled", "similar", "picking", "reviewpage", "sounds",
+    "labelled", "shortlist", "similar", "picking", "reviewpage", "sounds",
     "review", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
