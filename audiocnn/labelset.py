@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from audiocnn import outputs, parquet, storage
+from audiocnn import listing, outputs, parquet, storage
 from audiocnn.config import AudioLimits, from_json
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
@@ -30,6 +30,7 @@ _FILES = (
 OWNED = (*_FILES, *(f"version-*/{name}" for name in _FILES))
 """What a job writes below its folder, as patterns of paths."""
 
+_VERSION = re.compile(r"version-([2-9]|[1-9]\d{1,8})")
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
 _FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
 _ROWS = 4_096
@@ -43,24 +44,34 @@ def choose(
 
     Raises ConfigError where there are none such, but others, and no new version is asked for.
     """
-    folder, others = to, []
-    while storage.exists(storage.join(folder, NOTE)):
-        note = read_note(folder)
-        if note["made_with"] == made_with:
-            return folder, note
-        others.append(note["made_with"])
-        folder = storage.join(to, f"version-{len(others) + 1}")
+    versions = _versions(to)
+    others = []
+    for folder in versions.values():
+        if storage.exists(storage.join(folder, NOTE)):
+            note = read_note(folder)
+            if note["made_with"] == made_with:
+                return folder, note
+            others.append(note["made_with"])
     if others and not new_version:
         raise ConfigError(
             f"--to {to}: labels with {_differences(others[-1], made_with)} are there; pass "
             "--new-version to label anew and keep them, or name another folder"
         )
-    if not others and storage.exists(storage.join(to, SUMMARY)):
+    if others:
+        return storage.join(to, f"version-{max(versions) + 1}"), None
+    if storage.exists(storage.join(to, SUMMARY)):
         raise ConfigError(
             f"--to {to}: labels of an earlier format are there; name another folder, or pass "
             "--overwrite"
         )
-    return folder, None
+    return to, None
+
+
+def _versions(to: str) -> dict[int, str]:
+    """Folders of versions by number, those that there are; the first is `to` itself."""
+    matches = map(_VERSION.fullmatch, listing.folders(to))
+    found = {int(match[1]): storage.join(to, match[0]) for match in matches if match}
+    return {1: to} | dict(sorted(found.items()))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:

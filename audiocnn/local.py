@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from audiocnn.errors import ChangedError, GoneError, StorageError, UnreadableErr
 
 CHANGED = "it changed meanwhile"
 
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""Names of the files of `placed`."""
 _ONE_FILE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EINVAL,
@@ -46,6 +49,14 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
         for name in sorted(names):
             path = os.path.join(folder, name)
             yield path, *size_version(path)
+
+
+def folders(path: str) -> list[str]:
+    """Names of the folders in a local folder, in order; none where there is no folder."""
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def size_version(path: str) -> tuple[int, str]:
@@ -131,6 +142,15 @@ def placed(path: str) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Remove what `placed` began to write to a folder in processes that were killed meanwhile."""
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if _UNFINISHED.fullmatch(entry.name)]
+    for path in left:
+        with suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def explain(uri: str, error: Exception, *, read: bool) -> StorageError:

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
+from audiocnn import local
 from audiocnn.errors import ConfigError
 from audiocnn.listing import StoredFile, list_files
-from audiocnn.storage import absolute, exists, join, remove
+from audiocnn.storage import absolute, exists, is_local, join, remove
 
 
 def resolve(uri: str) -> str:
@@ -58,6 +59,15 @@ def sweep(uri: str, folder: str, owned: tuple[str, ...], kept: Collection[str]) 
         elif _is_owned(path, owned):
             remove(file.uri)
     return size
+
+
+def remove_unfinished(uri: str) -> None:
+    """Remove the files that killed processes of ours began to write to a folder of this machine.
+
+    Object stores have none: there a file is whole or not at all.
+    """
+    if is_local(uri):
+        local.remove_unfinished(absolute(uri))
 
 
 def below(uri: str) -> list[StoredFile]:

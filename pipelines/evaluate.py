@@ -44,6 +44,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     fit({_name(job): job for job in todo}, slots)
     results, calibrations = _calibrated(jobs)
     summary = _write(results, calibrations, features, to, jobs[0].to)
+    outputs.remove_unfinished(to)
     print_report(summary, to)
     return summary
 

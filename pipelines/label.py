@@ -88,8 +88,7 @@ def label(options: Label) -> dict[str, Any]:
     done = _do(run, options.workers or cluster.workers(worth), models)
     parts = run.parts()
     summary = _summary(run, parts, done, time.monotonic() - began)
-    if not labelset.is_current(run.to, run.listed["id"]):
-        raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
+    _require_current(run)
     storage.write_json(storage.join(run.to, SUMMARY), summary)
     _remove_strays(run, parts)
     _say(run, summary)
@@ -269,8 +268,13 @@ def _summary(
     total, reasons, failed = labelset.collect(run.to, parts)
     recordings = run.listed["recordings"]
     if total.labelled + failed != recordings:
+        _require_current(run)
+        # Without it the same command does not trust the parts, and compares them with the bucket.
+        storage.remove(run.manifest)
         raise LedgerError(
-            f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed"
+            f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed: "
+            "was a part removed or copied? The same command compares all of them with the bucket, "
+            "and does what is missing"
         )
     for folder in ("raven", "audacity"):  # whose files are named by recordings that may be gone
         storage.remove(storage.join(run.to, folder))
@@ -307,10 +311,17 @@ def _summary(
     }
 
 
+def _require_current(run: _Run) -> None:
+    """Raise ConfigError where another run has begun: the parts are not this one's any more."""
+    if not labelset.is_current(run.to, run.listed["id"]):
+        raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
+
+
 def _remove_strays(run: _Run, parts: list[Part]) -> None:
     """What killed workers left, parts of a run that lost against this one, the manifest before."""
     kept = {labelset.part_name(part.listing_id, part.shard) for part in parts}
     outputs.sweep(run.to, "parts", labelset.OWNED, kept)
+    outputs.remove_unfinished(run.to)
     for name in run.note.get("replaced", ()):
         storage.remove(storage.join(run.to, f"manifest-{name}.parquet"))
 

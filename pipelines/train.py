@@ -154,6 +154,7 @@ def _fit(job: Job, channel: Channel) -> None:
             with session.user_errors():
                 _fit_once(job, channel)
             storage.remove(job.checkpoint)
+            outputs.remove_unfinished(job.to)
             return
         except ray.exceptions.RayActorError as error:
             # Its workers' share of the cluster stays taken until this process has ended.

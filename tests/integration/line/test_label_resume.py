@@ -49,6 +49,7 @@ def test_a_stopped_run_does_what_has_no_part_yet(
     # What came after the listing is not this run's.
     (bucket / "later.flac").write_bytes(sound(1))
     strays = [to / "parts" / name for name in ("part-0000aaaa-000000.parquet", ".dead.tmp")]
+    strays.append(to / f".{'0f' * 16}.tmp")  # half of a manifest, of a killed driver
     for stray in strays:
         stray.write_bytes(b"of a run that is no more")
     (to / "parts" / "mine.txt").write_text("kept")

@@ -79,6 +79,20 @@ def test_an_output_is_claimed_once_and_never_costs_what_is_not_ours(tmp_path: Pa
     assert [f.path for f in listing.list_files(to)] == ["mine.txt", "parts/mine"]
 
 
+def test_what_a_killed_process_began_to_write_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with storage.placed(str(tmp_path / "x")) as path:
+        Path(path).write_bytes(b"whole")
+        name = Path(path).name
+    strangers = ["x", ".mine.tmp", ".0f.tmp", f".{'0F' * 16}.tmp", f"{name}.txt", name[1:], "in"]
+    (tmp_path / "in").mkdir()
+    for one in (name, *strangers[1:-1], f"in/{name}"):
+        (tmp_path / one).write_bytes(b"half")
+    outputs.remove_unfinished(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == set(strangers)
+    assert (tmp_path / "in" / name).exists()
+    outputs.remove_unfinished("memory://bucket/nowhere")
+
+
 def test_brackets_in_a_name_are_no_pattern() -> None:
     for name in ("r1", "r2", "r[12]"):
         storage.write_bytes(f"memory://b/{name}/parts/x", b"x")
