@@ -74,6 +74,7 @@ def label(options: Label) -> dict[str, Any]:
     """
     began = time.monotonic()
     storage.configure(options.storage_options)
+    require_apart(options)
     # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
     run = _begin(options, Bundle.read(options.bundle))
     display.about(bundle=run.bundle.fingerprint)
@@ -147,7 +148,7 @@ def _list(run: _Run) -> _Run:
     carried = [] if ended else run.note.get("replaced", [])
     manifest = storage.join(run.to, f"manifest-{name}.parquet")
     with display.bar(0) as bar:
-        rows = map(row_of, census.of_recordings(_files(run, bar)))
+        rows = map(row_of, census.of_recordings(bucket_files(run.options, bar)))
         before: list[Part] = []
         if run.note["listings"]:
             with compared(rows) as changes:
@@ -188,11 +189,24 @@ def _list(run: _Run) -> _Run:
     return run
 
 
-def _files(run: _Run, bar: display.Bar) -> Iterator[listing.StoredFile]:
+def bucket_files(options: Label, bar: display.Bar) -> Iterator[listing.StoredFile]:
     """The bucket's files, but for what this job writes."""
-    own = storage.absolute(run.options.to) + "/"
-    files = display.counted(listing.iter_files(run.options.bucket), bar, "files")
+    own = _folder(options.to)
+    files = display.counted(listing.iter_files(options.bucket), bar, "files")
     return (file for file in files if not file.uri.startswith(own))
+
+
+def require_apart(options: Label) -> None:
+    """Raise ConfigError where all of the bucket would be taken for what this job writes."""
+    if _folder(options.bucket).startswith(_folder(options.to)):
+        raise ConfigError(
+            f"--to {options.to}: it is the bucket, or a folder above it, and the recordings would "
+            "be taken for labels; name a folder beside the recordings, or one below the bucket"
+        )
+
+
+def _folder(uri: str) -> str:
+    return storage.absolute(uri).rstrip("/") + "/"
 
 
 def _require_recordings(run: _Run, census: Census) -> None:

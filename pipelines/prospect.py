@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
 
-from audiocnn import listing, storage
+from audiocnn import storage
 from audiocnn.bundle import Bundle
 from audiocnn.errors import StorageError
 from audiocnn.extractor import Extractor
@@ -17,6 +17,7 @@ from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording
 from audiocnn.scratch import Scratch
 from pipelines import display
+from pipelines.label import bucket_files, require_apart
 from pipelines.options import Label
 from pipelines.survey import HEADERS, Headers, read_headers, say_headers
 
@@ -26,16 +27,16 @@ _LABELLED = 24
 def prospect(options: Label) -> tuple[Census, Headers]:
     """List the bucket, read some headers, and label a few; prints what it found, writes nothing.
 
-    Raises AudioCNNError for a bundle or a bucket that cannot be used.
+    Raises AudioCNNError for a bundle, a bucket or a folder of labels that cannot be used.
     """
     storage.configure(options.storage_options)
+    require_apart(options)
     bundle = Bundle.read(options.bundle)
     bundle = replace(bundle, feature=bundle.feature.with_hop(options.hop_s))
     display.step(f"dry run of {display.short(options.bucket)}")
     census = Census()
     with display.bar(0) as bar:
-        files = listing.iter_files(options.bucket)
-        sample = _sampled(census.of_recordings(display.counted(files, bar, "files")), HEADERS)
+        sample = _sampled(census.of_recordings(bucket_files(options, bar)), HEADERS)
     if not sample:
         raise StorageError(f"{options.bucket}: none of its {census.listed} files is a recording")
     headers = read_headers(sample, options.limits)
