@@ -71,21 +71,26 @@ def ingest(options: Ingest) -> FeatureSet:
     to = outputs.resolve(options.to)
     corpus = read_corpus(options.corpus)
     job = _job(options, corpus)
-    if not options.overwrite:
-        _refuse_another(to, job)
-    plan = _plan(options, corpus, [] if options.overwrite else _ledgers(to))
+    plan = _plan(options, corpus, [] if options.overwrite else _begun(to, job))
     display.step(_headline(plan))
     if options.overwrite:
         outputs.clear(to, "features.json", _OWNED)
     storage.write_json(storage.join(to, "job.json"), job)
     began = time.monotonic()
     ledgers = plan.done + (_run(options, to, plan) if plan.to_do else [])
-    features = _collect(plan.corpus, options, to, ledgers)
-    if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
-        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+    try:
+        features = _collect(plan.corpus, options, to, ledgers)
+    except CorpusError:
+        _require_current(to, job)
+        if not storage.exists(storage.join(to, "features.json")):
+            # There is nothing to go on with: another corpus or other options are as good.
+            storage.remove(storage.join(to, "job.json"))
+        raise
+    _require_current(to, job)
     features.write()
     # Parts that no longer hold, and what a killed worker left.
     size = outputs.sweep(to, "parts", _OWNED, features.parts)
+    outputs.remove_unfinished(to)
     _say(features, size, ledgers, len(plan.to_do), time.monotonic() - began)
     return features
 
@@ -104,8 +109,17 @@ def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _refuse_another(to: str, job: dict[str, Any]) -> None:
-    """Raise ConfigError where there are features, or the beginning of some, of other options."""
+def _require_current(to: str, job: dict[str, Any]) -> None:
+    """Raise ConfigError where another run has begun: the parts are not this one's any more."""
+    if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
+        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+
+
+def _begun(to: str, job: dict[str, Any]) -> list[Ledger]:
+    """What the parts say of themselves that an earlier run of the same options wrote.
+
+    Raises ConfigError where there are features, or the beginning of some, of other options.
+    """
     note = storage.join(to, "job.json")
     if not storage.exists(note):
         if storage.exists(storage.join(to, "features.json")):
@@ -113,7 +127,7 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
                 f"--to {to}: features of another version are there; name another folder, "
                 "or pass --overwrite"
             )
-        return
+        return []
     before = storage.read_format(note, _FORMAT, "ingest")["options"]
     differ = ", ".join(
         f"{name} {before.get(name)!r} and not {value!r}"
@@ -125,6 +139,7 @@ def _refuse_another(to: str, job: dict[str, Any]) -> None:
             f"--to {to}: it was begun with {differ}; give those options to go on with it, "
             "name another folder, or pass --overwrite"
         )
+    return _ledgers(to)
 
 
 def _ledgers(to: str) -> list[Ledger]:
@@ -202,7 +217,12 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
     failures = [row for ledger in ledgers for _, row in ledger.failed.values()]
     failures += [rejection_row(rejected) for rejected in corpus.rejected]
     if not ingested:
-        raise CorpusError(f"{corpus.uri}: no clip could be read; the first: {failures[0]}")
+        kinds = Counter(row["reason"].split(":")[0] for row in failures)
+        counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        raise CorpusError(
+            f"{corpus.uri}: none of its {len(failures)} clips could be read ({counted}); the "
+            f"first: {failures[0]['uri']} ({failures[0]['reason']})"
+        )
     folds: dict[int, Counter[str]] = defaultdict(Counter)
     bands: dict[int, list[BandSums]] = defaultdict(list)
     for ledger in ledgers:
