@@ -45,7 +45,7 @@ class Changes:
     def stale(self) -> Iterator[tuple[str, set[str]]]:
         """Parts with the URIs of what must be taken out of them.
 
-        It is no longer in the bucket as it was, or is in an earlier part too.
+        It is no longer in the bucket as it was, or is in another part too, which is kept.
         """
         for row in self._rows(
             "SELECT part, list(uri) AS uris FROM ("
