@@ -280,9 +280,9 @@ class Browser:
                         "INSERT INTO labels SELECT $part, * FROM batch", {"part": part.uri}
                     )
                     self._database.unregister("batch")
-            except BaseException:
-                self._database.rollback()
-                raise
+        except BaseException:
+            self._database.rollback()
+            raise
         copied = _Copied(part=part, sums=replace(ledger, failures=[]), failed=ledger.failed)
         with self._lock:
             self._database.commit()

@@ -43,10 +43,17 @@ class Changes:
         )
 
     def stale(self) -> Iterator[tuple[str, set[str]]]:
-        """Parts with the URIs of what is in them and no longer in the bucket as it was."""
+        """Parts with the URIs of what must be taken out of them.
+
+        It is no longer in the bucket as it was, or is in another part too, which is kept.
+        """
         for row in self._rows(
-            "SELECT part, list(uri) AS uris FROM done ANTI JOIN now USING (uri, version) "
-            "GROUP BY part ORDER BY part"
+            "SELECT part, list(uri) AS uris FROM ("
+            "  SELECT part, uri FROM done ANTI JOIN now USING (uri, version)"
+            "  UNION ALL"
+            "  SELECT part, uri FROM done"
+            "    QUALIFY row_number() OVER (PARTITION BY uri, version ORDER BY part) > 1"
+            ") GROUP BY part ORDER BY part"
         ):
             yield row["part"], set(row["uris"])
 

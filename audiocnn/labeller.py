@@ -75,14 +75,17 @@ class Labeller:
         self.bundle, self.top_k, self.embeddings = bundle, top_k, embeddings
         self.extractor, self.judge = extractor, judge
 
-    def part(self, entries: list[Entry], path: str) -> Ledger:
+    def part(self, entries: list[Entry], path: str, name: str = "") -> Ledger:
         """Write the part of these recordings to a file of this machine; returns its ledger.
 
-        Raises AudioCNNError where the store is out of reach or the file cannot be written.
+        `name` is as for `LabelWriter`. Raises AudioCNNError where the store is out of reach or the
+        file cannot be written.
         """
         began, before = time.thread_time(), self.extractor.cpu_s
         recordings = [entry.recording for entry in entries if entry.wrong is None]
-        with LabelWriter(path, self.bundle, self.top_k, embeddings=self.embeddings) as part:
+        with LabelWriter(
+            path, self.bundle, self.top_k, embeddings=self.embeddings, name=name
+        ) as part:
             for entry in entries:
                 if entry.wrong is not None:
                     part.fail(entry.recording, AudioError(*entry.wrong.split(": ", 1)))

@@ -7,7 +7,7 @@ why. It is written whole or not at all, so that which parts are there says what 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -27,7 +27,7 @@ FORMAT = "audiocnn.labels/2"
 BINS = 20
 """Bars of the histogram of scores, each as wide as the others, from 0 to 1."""
 
-_LEDGER = b"audiocnn.ledger"
+_LEDGER, _NAME = b"audiocnn.ledger", b"audiocnn.part"
 _ROW_GROUP = 8_192
 _FOOTER = 1 << 16
 _PART = "a part of labels"
@@ -114,10 +114,15 @@ class Scored:
 
 
 class LabelWriter:
-    """Recordings' scores -> one part, in a file of this machine; memory is a row group's rows."""
+    """Recordings' scores -> one part, in a file of this machine; memory is a row group's rows.
 
-    def __init__(self, path: str, bundle: Bundle, top_k: int, *, embeddings: bool = False) -> None:
-        self.bundle = bundle
+    `name` is its path below the labels: there alone it is read, where it is given.
+    """
+
+    def __init__(
+        self, path: str, bundle: Bundle, top_k: int, *, embeddings: bool = False, name: str = ""
+    ) -> None:
+        self.bundle, self.name = bundle, name
         self.top_k = min(top_k, len(bundle.classes))
         self.schema = schema(bundle.model.fc.in_features if embeddings else None)
         self.ledger = Ledger()
@@ -148,7 +153,7 @@ class LabelWriter:
     def finish(self) -> Ledger:
         """End the file; returns what is in its footer."""
         self._flush()
-        _close(self._writer, self.ledger)
+        _close(self._writer, self.ledger, self.name)
         return self.ledger
 
     def _flush(self) -> None:
@@ -185,14 +190,28 @@ class LabelWriter:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def _close(writer: pq.ParquetWriter, ledger: Ledger) -> None:
-    writer.add_key_value_metadata({_LEDGER: json.dumps(vars(ledger)).encode()})
+def _close(writer: pq.ParquetWriter, ledger: Ledger, name: str) -> None:
+    writer.add_key_value_metadata({_LEDGER: json.dumps(vars(ledger)).encode(), _NAME: name})
     writer.close()
 
 
-def reading(uri: str, file: BinaryIO) -> AbstractContextManager[pq.ParquetFile]:
-    """The file of a part, to read within a block. Raises FormatError where it is damaged."""
-    return parquet.opened(uri, file, _PART, mend=_MEND)
+@contextmanager
+def reading(uri: str, file: BinaryIO) -> Iterator[pq.ParquetFile]:
+    """The file of a part, to read within a block.
+
+    Raises FormatError where it is damaged, or lies in the place of another part.
+    """
+    with parquet.opened(uri, file, _PART, mend=_MEND) as part:
+        name = _name_of(part)
+        if name and not uri.endswith(f"/{name}"):
+            raise FormatError(f"{uri}: it is {name}, in the place of another part; {_MEND}")
+        yield part
+
+
+def _name_of(part: pq.ParquetFile) -> str:
+    """The name that a part was written with; parts by earlier versions have none."""
+    name: bytes = (part.metadata.metadata or {}).get(_NAME, b"")
+    return name.decode()
 
 
 def read_ledger(uri: str, size: int | None = None) -> Ledger:
@@ -245,7 +264,7 @@ def without(uri: str, gone: set[str]) -> bool:
     Where nothing is, the part is removed. Raises StorageError, FormatError.
     """
     with reading(uri, storage.open_binary(uri)) as part:
-        ledger, table = ledger_of(uri, part), part.read()
+        name, ledger, table = _name_of(part), ledger_of(uri, part), part.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
     left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
     left.failures = [row for row in ledger.failures if row["uri"] not in gone]
@@ -258,5 +277,5 @@ def without(uri: str, gone: set[str]) -> bool:
     with storage.placed(uri) as path:
         writer = parquet.writer(path, kept.schema)
         writer.write_table(kept, row_group_size=_ROW_GROUP)
-        _close(writer, left)
+        _close(writer, left, name)
     return True

@@ -25,6 +25,7 @@ from audiocnn.storage import ahead, open_binary
 NOTE = "labels.json"
 SUMMARY = "summary.json"
 _PARTS = "parts/part-*.parquet"
+_VERSION = re.compile(r"version-([2-9]|[1-9]\d{1,8})")
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
 _FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
 _ROWS = 4_096
@@ -38,24 +39,34 @@ def choose(
 
     Raises ConfigError where there are none such, but others, and no new version is asked for.
     """
-    folder, others = to, []
-    while storage.exists(storage.join(folder, NOTE)):
-        note = read_note(folder)
-        if note["made_with"] == made_with:
-            return folder, note
-        others.append(note["made_with"])
-        folder = storage.join(to, f"version-{len(others) + 1}")
+    versions = _versions(to)
+    others = []
+    for folder in versions.values():
+        if storage.exists(storage.join(folder, NOTE)):
+            note = read_note(folder)
+            if note["made_with"] == made_with:
+                return folder, note
+            others.append(note["made_with"])
     if others and not new_version:
         raise ConfigError(
             f"--to {to}: labels with {_differences(others[-1], made_with)} are there; pass "
             "--new-version to label anew and keep them, or name another folder"
         )
-    if not others and storage.exists(storage.join(to, SUMMARY)):
+    if others:
+        return storage.join(to, f"version-{max(versions) + 1}"), None
+    if storage.exists(storage.join(to, SUMMARY)):
         raise ConfigError(
             f"--to {to}: labels of an earlier format are there; name another folder, or pass "
             "--overwrite"
         )
-    return folder, None
+    return to, None
+
+
+def _versions(to: str) -> dict[int, str]:
+    """Folders of versions by number, those that there are; the first is `to` itself."""
+    matches = map(_VERSION.fullmatch, listing.folders(to))
+    found = {int(match[1]): storage.join(to, match[0]) for match in matches if match}
+    return {1: to} | dict(sorted(found.items()))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -78,10 +89,13 @@ def limits_of(made_with: dict[str, Any]) -> AudioLimits:
 
 
 def require_apart(bucket: str, to: str) -> None:
-    """Raise ConfigError where the labels would lie around their bucket, and hide it."""
+    """Raise ConfigError where all of the bucket would be taken for labels."""
     bucket, to = storage.absolute(bucket), storage.absolute(to)
     if storage.is_within(bucket, to):
-        raise ConfigError(f"--to {to}: the bucket is there, or below it; name another folder")
+        raise ConfigError(
+            f"--to {to}: it is the bucket, or a folder above it, and the recordings would be taken "
+            "for labels; name a folder beside the recordings, or one below the bucket"
+        )
 
 
 def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:

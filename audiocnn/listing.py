@@ -67,6 +67,18 @@ def _pages(uri: str) -> Iterator[list[_Found]]:
 
 
 @reported
+def folders(uri: str) -> list[str]:
+    """Names of the folders in a folder; none where there is no folder. Raises StorageError."""
+    if on_s3(uri):
+        found: list[str] = s3().folders(s3_path(absolute(uri)))
+        return found
+    fs, path = filesystem(absolute(uri))
+    if isinstance(fs, LocalFileSystem):
+        return local.folders(path)
+    return otherstores.folders(fs, path)
+
+
+@reported
 def stored_file(uri: str) -> StoredFile:
     """One file, as its folder's listing has it. Raises StorageError where it is none."""
     fs, path = filesystem(absolute(uri))

@@ -57,6 +57,14 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
             yield path, *size_version(path)
 
 
+def folders(path: str) -> list[str]:
+    """Names of the folders in a local folder, in order; none where there is no folder."""
+    if not os.path.isdir(path):
+        return []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
 def size_version(path: str) -> tuple[int, str]:
     """A local file's size, and what changes when it is written anew."""
     # A link that leads nowhere is listed too: whoever reads it says so.

@@ -29,6 +29,15 @@ def find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[s
         yield info["name"], *_size_version(info)
 
 
+def folders(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    """Names of the folders in a folder, in order; none where there is no folder."""
+    fs.invalidate_cache()
+    if not fs.isdir(path):
+        return []
+    found = (info for info in fs.ls(path, detail=True) if info["type"] == "directory")
+    return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found)
+
+
 def size_version(fs: fsspec.AbstractFileSystem, path: str) -> tuple[int, str]:
     """An object's size and version now, as `find` has them."""
     fs.invalidate_cache()

@@ -5,7 +5,7 @@ short lists of the best windows for each reason. Memory depends on how many are 
 number of classes, not on the bucket.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from audiocnn.config import UNKNOWN
 from audiocnn.labelled import Labelled, Vectors, unit_vectors
+from audiocnn.shortlist import Apart, Keys, Shortlist
 
 REASONS = {
     "uncertain": "the two best classes score almost alike, or the best scores low",
@@ -30,6 +31,7 @@ REASONS = {
 MOST_OF_A_RECORDING = 3
 """Windows that are picked of one recording."""
 
+_PICKED = ["uri", "version", "start_s", "end_s", "suggested", "score"]
 _RAREST = 20
 """Classes that may count as rare."""
 _FEWEST = 5
@@ -37,7 +39,6 @@ _FEWEST = 5
 _LEAST_SPREAD = 1e-3
 """What float16 makes of embeddings that are equal."""
 
-Keys = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
 
 
@@ -59,15 +60,15 @@ class Pick:
 def choose(labels: Labelled, count: int) -> list[Pick]:
     """Up to `count` windows, as many for each reason as there are, in turns, the best first.
 
-    None is picked twice, and at most three of one recording. The same labels give the same
-    windows, however their rows lie in parts. Raises StorageError, FormatError.
+    At most three of one recording are picked, and none that overlap: of those the best. The same
+    labels give the same windows, however their rows lie in parts. Raises StorageError, FormatError.
     """
     # One window picked for another reason may rule out three candidates, and no more.
     size = count * (1 + MOST_OF_A_RECORDING)
     norms = _norms(labels)
-    uncertain = _Shortlist(size)
+    uncertain = _shortlist(size)
     surprising = _Outlying(size, norms) if labels.has_embeddings else _Isolated(size)
-    rare = {name: _Shortlist(size) for name in _rarest(norms)}
+    rare = {name: _shortlist(size) for name in _rarest(norms)}
     embedding = ["embedding"] if labels.has_embeddings else []
     columns = ["uri", "version", "start_s", "end_s", "label", "score", "top_k", *embedding]
     for batch in labels.batches(columns):
@@ -88,6 +89,10 @@ def choose(labels: Labelled, count: int) -> list[Pick]:
         },
         count,
     )
+
+
+def _shortlist(size: int) -> Shortlist:
+    return Shortlist(size, _PICKED, most=MOST_OF_A_RECORDING)
 
 
 def _with_top(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Keys]:
@@ -168,49 +173,6 @@ def _rarest(norms: dict[str, _Norm]) -> list[str]:
     return sorted(rare, key=lambda name: (counts[name], name))[:_RAREST]
 
 
-class _Shortlist:
-    """The rows with the lowest keys as rows stream by, at most three of one recording.
-
-    Rows of equal keys are ordered by URI and time.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._held: pa.Table | None = None
-        self._worst = np.inf
-
-    def offer(self, batch: pa.RecordBatch, keys: Keys) -> None:
-        """Rows and their keys [rows]; those of NaN are not wanted."""
-        kept = keys <= self._worst
-        if not kept.any():
-            return
-        columns = ["uri", "version", "start_s", "end_s", "suggested", "score"]
-        rows = pa.Table.from_batches([batch.select(columns)]).append_column("key", pa.array(keys))
-        rows = rows.filter(pa.array(kept))
-        held = rows if self._held is None else pa.concat_tables([self._held, rows])
-        order = [("key", "ascending"), ("uri", "ascending"), ("start_s", "ascending")]
-        held = held.take(pc.sort_indices(held, sort_keys=order)).combine_chunks()
-        held = held.filter(pa.array(_first_of_each(held)))[: self._size]
-        self._held = held.combine_chunks()
-        if len(held) == self._size:
-            self._worst = held["key"][-1].as_py()
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The best first, as fields of `Pick`."""
-        return [] if self._held is None else self._held.drop_columns(["key"]).to_pylist()
-
-
-def _first_of_each(rows: pa.Table) -> npt.NDArray[np.bool_]:
-    """[rows] whether a row is among the first three of its recording."""
-    codes, _ = _coded(rows.to_batches()[0], "uri")
-    order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    lengths = np.diff(starts, append=len(codes))
-    rank = np.empty(len(codes), int)
-    rank[order] = np.arange(len(codes)) - np.repeat(starts, lengths)
-    return rank < MOST_OF_A_RECORDING
-
-
 class _Outlying:
     """Windows far from the mean embedding of their label, as far as its windows are spread.
 
@@ -218,7 +180,7 @@ class _Outlying:
     """
 
     def __init__(self, size: int, norms: dict[str, _Norm]) -> None:
-        self.best = _Shortlist(size)
+        self.best = _shortlist(size)
         self._norms = {
             name: norm
             for name, norm in norms.items()
@@ -242,7 +204,7 @@ class _Isolated:
     """Windows of another label than both their neighbours in time, which agree on a class."""
 
     def __init__(self, size: int) -> None:
-        self.best = _Shortlist(size)
+        self.best = _shortlist(size)
         self._tail: pa.RecordBatch | None = None
 
     def offer(self, batch: pa.RecordBatch) -> None:
@@ -262,14 +224,13 @@ class _Isolated:
 
 
 def _dealt(queues: dict[str, Iterator[dict[str, Any]]], count: int) -> list[Pick]:
-    """Rows taken from queues in turns, each window once and at most three of a recording."""
+    """Rows taken from queues in turns: at most three of a recording, none of which overlap."""
     picks: list[Pick] = []
-    taken: set[tuple[str, float]] = set()
-    of_recording: Counter[str] = Counter()
+    taken: dict[str, Apart] = defaultdict(Apart)
 
     def fits(row: dict[str, Any]) -> bool:
-        window = row["uri"], row["start_s"]
-        return window not in taken and of_recording[row["uri"]] < MOST_OF_A_RECORDING
+        mine = taken[row["uri"]]
+        return len(mine) < MOST_OF_A_RECORDING and mine.fits(row["start_s"], row["end_s"])
 
     while queues:
         for why in list(queues):
@@ -279,7 +240,6 @@ def _dealt(queues: dict[str, Iterator[dict[str, Any]]], count: int) -> list[Pick
                 continue
             if len(picks) == count:
                 return picks
-            taken.add((row["uri"], row["start_s"]))
-            of_recording[row["uri"]] += 1
+            taken[row["uri"]].add(row["start_s"], row["end_s"])
             picks.append(Pick(**row, why=why))
     return picks

@@ -90,7 +90,6 @@ def _calibration(
         "calibrated": any(c != Calibration() for c in calibrations),
         "before": _reliability_json(reliability(before, truth)),
         "after": _reliability_json(reliability(after, truth)),
-        "calibrated": all(c.thresholds for c in calibrations),
         "temperatures": [c.temperature for c in calibrations],
         "answered": float(known.mean()),
         "accuracy_of_answers": float(right[known].mean()) if known.any() else None,

@@ -164,6 +164,19 @@ def pages(path: str) -> Iterator[list[tuple[str, int, str]]]:
         raise StorageError(f"s3://{path}: not found")
 
 
+def folders(path: str) -> list[str]:
+    """Names between slashes that follow a path, in order."""
+    bucket, _, key = path.partition("/")
+    below = f"{key}/" if key else ""
+    asked, found = {"Bucket": bucket, "Prefix": below, "Delimiter": "/"}, list[str]()
+    while True:
+        page = filesystem().call("list_objects_v2", **asked)
+        found += [one["Prefix"][len(below) : -1] for one in page.get("CommonPrefixes", [])]
+        if not page.get("IsTruncated"):
+            return sorted(found)
+        asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
 def read(path: str, most: int = -1, version: str | None = None) -> bytes:
     """An object (`bucket/key`) by one GET; with `most`, at most that many bytes and one more.
 

@@ -1,6 +1,6 @@
 """The windows of a labelled bucket whose embeddings are nearest to a clip's."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from audiocnn.errors import ConfigError
 from audiocnn.labelled import Labelled, Vectors, normalised, unit_vectors
 from audiocnn.predictor import Predictor
 from audiocnn.recordings import Recording, closing, open_recording
+from audiocnn.shortlist import Shortlist
 
 _COLUMNS = ["uri", "start_s", "end_s", "label", "score"]
 _WINDOWS = 64
@@ -35,8 +36,8 @@ class Match:
 class Found:
     """What a search found."""
 
-    matches: list[Match] = field(default_factory=list)
-    """The most similar first; of equals, the one that comes first in the labels."""
+    matches: list[Match]
+    """The most similar first, equal ones by URI and time; of those that overlap, the best."""
     windows: int = 0
     """Windows of the bucket that were looked at."""
     unusable: int = 0
@@ -60,21 +61,25 @@ def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
 def nearest(labels: Labelled, clip: Vectors, count: int) -> Found:
     """The `count` windows that are nearest to any of a clip's, [windows, features] embeddings.
 
-    The labels are read once, a batch in memory. Raises ConfigError where they have no embeddings,
+    A window that overlaps a nearer one is left out. The labels are read once; in memory are a batch
+    and a recording's rows. Raises ConfigError where they have no embeddings,
     or the clip's have no direction, StorageError, FormatError.
     """
     labels.require_embeddings()
     queries, good = normalised(clip)
     if not good.any():
         raise ConfigError("the clip's embeddings are zero or not finite: nothing is like it")
-    found = Found()
+    best = Shortlist(count, ["similarity", *_COLUMNS], most=count)
+    windows = unusable = 0
     for batch in labels.batches([*_COLUMNS, "embedding"]):
         vectors, usable = unit_vectors(batch)
-        similarity = np.where(usable, _similarity(vectors, queries[good]), -np.inf)
-        found.windows += len(batch)
-        found.unusable += int(len(batch) - usable.sum())
-        _keep(found.matches, batch, similarity, count)
-    return found
+        similarity = _similarity(vectors, queries[good])
+        windows += len(batch)
+        unusable += int(len(batch) - usable.sum())
+        rows = batch.append_column("similarity", pa.array(similarity))
+        best.offer(rows, np.where(usable, -similarity.astype(np.float64), np.nan))
+    matches = [Match(**row) for row in best.rows()]
+    return Found(matches=matches, windows=windows, unusable=unusable)
 
 
 def _similarity(vectors: Vectors, queries: Vectors) -> Vectors:
@@ -84,19 +89,6 @@ def _similarity(vectors: Vectors, queries: Vectors) -> Vectors:
         cosines = vectors @ queries[start : start + _AT_ONCE].T
         np.maximum(best, cosines.max(axis=1), out=best)
     return best
-
-
-def _keep(matches: list[Match], batch: pa.RecordBatch, similarity: Vectors, count: int) -> None:
-    """Put the rows of a batch that are among the nearest so far in their places."""
-    worst = matches[-1].similarity if len(matches) == count else -np.inf
-    order = np.argsort(-similarity, kind="stable")[:count]
-    order = order[similarity[order] > worst]
-    rows = batch.select(_COLUMNS).take(pa.array(order)).to_pylist()
-    matches += [
-        Match(similarity=float(similarity[at]), **row) for at, row in zip(order, rows, strict=True)
-    ]
-    matches.sort(key=lambda match: -match.similarity)
-    del matches[count:]
 
 
 def matches_csv(matches: list[Match], bundle: str) -> bytes:

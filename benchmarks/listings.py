@@ -93,9 +93,10 @@ def _write_parts(manifest: Path, to: Path) -> None:
     """Parts that claim to hold all that a manifest lists; of their columns, those that are read."""
     file = pq.ParquetFile(manifest)
     for index, batch in enumerate(file.iter_batches(_PART_ROWS, columns=["uri", "version"])):
-        with pq.ParquetWriter(to / part_name("before", index), batch.schema) as writer:
+        name = part_name("before", index)
+        with pq.ParquetWriter(to / name, batch.schema) as writer:
             writer.write_batch(batch)
-            labels._close(writer, Ledger(labelled=len(batch)))
+            labels._close(writer, Ledger(labelled=len(batch)), name)
 
 
 def listing_of(work: Path) -> None:

@@ -61,6 +61,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
             display.warn(f"{_name(job)}: {doubt}")
     results, calibrations = _calibrated(jobs)
     summary = _write(results, calibrations, features, output.uri, jobs[0].to)
+    outputs.remove_temporary(output.uri)
     print_report(summary, output.uri)
     return summary
 

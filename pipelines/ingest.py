@@ -93,6 +93,7 @@ def ingest(options: Ingest) -> FeatureSet:
     features.write()
     # Parts that no longer hold, and what a killed worker left.
     swept = _sweep(to, output.notes, features.parts)
+    outputs.remove_temporary(to)
     _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
     _say_lost(plan.corpus, features)
     return features
@@ -219,10 +220,11 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
     failures += [rejection_row(rejected) for rejected in corpus.rejected]
     write_failures(to, failures)
     if not ingested:
-        first = failures[0]
+        kinds = Counter(row["reason"].split(":")[0] for row in failures)
+        reasons = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         raise CorpusError(
-            f"{corpus.uri}: none of its {len(failures)} clips could be read; the first, "
-            f"{first['uri']}: {first['reason']}"
+            f"{corpus.uri}: none of its {len(failures)} clips could be read ({reasons}); the "
+            f"first: {failures[0]['uri']} ({failures[0]['reason']})"
         )
     folds: dict[int, Counter[str]] = defaultdict(Counter)
     bands: dict[int, list[BandSums]] = defaultdict(list)
@@ -230,7 +232,6 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
         for fold, counted in ledger.classes.items():
             folds[fold].update(counted)
             bands[fold].append(ledger.bands[fold])
-    write_failures(to, failures)
     classes = tuple(sorted(set().union(*folds.values())))
     if len(classes) < 2:
         lost = display.listed([name for name in corpus.classes if name not in classes])

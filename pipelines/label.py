@@ -79,6 +79,7 @@ def label(options: Label) -> dict[str, Any]:
     """
     began = time.monotonic()
     storage.configure(options.storage_options)
+    labelset.require_apart(options.bucket, options.to)
     # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
     run = _begin(options, Bundle.read(options.bundle))
     display.about(bundle=run.bundle.fingerprint)
@@ -93,8 +94,7 @@ def label(options: Label) -> dict[str, Any]:
     done = _do(run, options.workers or cluster.workers(worth), models)
     parts = run.parts()
     summary = _summary(run, parts, done, time.monotonic() - began)
-    if not labelset.is_current(run.to, run.listed["id"]):
-        raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
+    _require_current(run)
     storage.write_json(storage.join(run.to, SUMMARY), summary)
     _remove_strays(run, parts)
     _say(run, summary)
@@ -113,7 +113,6 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
         "embeddings": options.embeddings,
         **to_json(options.limits),
     }
-    labelset.require_apart(options.bucket, options.to)
     output, note = outputs.claim(options.to, LABELS), None
     if not options.overwrite:
         to, note = labelset.choose(output.uri, made_with, new_version=options.new_version)
@@ -273,8 +272,13 @@ def _summary(
     total, reasons, failed = labelset.collect(run.to, parts)
     recordings = run.listed["recordings"]
     if total.labelled + failed != recordings:
+        _require_current(run)
+        # Without it the same command does not trust the parts, and compares them with the bucket.
+        storage.remove(run.manifest)
         raise LedgerError(
-            f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed"
+            f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed: "
+            "was a part removed or copied? The same command compares all of them with the bucket, "
+            "and does what is missing"
         )
     kept: dict[str, str] = {}
     batches = labelset.batches(parts, _EVENT_COLUMNS)
@@ -311,10 +315,17 @@ def _summary(
     }
 
 
+def _require_current(run: _Run) -> None:
+    """Raise ConfigError where another run has begun: the parts are not this one's any more."""
+    if not labelset.is_current(run.to, run.listed["id"]):
+        raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
+
+
 def _remove_strays(run: _Run, parts: list[Part]) -> None:
     """What killed workers left, parts of a run that lost against this one, the manifest before."""
     kept = {labelset.part_name(part.listing_id, part.shard) for part in parts}
     others = labelset.sweep(run.to, {labelset.NOTE: run.note}, kept)
+    outputs.remove_temporary(run.to)
     display.warn_others(display.short(run.to), others)
     for name in run.note.get("replaced", ()):
         storage.remove(storage.join(run.to, labelset.manifest_name(name)))

@@ -80,13 +80,14 @@ class LabelWorker:
         began = time.monotonic()
         work, options = self.work, self.work.options
         entries = read_shard(work.manifest, shard)
-        with storage.placed(storage.join(work.to, part_name(work.listing_id, shard))) as path:
+        name = part_name(work.listing_id, shard)
+        with storage.placed(storage.join(work.to, name)) as path:
             with self._extractor() as extractor:
                 labeller = Labeller(
                     self.bundle, extractor, self._judge, options.top_k,
                     embeddings=options.embeddings,
                 )  # fmt: skip
-                ledger = labeller.part(entries, path)
+                ledger = labeller.part(entries, path, name)
             if not is_current(work.to, work.listing_id):
                 raise ConfigError(f"--to {work.to}: another run of it began meanwhile")
         count = meters("label")

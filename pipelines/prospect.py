@@ -27,7 +27,7 @@ _LABELLED = 24
 def prospect(options: Label) -> tuple[Census, Headers]:
     """List the bucket, read some headers, and label a few; prints what it found, writes nothing.
 
-    Raises AudioCNNError for a bundle or a bucket that cannot be used.
+    Raises AudioCNNError for a bundle, a bucket or a folder of labels that cannot be used.
     """
     storage.configure(options.storage_options)
     require_apart(options.bucket, options.to)

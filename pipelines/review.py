@@ -42,7 +42,8 @@ def _say(options: Review, to: str, written: Written) -> None:
         )
     elif len(picks) < options.count:
         display.say(
-            f"fewer than {options.count}: at most {MOST_OF_A_RECORDING} are taken of a recording"
+            f"fewer than {options.count}: at most {MOST_OF_A_RECORDING} are taken of a recording, "
+            "and none that overlap"
         )
     display.say(
         f"listen and label in {to}/{PAGE}; then: {display.command()} ingest {to}/{MANIFEST}"

@@ -1,7 +1,9 @@
 """`audiocnn train`: features -> bundle, by Ray Train and DDP."""
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray.exceptions
@@ -178,15 +180,18 @@ def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
     """
     if not jobs:
         return
-    waiting, errors = list(jobs.items())[::-1], list[BaseException]()
+    waiting, errors = SimpleQueue[tuple[str, Job]](), list[BaseException]()
+    for item in jobs.items():
+        waiting.put(item)
 
     def work() -> None:
-        while waiting and not errors:
-            name, job = waiting.pop()
-            try:
-                _fit(job, listener.channel(name))
-            except BaseException as error:
-                errors.append(error)
+        with suppress(Empty):
+            while not errors:
+                name, job = waiting.get_nowait()
+                try:
+                    _fit(job, listener.channel(name))
+                except BaseException as error:
+                    errors.append(error)
 
     count = meters("train")
     count.now(running=1)
@@ -221,6 +226,7 @@ def _fit(job: Job, channel: Channel) -> None:
             with session.user_errors():
                 _fit_once(job, channel)
             storage.remove(job.checkpoint)
+            outputs.remove_temporary(job.to)
             return
         except ray.exceptions.RayActorError as error:
             # Its workers' share of the cluster stays taken until this process has ended.

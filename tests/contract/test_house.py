@@ -18,8 +18,8 @@ LIBRARY = [
     "extractor", "extracting", "metrics", "calibration", "featureset", "leaks", "predictions",
     "batches", "augment", "model", "training", "checkpoint", "bundle", "predictor", "heldout",
     "explain", "figures", "report", "manifest", "labels", "labelset", "changes", "labeller",
-    "events", "exports", "labelled", "similar", "picking", "reviewpage", "sounds", "review",
-    "revision", "browse",
+    "events", "exports", "labelled", "shortlist", "similar", "picking", "reviewpage", "sounds",
+    "review", "revision", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 

@@ -45,8 +45,9 @@ def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> Non
     with Extractor(predictor.bundle.feature, AudioLimits(), storage.configured()) as extractor:
         labeller = Labeller(predictor.bundle, extractor, judge, 2, embeddings=True)
         for shard, start in enumerate(range(0, len(found), 10)):
-            with storage.placed(f"{to}/{labelset.part_name('aa', shard)}") as path:
-                labeller.part(found[start : start + 10], path)
+            name = labelset.part_name("aa", shard)
+            with storage.placed(f"{to}/{name}") as path:
+                labeller.part(found[start : start + 10], path, name)
     write_notes(to, bucket, predictor, bundle)
 
 

@@ -50,7 +50,9 @@ def test_a_stopped_run_does_what_has_no_part_yet(
     # What came after the listing is not this run's.
     (bucket / "later.flac").write_bytes(sound(1))
     strays = [labels_part(to, bundle), to / "parts" / f".audiocnn-{'0f' * 16}.tmp"]
-    strays[1].write_bytes(b"of a run that is no more")
+    strays.append(to / f".{'0f' * 16}.tmp")  # half of a manifest, of a killed driver
+    for stray in strays[1:]:
+        stray.write_bytes(b"of a run that is no more")
     (to / "parts" / "mine.txt").write_text("kept")
     kept = {name: at for name, at in parts(to).items() if "0000aaaa" not in name}
     capsys.readouterr()

@@ -10,6 +10,7 @@ import pytest
 from audiocnn import labels, labelset, listing, manifest, synthetic
 from audiocnn.browse import Browser, Query
 from audiocnn.errors import FormatError
+from audiocnn.labelset import Part
 from audiocnn.manifest import row_of
 from audiocnn.predictor import Predictor
 from helpers.common import make_bundle
@@ -36,17 +37,35 @@ def damage(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def readers(to: Path, part: Part) -> list[Callable[[], object]]:
+    """All that read a part of labels."""
+    return [
+        lambda: labelset.read_labels(str(to)),
+        lambda: list(labelset.batches([part], ["uri", "start_s", "score", "embedding"])),
+        lambda: labels.without(part.uri, {"nobody"}),
+    ]
+
+
+def test_a_part_in_the_place_of_another_is_refused(place: Path, tmp_path: Path) -> None:
+    """The sums would add up: it has as many recordings."""
+    to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
+    (part,) = labelset.find_parts(str(to), ["aa"])
+    labels.without(part.uri, {str(place / "bucket" / "0.wav")})
+    for read in readers(to, part):  # a part that was rewritten is still itself
+        read()
+    other = to / labelset.part_name("aa", 1)
+    shutil.copy(part.uri, other)
+    _, copied = labelset.find_parts(str(to), ["aa"])
+    for read in (*readers(to, copied), lambda: labels.read_ledger(copied.uri)):
+        with pytest.raises(FormatError, match=rf"{other.name}: it is parts/part-aa-000000\.parq"):
+            read()
+
+
 def test_damaged_labels_are_refused_wherever_they_are_read(place: Path, tmp_path: Path) -> None:
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
     (part,) = labelset.find_parts(str(to), ["aa"])
-    columns = ["uri", "start_s", "score", "embedding"]
-    reads: list[Callable[[], object]] = [
-        lambda: labelset.read_labels(str(to)),
-        lambda: list(labelset.batches([part], columns)),
-        lambda: labels.without(part.uri, {"nobody"}),
-    ]
     damage(Path(part.uri), place_of_embeddings(Path(part.uri)))
-    for read in reads:
+    for read in readers(to, part):
         with pytest.raises(FormatError, match=rf"{Path(part.uri).name}.*CRC checksum.*delete it"):
             read()
 

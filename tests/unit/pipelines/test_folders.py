@@ -264,7 +264,7 @@ def test_labels_around_their_bucket_are_refused_in_a_run_and_in_a_dry_one(
     bucket.mkdir(parents=True)
     (bucket / "a.wav").write_bytes(b"")
     for to in (bucket, tmp_path / "deep", tmp_path):
-        with pytest.raises(ConfigError, match=f"--to {to}: the bucket is there, or below it"):
+        with pytest.raises(ConfigError, match=f"--to {to}: it is the bucket, or a folder above it"):
             call(Label(bucket=f"{bucket}/", bundle=str(bundle), to=str(to)))
     assert names(tmp_path) == {"deep/bucket/a.wav"}
 

@@ -182,6 +182,30 @@ def test_no_window_is_there_twice_and_the_count_is_reached_where_it_can_be(make:
     assert choose(make([]), 30) == []
 
 
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_windows_that_overlap_are_picked_once_for_whatever_reason(
+    make: Make, embeddings: bool
+) -> None:
+    """Shifts of one sound are one thing to listen to."""
+    rows = rows_of(12, 30, seed=3)
+    for at, row in enumerate(rows):
+        row["start_s"] /= 10
+        row["end_s"] = row["start_s"] + 1.0
+        row["label"] = "rain" if at % 7 == 3 else "dog"
+        if embeddings:
+            row["embedding"] = np.random.default_rng(at).normal(size=8).astype(np.float16)
+    picks = choose(make(rows), 100)
+    assert len(picks) > 20
+    assert len({pick.why for pick in picks}) == 3
+    for pick in picks:
+        mine = [one for one in picks if one.uri == pick.uri]
+        assert len(mine) <= MOST_OF_A_RECORDING
+        assert all(abs(one.start_s - pick.start_s) > 0.99 for one in mine if one is not pick)
+    margins = {window(row): row["score"] - row["top_k"][1]["score"] for row in rows}
+    first = picks[0]
+    assert margins[first.uri, first.start_s] == min(margins.values())
+
+
 def test_what_is_unknown_is_suggested_by_its_best_class(make: Make) -> None:
     top = [{"label": "bell", "score": 0.3}, {"label": "dog", "score": 0.2}]
     row = {"uri": "/b/a.wav", "start_s": 2.0, "label": UNKNOWN, "score": 0.3, "top_k": top}

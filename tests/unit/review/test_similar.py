@@ -124,6 +124,27 @@ def test_of_equals_the_first_wins_and_all_parts_may_be_empty(place: Path, tmp_pa
     assert nearest(replace(labels, parts=[]), np.ones((1, 16), np.float32), 3).matches == []
 
 
+def test_shifts_of_one_recording_do_not_fill_what_is_found(place: Path, tmp_path: Path) -> None:
+    """Where windows overlap, each is much like its neighbours."""
+    vectors = np.random.default_rng(1).normal(size=(6, 16))
+    rows: list[dict[str, Any]] = []
+    for recording, vector in enumerate(vectors):
+        for shift in range(10):
+            near = vector + 0.01 * abs(shift - 7) + (shift == 7) * 0.001
+            rows.append({
+                "uri": f"/b/{recording}.wav", "start_s": 0.1 * shift, "end_s": 0.1 * shift + 1.0,
+                "embedding": near.astype(np.float16),
+            })  # fmt: skip
+    rows.append({**rows[0], "uri": "/b/0.wav", "start_s": 1.9, "end_s": 2.9})  # apart from them
+    labels = made_up(place, tmp_path, rows, parts=1)
+    found = nearest(labels, vectors[:1].astype(np.float32), 5)
+    assert [(m.uri, m.start_s) for m in found.matches[:2]] == [
+        ("/b/0.wav", pytest.approx(0.7)), ("/b/0.wav", 1.9),
+    ]  # fmt: skip
+    assert len({m.uri for m in found.matches}) == 4
+    assert found.windows == 61
+
+
 def test_labels_and_their_bundle_must_fit(place: Path, labels: Path, tmp_path: Path) -> None:
     uri = str(labels)
     moved = shutil.copytree(place / "bundle", tmp_path / "moved")

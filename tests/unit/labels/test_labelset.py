@@ -1,0 +1,78 @@
+"""Folders of labels: their versions, whichever are still there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from audiocnn import labels, labelset, listing, storage
+from audiocnn.changes import compared
+from audiocnn.errors import ConfigError
+from helpers.small_labels import filled
+
+FIRST, SECOND, THIRD, FOURTH = ({"bundle": name * 4} for name in "abcd")
+
+
+@pytest.fixture(params=["local", "s3", "memory"])
+def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder with three versions of labels, in each kind of store."""
+    folder = str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}/labels"
+    if request.param == "s3":
+        request.getfixturevalue("connections")
+        folder = f"{request.getfixturevalue('bucket')}/labels"
+    for name, made_with in (("", FIRST), ("/version-2", SECOND), ("/version-3", THIRD)):
+        note = {"format": labels.FORMAT, "made_with": made_with}
+        storage.write_json(f"{folder}{name}/labels.json", note)
+    for stranger in ("version-1", "version-03", "version-x", "versions", "my version-9"):
+        storage.write_json(f"{folder}/{stranger}/labels.json", {"format": "no"})
+    return folder
+
+
+def found(to: str, made_with: dict[str, Any], *, new_version: bool = False) -> tuple[str, bool]:
+    folder, note = labelset.choose(to, made_with, new_version=new_version)
+    return folder.removeprefix(to), note is not None
+
+
+def test_a_version_that_was_deleted_hides_no_other(to: str) -> None:
+    assert found(to, THIRD) == ("/version-3", True)
+    storage.remove(f"{to}/version-2/labels.json")
+    assert found(to, THIRD) == ("/version-3", True)
+    assert found(to, THIRD, new_version=True) == ("/version-3", True)
+    with pytest.raises(ConfigError, match=r"bundle cccc and not dddd are there.*--new-version"):
+        found(to, FOURTH)
+    # A number that was given once is not given again.
+    assert found(to, FOURTH, new_version=True) == ("/version-4", False)
+    assert found(to, SECOND, new_version=True) == ("/version-4", False)
+    storage.remove(f"{to}/labels.json")
+    assert found(to, THIRD) == ("/version-3", True)
+    with pytest.raises(ConfigError, match="bundle cccc and not aaaa"):
+        found(to, FIRST)
+
+
+def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> None:
+    """Else no run of the same command would ever add up again."""
+    for shard, names in enumerate(("ab", "bc")):
+        path = tmp_path / labelset.part_name("aa", shard)
+        path.parent.mkdir(exist_ok=True)
+        rows = [filled({"uri": f"/b/{name}.wav", "start_s": 0.0}) for name in names]
+        with pq.ParquetWriter(path, labels.schema()) as file:
+            file.write_table(pa.Table.from_pylist(rows, labels.schema()))
+            file.add_key_value_metadata({"audiocnn.ledger": json.dumps(vars(labels.Ledger()))})
+    now = [{"uri": f"/b/{n}.wav", "size": 1, "version": "v", "wrong": None} for n in "abcd"]
+    parts = labelset.find_parts(str(tmp_path))
+    with compared(iter(now)) as changes:
+        changes.against(parts, retry_failed=False)
+        assert list(changes.stale()) == [(parts[1].uri, {"/b/b.wav"})]
+        assert [row["uri"] for row in changes.to_do()] == ["/b/d.wav"]
+
+
+def test_folders_of_a_folder_are_named(to: str) -> None:
+    assert listing.folders(to) == [
+        "my version-9", "version-03", "version-1", "version-2", "version-3", "version-x", "versions"
+    ]  # fmt: skip
+    assert listing.folders(f"{to}/version-2") == []
+    assert listing.folders(f"{to}/labels.json") == []
+    assert listing.folders(f"{to}/nowhere") == []
