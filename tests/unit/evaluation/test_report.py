@@ -56,7 +56,7 @@ def test_a_report_says_whether_it_is_calibrated(
         assert summary["calibration"]["calibrated"] == calibrated
         assert ("Not calibrated" in report._scores(summary)) == (not calibrated)
         print_report(summary, "r")
-        assert (", not calibrated" in capsys.readouterr().out) == (not calibrated)
+        assert ("; not calibrated" in capsys.readouterr().out) == (not calibrated)
 
 
 def heard(page: str) -> np.ndarray:

@@ -61,7 +61,7 @@ def ingested(folder: Path) -> Read:
         "options": {"corpus": "c", "folds": 5, **to_json(SMALL), **to_json(options.limits)},
     }  # fmt: skip
     storage.write_json(f"{folder}/job.json", plain)
-    return lambda: ingest._refuse_another(str(folder), plain)
+    return lambda: ingest._refuse_another(str(folder), {"job.json": plain}, plain["options"])
 
 
 NOTES: dict[str, tuple[str, Callable[[Path], Read]]] = {
