@@ -52,7 +52,8 @@ def test_a_replacement_is_of_the_bundle_that_is_served(
         weights = (tmp_path / "first" / "model.safetensors").read_bytes()
         storage.write_bytes(storage.join(uri, "model.safetensors"), weights[:-1])
     else:
-        storage.remove(uri)
+        for name in ("bundle.json", "model.safetensors"):
+            storage.remove(storage.join(uri, name))
     asked = {"bundle": uri, "fingerprint": fingerprint}
     endpoint, model = Endpoint(Serve(bundle=uri), ()), ModelReplica(Serve(bundle=uri))
 

@@ -40,7 +40,7 @@ def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
     write_notes(str(folder), str(path.parent), predictor, "bundle")
     results = Results(str(folder), 60.0)
     try:
-        wait_until(lambda: results.card()["parts_read"] == 1)
+        wait_until(lambda: asyncio.run(results.card())["parts_read"] == 1)
         sound = asyncio.run(results.sound(str(path), end_s - 1.0, rate))
     finally:
         results.close()
