@@ -75,6 +75,8 @@ def ingest(options: Ingest) -> FeatureSet:
         _refuse_another(to, job)
     plan = _plan(options, corpus, [] if options.overwrite else _ledgers(to))
     display.step(_headline(plan))
+    for remark in corpus.remarks:
+        display.say(remark)
     if options.overwrite:
         outputs.clear(to, "features.json", _OWNED)
     storage.write_json(storage.join(to, "job.json"), job)

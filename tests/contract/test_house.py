@@ -12,13 +12,13 @@ from helpers.common import ROOT
 
 LIBRARY = [
     "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",
-    "outputs", "tars", "tags", "mp3", "ogg", "flac", "wav", "containers", "frames", "windowing",
-    "audio", "recordings", "corpus", "failures", "webdataset", "layouts", "download", "synthetic",
-    "features", "parts", "extractor", "extracting", "metrics", "calibration", "featureset",
-    "leaks", "predictions", "batches", "augment", "model", "training", "checkpoint", "bundle",
-    "predictor", "explain", "figures", "report", "manifest", "labels", "labelset", "changes",
-    "labeller", "events", "exports", "labelled", "similar", "picking", "reviewpage", "sounds",
-    "review", "browse",
+    "outputs", "tars", "tags", "mp3", "ogg", "flac", "wav", "containers", "frames",
+    "windowing", "audio", "recordings", "corpus", "failures", "webdataset", "folders", "layouts",
+    "download", "synthetic", "features", "parts", "extractor", "extracting", "metrics",
+    "calibration", "featureset", "leaks", "predictions", "batches", "augment", "model", "training",
+    "checkpoint", "bundle", "predictor", "explain", "figures", "report", "manifest", "labels",
+    "labelset", "changes", "labeller", "events", "exports", "labelled", "similar", "picking",
+    "reviewpage", "sounds", "review", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
