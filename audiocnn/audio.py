@@ -5,14 +5,18 @@ flat whatever its length.
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, islice
 from math import gcd
+from operator import itemgetter
 from typing import BinaryIO
 
 import numpy as np
 import soxr
 
+from audiocnn.channels import to_mono
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.errors import AudioError
 from audiocnn.frames import AudioInfo, Block, is_pcm16, open_frames
@@ -66,6 +70,8 @@ class _Recording:
         size = file.seek(0, io.SEEK_END)
         if size > limits.max_bytes:
             raise AudioError("too_large", f"{size} bytes, the limit is {limits.max_bytes}")
+        self._taken: list[tuple[int, int]] = []
+        """Frames from which on a channel, from 1, was taken alone, or the mean of all (0)."""
         self._frames = open_frames(file)
         self.info = self._frames.info
         try:
@@ -91,7 +97,7 @@ class _Recording:
         """
         rate = self.info.sample_rate
         first = 0 if segment is None else self._begin(segment[0], sample_rate)
-        blocks = map(_mono, self._blocks(first))
+        blocks = self._mixed(first)
         if rate != sample_rate:
             ahead = -first % _step(rate, sample_rate)
             first, blocks = first + ahead, _without(blocks, ahead)
@@ -99,6 +105,29 @@ class _Recording:
         if segment is not None:
             blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
         return blocks
+
+    def channel(self, start_s: float, duration_s: float) -> int:
+        """Which channel, from 1, a stretch that was decoded or a part of it is of; 0: their mean.
+
+        Of several it is the first.
+        """
+        rate = self.info.sample_rate
+        first, end = round(start_s * rate), round((start_s + duration_s) * rate)
+        place = bisect_right(self._taken, first, key=itemgetter(0)) - 1
+        for at, channel in islice(self._taken, max(0, place), None):
+            if channel or at >= end:
+                return channel if at < end else 0
+        return 0
+
+    def _mixed(self, first: int) -> Iterator[Samples]:
+        """Mono blocks at the recording's own rate; notes which channel they are of."""
+        at = first
+        for block in self._blocks(first):
+            mono, channel = to_mono(block)
+            if not self._taken or self._taken[-1][1] != channel:
+                self._taken.append((at, channel))
+            at += len(block)
+            yield mono
 
     def _begin(self, start_s: float, sample_rate: int) -> int:
         """The frame of a block from which what is at a time comes out as from the beginning."""
@@ -171,7 +200,8 @@ def decode(
     """A recording, or a segment of it, as mono float32 blocks at `sample_rate`, in full scale ±1.
 
     `source` is the recording's bytes, or a seekable file of them, which is read as it is needed.
-    Channels are averaged; the rate is converted by soxr at its high quality. WAV, FLAC, OGG
+    Channels are averaged, or the loudest is taken where they cancel each other out (`to_mono`, for
+    some seconds at a time); the rate is converted by soxr at its high quality. WAV, FLAC, OGG
     (Vorbis, Opus) and MP3 are read. Raises AudioError as `read_info` does, and non_finite and
     truncated where decoding shows them: blocks before such a place were already given.
 
@@ -201,17 +231,6 @@ def needs_libsndfile(data: bytes) -> bool:
         return not is_pcm16(io.BytesIO(data))
     except AudioError:
         return False
-
-
-def _mono(block: Block) -> Samples:
-    """[frames, channels] -> [frames], the mean of the channels."""
-    mixed = block[:, 0]
-    if block.shape[1] > 1:
-        mixed = mixed.copy()
-        for channel in range(1, block.shape[1]):
-            mixed += block[:, channel]
-        mixed *= np.float32(1 / block.shape[1])
-    return mixed
 
 
 def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterator[Samples]:
@@ -249,7 +268,11 @@ def windows(
     They are in order; memory is a block and a window, whatever the length. Raises AudioError as
     `decode` does.
     """
-    return cut(decode(source, config.sample_rate, limits, segment), config)
+    begin = 0.0 if segment is None else segment[0]
+    with _Recording(source, limits or AudioLimits()) as recording:
+        for window in cut(recording.mono(config.sample_rate, segment), config):
+            channel = recording.channel(begin + window.start_s, window.duration_s)
+            yield replace(window, channel=channel) if channel else window
 
 
 def _within(

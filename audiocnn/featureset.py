@@ -21,7 +21,7 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.parts import BandSums, add_digests, int_keys, schema
+from audiocnn.parts import BandSums, add_digests, fits, int_keys, schema
 
 FORMAT = "audiocnn.features/2"
 
@@ -147,8 +147,7 @@ class FeatureSet:
     def load_part(self, part: str, folds: list[int]) -> "Rows":
         """The windows of some folds in one part. Raises FormatError where it is damaged."""
         table = storage.read_parquet(storage.join(self.uri, part))
-        expected = schema(self.config)
-        if table.schema.names != expected.names or not table.schema.equals(expected):
+        if not fits(table.schema, self.config):
             raise FormatError(f"{self.uri}/{part}: its columns are not those of features")
         return Rows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))

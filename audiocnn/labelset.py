@@ -129,7 +129,8 @@ def read_labels(uri: str) -> pa.Table:
     storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels")
     listings = read_note(uri)["listings"]
     tables = [storage.read_parquet(part.uri) for part in find_parts(uri, listings)]
-    return pa.concat_tables(tables).replace_schema_metadata(None)
+    # What was written by an earlier version may lack columns.
+    return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
 
 
 def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:

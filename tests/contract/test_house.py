@@ -12,7 +12,7 @@ from helpers.common import ROOT
 
 LIBRARY = [
     "errors", "cells", "config", "local", "rangefile", "s3answers", "s3", "storage", "listing",
-    "outputs", "tars", "tags", "mp3", "ogg", "flac", "wav", "containers", "frames",
+    "outputs", "tars", "tags", "mp3", "ogg", "flac", "wav", "containers", "frames", "channels",
     "windowing", "audio", "recordings", "corpus", "failures", "webdataset", "folders", "layouts",
     "download", "synthetic", "features", "parts", "extractor", "extracting", "metrics",
     "calibration", "featureset", "leaks", "predictions", "batches", "augment", "model", "training",

@@ -19,6 +19,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
     """90 windows in 9 parts of unlike sizes; a window's first value is its number."""
     folder = str(tmp_path_factory.mktemp("features"))
     columns = schema(SMALL)
+    place = columns.get_field_index("logmel")
     number, parts = 0, {}
     for part in range(9):
         count = 6 + part
@@ -36,8 +37,8 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
             }
             for i in range(count)
         ]
-        table = pa.Table.from_pylist(rows, pa.schema(list(columns)[:-1]))
-        table = table.append_column(columns.field("logmel"), tensor_array(logmel, SMALL))
+        table = pa.Table.from_pylist(rows, columns.remove(place))
+        table = table.add_column(place, columns.field(place), tensor_array(logmel, SMALL))
         name = f"parts/part-{part:05d}.parquet"
         storage.write_parquet(f"{folder}/{name}", table)
         folds = [row["fold"] for row in rows]
