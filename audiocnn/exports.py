@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from audiocnn import storage
 from audiocnn.cells import inert
-from audiocnn.config import UNKNOWN, AudioLimits
+from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError
 from audiocnn.events import Event
 
@@ -65,15 +65,15 @@ def export(
     to: str,
     bucket: str,
     *,
-    high_hz: float = AudioLimits.min_rate_hz / 2,
+    high_hz: float,
 ) -> dict[str, str]:
     """Write events in the formats below the folder `to`; the path there of each format.
 
     Events come recording by recording, as `events.merged` gives them, and are in memory one at a
     time. Files of all events are placed when all are written; `raven` and `audacity` are folders
     of a file a recording, named as it is below `bucket`, and each is placed when its events are
-    over. `high_hz` is the upper edge of Raven's boxes: it refuses those above half a recording's
-    rate, and the default lies within whatever was labelled with the default limits.
+    over. `high_hz` is the upper edge of Raven's boxes, which refuses those above half a recording's
+    rate.
 
     Raises ConfigError for a format that is not in `FORMATS`, StorageError.
     """

@@ -278,6 +278,7 @@ def _summary(
     written = export(
         run.note["formats"], merged(rows), run.to,
         bucket=storage.absolute(run.options.bucket),
+        high_hz=run.options.limits.min_rate_hz / 2,  # no recording has a lower rate
     )  # fmt: skip
     return {
         "format": FORMAT,

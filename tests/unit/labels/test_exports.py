@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,14 +18,15 @@ import duckdb
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
-from audiocnn import storage
+from audiocnn import exports, storage
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError, StorageError
 from audiocnn.events import Event, merged
-from audiocnn.exports import FORMATS, export
+from audiocnn.exports import FORMATS
 from helpers.common import ROOT
 
 BUCKET = "/data/bucket"
+export = partial(exports.export, high_hz=2_000.0)
 LABEL_STUDIO = Path(sys.prefix) / "label-studio" / "bin" / "python"
 
 
