@@ -93,7 +93,7 @@ class _Recording:
     def mono(self, sample_rate: int, segment: Segment | None = None) -> Iterator[Samples]:
         """All of it, or a segment, as consecutive blocks of mono samples at a rate.
 
-        Raises AudioError, also too_short for a segment without any sound.
+        Raises AudioError, also too_short where not one sample comes out.
         """
         rate = self.info.sample_rate
         first = 0 if segment is None else self._begin(segment[0], sample_rate)
@@ -102,9 +102,10 @@ class _Recording:
             ahead = -first % _step(rate, sample_rate)
             first, blocks = first + ahead, _without(blocks, ahead)
             blocks = _resampled(blocks, rate, sample_rate)
-        if segment is not None:
-            blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
-        return blocks
+        if segment is None:
+            return _some(blocks, f"not one sample at {sample_rate} Hz")
+        blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
+        return _some(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
 
     def channel(self, start_s: float, duration_s: float) -> int:
         """Which channel, from 1, a stretch that was decoded or a part of it is of; 0: their mean.
@@ -278,18 +279,22 @@ def windows(
 def _within(
     blocks: Iterable[Samples], sample_rate: int, segment: Segment, at: int
 ) -> Iterator[Samples]:
-    """What of consecutive blocks, from the sample `at` on, lies in a segment.
-
-    Raises AudioError too_short.
-    """
+    """What of consecutive blocks, from the sample `at` on, lies in a segment."""
     first, end = (round(time * sample_rate) for time in segment)
-    found = 0
     for block in blocks:
         part = block[max(0, first - at) : max(0, end - at)]
-        at, found = at + len(block), found + len(part)
+        at += len(block)
         if len(part):
             yield part
         if at >= end:
             break
+
+
+def _some(blocks: Iterable[Samples], wrong: str) -> Iterator[Samples]:
+    """Blocks as they are. Raises AudioError too_short where there is no sample in them."""
+    found = 0
+    for block in blocks:
+        found += len(block)
+        yield block
     if not found:
-        raise AudioError("too_short", f"no sound from {segment[0]:g} to {segment[1]:g} s")
+        raise AudioError("too_short", wrong)
