@@ -5,14 +5,18 @@ flat whatever its length.
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, islice
 from math import gcd
+from operator import itemgetter
 from typing import BinaryIO
 
 import numpy as np
 import soxr
 
+from audiocnn.channels import to_mono
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.errors import AudioError
 from audiocnn.frames import AudioInfo, Block, is_pcm16, open_frames
@@ -66,6 +70,8 @@ class _Recording:
         size = file.seek(0, io.SEEK_END)
         if size > limits.max_bytes:
             raise AudioError("too_large", f"{size} bytes, the limit is {limits.max_bytes}")
+        self._taken: list[tuple[int, int]] = []
+        """Frames from which on a channel, from 1, was taken alone, or the mean of all (0)."""
         self._frames = open_frames(file)
         self.info = self._frames.info
         try:
@@ -87,18 +93,42 @@ class _Recording:
     def mono(self, sample_rate: int, segment: Segment | None = None) -> Iterator[Samples]:
         """All of it, or a segment, as consecutive blocks of mono samples at a rate.
 
-        Raises AudioError, also too_short for a segment without any sound.
+        Raises AudioError, also too_short where not one sample comes out.
         """
         rate = self.info.sample_rate
         first = 0 if segment is None else self._begin(segment[0], sample_rate)
-        blocks: Iterator[Samples] = map(_mono, self._blocks(first))
+        blocks = self._mixed(first)
         if rate != sample_rate:
             ahead = -first % _step(rate, sample_rate)
             first, blocks = first + ahead, _without(blocks, ahead)
             blocks = _resampled(blocks, rate, sample_rate)
-        if segment is not None:
-            blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
-        return blocks
+        if segment is None:
+            return _some(blocks, f"not one sample at {sample_rate} Hz")
+        blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
+        return _some(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
+
+    def channel(self, start_s: float, duration_s: float) -> int:
+        """Which channel, from 1, a stretch that was decoded or a part of it is of; 0: their mean.
+
+        Of several it is the first.
+        """
+        rate = self.info.sample_rate
+        first, end = round(start_s * rate), round((start_s + duration_s) * rate)
+        place = bisect_right(self._taken, first, key=itemgetter(0)) - 1
+        for at, channel in islice(self._taken, max(0, place), None):
+            if channel or at >= end:
+                return channel if at < end else 0
+        return 0
+
+    def _mixed(self, first: int) -> Iterator[Samples]:
+        """Mono blocks at the recording's own rate; notes which channel they are of."""
+        at = first
+        for block in self._blocks(first):
+            mono, channel = to_mono(block)
+            if not self._taken or self._taken[-1][1] != channel:
+                self._taken.append((at, channel))
+            at += len(block)
+            yield mono
 
     def _begin(self, start_s: float, sample_rate: int) -> int:
         """The frame of a block from which what is at a time comes out as from the beginning."""
@@ -171,7 +201,8 @@ def decode(
     """A recording, or a segment of it, as mono float32 blocks at `sample_rate`, in full scale ±1.
 
     `source` is the recording's bytes, or a seekable file of them, which is read as it is needed.
-    Channels are averaged; the rate is converted by soxr at its high quality. WAV, FLAC, OGG
+    Channels are averaged, or the loudest is taken where they cancel each other out (`to_mono`, for
+    some seconds at a time); the rate is converted by soxr at its high quality. WAV, FLAC, OGG
     (Vorbis, Opus) and MP3 are read. Raises AudioError as `read_info` does, and non_finite and
     truncated where decoding shows them: blocks before such a place were already given.
 
@@ -212,17 +243,6 @@ def needs_libsndfile(data: bytes) -> bool:
         return False
 
 
-def _mono(block: Block) -> Samples:
-    """[frames, channels] -> [frames], the mean of the channels."""
-    mixed = block[:, 0]
-    if block.shape[1] > 1:
-        mixed = mixed.copy()
-        for channel in range(1, block.shape[1]):
-            mixed += block[:, channel]
-        mixed *= np.float32(1 / block.shape[1])
-    return mixed
-
-
 def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterator[Samples]:
     first, second = next(blocks, None), next(blocks, None)
     if first is None:
@@ -261,24 +281,32 @@ def windows(
     They are in order; memory is a block and a window, whatever the length. Raises AudioError as
     `decode` does.
     """
-    return cut(decode(source, config.sample_rate, limits, segment), config)
+    begin = 0.0 if segment is None else segment[0]
+    with _Recording(source, limits or AudioLimits()) as recording:
+        for window in cut(recording.mono(config.sample_rate, segment), config):
+            channel = recording.channel(begin + window.start_s, window.duration_s)
+            yield replace(window, channel=channel) if channel else window
 
 
 def _within(
     blocks: Iterable[Samples], sample_rate: int, segment: Segment, at: int
 ) -> Iterator[Samples]:
-    """What of consecutive blocks, from the sample `at` on, lies in a segment.
-
-    Raises AudioError too_short.
-    """
+    """What of consecutive blocks, from the sample `at` on, lies in a segment."""
     first, end = (round(time * sample_rate) for time in segment)
-    found = 0
     for block in blocks:
         part = block[max(0, first - at) : max(0, end - at)]
-        at, found = at + len(block), found + len(part)
+        at += len(block)
         if len(part):
             yield part
         if at >= end:
             break
+
+
+def _some(blocks: Iterable[Samples], wrong: str) -> Iterator[Samples]:
+    """Blocks as they are. Raises AudioError too_short where there is no sample in them."""
+    found = 0
+    for block in blocks:
+        found += len(block)
+        yield block
     if not found:
-        raise AudioError("too_short", f"no sound from {segment[0]:g} to {segment[1]:g} s")
+        raise AudioError("too_short", wrong)

@@ -24,11 +24,15 @@ class Calibration:
     """The least score with which each class is answered; none: every answer is given."""
 
     def known(self, scores: np.ndarray) -> np.ndarray:
-        """[rows, n_classes] scores -> [rows] whether the best class reaches its threshold."""
-        if not self.thresholds:
-            return np.ones(len(scores), bool)
-        reached: np.ndarray = scores.max(axis=1) >= np.array(self.thresholds)[scores.argmax(axis=1)]
-        return reached
+        """[rows, n_classes] scores -> [rows] whether the best class reaches its threshold.
+
+        Scores of 0 alone, as of silence, reach none.
+        """
+        best = scores.max(axis=1)
+        known: np.ndarray = best > 0
+        if self.thresholds:
+            known &= best >= np.array(self.thresholds)[scores.argmax(axis=1)]
+        return known
 
     def to_json(self) -> dict[str, Any]:
         """As `bundle.json` has it."""
@@ -42,11 +46,14 @@ class Calibration:
 
 
 def tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax scores [rows, n_classes] as they are with the logits divided by a temperature."""
+    """Softmax scores [rows, n_classes] as they are with the logits divided by a temperature.
+
+    Rows of 0 alone stay so.
+    """
     powers = np.log(np.maximum(scores, _LEAST)) / temperature
     powers = np.exp(powers - powers.max(axis=1, keepdims=True))
     result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return result
+    return result * scores.any(axis=1, keepdims=True)
 
 
 def fit_temperature(

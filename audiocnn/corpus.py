@@ -65,6 +65,17 @@ class Unreviewed:
     uri: str
 
 
+@dataclass(frozen=True)
+class Remark:
+    """How a corpus was read, where there is another way to read it."""
+
+    text: str
+
+
+Entry = Clip | Rejected | Unreviewed | Remark
+"""What a layout finds in a corpus."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """Clips in order of `clip_id`, and the class names, sorted: the order every model uses."""
@@ -75,6 +86,8 @@ class Corpus:
     rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
     """Files of the folder that are no clips of it, and clips that nobody reviewed yet."""
+    remarks: tuple[str, ...] = ()
+    """How it was read, for people."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -162,7 +175,7 @@ def segment_of(clip_id: str) -> Segment | None:
     return _segment(times[0], times[1]) if len(times) == 2 else None
 
 
-def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreviewed]) -> Corpus:
+def assemble(uri: str, layout: str, entries: Iterable[Entry]) -> Corpus:
     """The corpus of its entries; of a clip that is listed twice, the first is used.
 
     Raises CorpusError for fewer than two classes, clips with and without folds, or a source in
@@ -171,10 +184,13 @@ def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreview
     seen: set[str | tuple[str, Segment | None]] = set()
     clips: list[Clip] = []
     rejected: list[Rejected] = []
+    remarks: list[str] = []
     ignored = 0
     for item in entries:
         if isinstance(item, Unreviewed):
             ignored += 1
+        elif isinstance(item, Remark):
+            remarks.append(item.text)
         elif isinstance(item, Rejected):
             rejected.append(item)
         elif seen.isdisjoint(names := (item.clip_id, (item.uri, item.segment))):
@@ -189,6 +205,7 @@ def assemble(uri: str, layout: str, entries: Iterable[Clip | Rejected | Unreview
         clips=tuple(sorted(clips, key=lambda clip: clip.clip_id)),
         rejected=tuple(sorted(rejected, key=lambda item: (item.uri, item.reason))),
         ignored=ignored,
+        remarks=tuple(remarks),
     )
     _check(corpus)
     return corpus

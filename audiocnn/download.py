@@ -1,6 +1,7 @@
 """ESC-50 from its own repository: resumable, checked, and unpacked nowhere but where it should."""
 
 import csv
+import errno
 import io
 import os
 import shutil
@@ -21,6 +22,7 @@ ESC50_URL = (
 _CLIPS, _CLIP_BYTES = 2_000, 441_044
 _MOST_BYTES = 2 * 2**30
 _BLOCK = 1 << 20
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def fetch_esc50(
@@ -42,12 +44,21 @@ def fetch_esc50(
         try:
             unzip(archive, partial)
             check_esc50(partial)
+            partial.rename(corpus)
         except CorpusError:
             archive.unlink()
             raise
-        partial.rename(corpus)
+        except OSError as error:  # a full disk: what is half there would only fill it
+            shutil.rmtree(partial, ignore_errors=True)
+            raise _of_disk(partial, error) from error
         archive.unlink()
     return corpus
+
+
+def _of_disk(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path}: {error.strerror or error}; make room, and the same command goes on from here"
+    )
 
 
 def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
@@ -77,6 +88,8 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
             partial.unlink()
         raise StorageError(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in _OF_DISKS:
+            raise _of_disk(partial, error) from error
         raise StorageError(f"{url}: {error}; the same command goes on from here") from error
     size = partial.stat().st_size
     if total and size != total:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from audiocnn import parquet, storage
 from audiocnn.cells import inert
-from audiocnn.config import UNKNOWN, AudioLimits
+from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError
 from audiocnn.events import Event
 from audiocnn.filelist import FileList, Told
@@ -69,7 +69,7 @@ def export(
     to: str,
     bucket: str,
     *,
-    high_hz: float = AudioLimits.min_rate_hz / 2,
+    high_hz: float,
     told: Told = lambda path, kept: None,
 ) -> dict[str, str]:
     """Write events in the formats below the folder `to`; the path there of each format.
@@ -77,8 +77,8 @@ def export(
     Events come recording by recording, as `events.merged` gives them, and are in memory one at a
     time. Files of all events are placed when all are written; `raven` and `audacity` are folders
     of a file a recording, named as it is below `bucket`, and each is placed when its events are
-    over. `high_hz` is the upper edge of Raven's boxes: it refuses those above half a recording's
-    rate, and the default lies within whatever was labelled with the default limits.
+    over. `high_hz` is the upper edge of Raven's boxes, which refuses those above half a recording's
+    rate.
 
     What an earlier export wrote in these formats is replaced. A file that somebody changed since,
     or put there, is kept beside, and `told` is called with its path and where it is kept.

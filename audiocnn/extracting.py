@@ -29,7 +29,7 @@ from audiocnn import storage
 from audiocnn.audio import AudioLimits, Segment, Source, Window, batched, windows
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
-from audiocnn.extractor import Progress, Stream, Task
+from audiocnn.extractor import FOUND, Progress, Stream, Task
 from audiocnn.features import LogMel
 from audiocnn.parts import Ledger, PartWriter, Windows, recording_of
 from audiocnn.recordings import Recording, begin_to_read, closing
@@ -130,7 +130,7 @@ class _FrontEnd:
                 if at in task.condemned:
                     raise task.condemned[at]
                 for features in self._groups(read, task.recordings[at].segment):
-                    found = {name: features[name] for name in ("start_s", "duration_s", "logmel")}
+                    found = {name: features[name] for name in FOUND}
                     yield "windows", {"at": at, **found}
             except (AudioError, UnreadableError) as error:
                 yield "ended", (at, error)
@@ -170,13 +170,15 @@ class _FrontEnd:
             raise AudioError("crashed", f"{type(error).__name__}: {error}") from error
 
     def _features(self, group: list[Window]) -> dict[str, np.ndarray]:
-        """Arrays of a few windows: times, log-mels in float16, sums over each one's frames."""
+        """Arrays of a few windows: times, level, channel, log-mels in float16, sums over frames."""
         samples = torch.from_numpy(np.stack([window.samples for window in group]))
         half = self.logmel(samples).half()  # by torch: 20 times as fast as by numpy
         stored = half.float()
         return {
             "start_s": np.array([window.start_s for window in group]),
             "duration_s": np.array([window.duration_s for window in group]),
+            "level_dbfs": np.array([window.level_dbfs for window in group], np.float32),
+            "channel": np.array([window.channel for window in group], np.int32),
             "logmel": half.numpy(),
             "total": stored.sum(2).numpy(),
             "squares": stored.square_().sum(2).numpy(),

@@ -72,8 +72,15 @@ class Found:
     attempt: int
     start_s: np.ndarray
     duration_s: np.ndarray
+    level_dbfs: np.ndarray
+    channel: np.ndarray
+    """As `windowing.Window` has them."""
     logmel: np.ndarray
     """[windows, n_mels, n_frames] float16 decibels."""
+
+
+FOUND = ("start_s", "duration_s", "level_dbfs", "channel", "logmel")
+"""What is sent of windows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.parts import BandSums, add_digests, int_keys, rows_digest, schema
+from audiocnn.parts import BandSums, add_digests, fits, int_keys, rows_digest, schema
 
 FORMAT = "audiocnn.features/2"
 _PARTS_AHEAD = 2
@@ -177,8 +177,7 @@ class FeatureSet:
         """
         uri = storage.join(self.uri, part)
         table = storage.read_parquet(uri)
-        expected = schema(self.config)
-        if table.schema.names != expected.names or not table.schema.equals(expected):
+        if not fits(table.schema, self.config):
             raise FormatError(f"{uri}: its columns are not those of features")
         _require_rows(uri, table, self.parts[part].rows)
         return Rows.of_table(

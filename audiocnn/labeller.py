@@ -131,6 +131,8 @@ class Labeller:
             yield Scored(
                 start_s=one.start_s,
                 duration_s=one.duration_s,
+                level_dbfs=one.level_dbfs,
+                channel=one.channel,
                 scores=answer.scores[part],
                 embeddings=None if answer.embeddings is None else answer.embeddings[part],
             )

@@ -35,7 +35,10 @@ _MEND = "delete it, and the same `label` does its recordings again"
 
 
 def schema(embedding: int | None = None) -> pa.Schema:
-    """The columns of the labels, a row a window; `embedding` is the size of the pooled features."""
+    """The columns of the labels, a row a window; `embedding` is the size of the pooled features.
+
+    Labels that were written before there was a `level_dbfs` and a `channel` are read without them.
+    """
     scored = pa.struct([("label", pa.string()), ("score", pa.float32())])
     fields = [
         ("uri", pa.string()),
@@ -46,6 +49,8 @@ def schema(embedding: int | None = None) -> pa.Schema:
         ("score", pa.float32()),
         ("top_k", pa.list_(scored)),
         ("bundle", pa.string()),
+        ("level_dbfs", pa.float32()),
+        ("channel", pa.int32()),
     ]
     if embedding:
         fields.append(("embedding", pa.list_(pa.float16(), embedding)))
@@ -109,6 +114,9 @@ class Scored:
     duration_s: np.ndarray
     scores: np.ndarray
     """[windows, n_classes]"""
+    level_dbfs: np.ndarray | None = None
+    channel: np.ndarray | None = None
+    """As `windowing.Window` has them, where they are known."""
     embeddings: np.ndarray | None = None
     """[windows, features] float16"""
 
@@ -183,6 +191,10 @@ class LabelWriter:
             pa.array(scores[:, 0]),
             pa.ListArray.from_arrays(offsets, pairs),
             pa.array([self.bundle.fingerprint] * count, pa.string()),
+            pa.array(
+                [None] * count if found.level_dbfs is None else found.level_dbfs, pa.float32()
+            ),
+            pa.array([None] * count if found.channel is None else found.channel, pa.int32()),
         ]
         if found.embeddings is not None:
             flat = pa.array(found.embeddings.astype(np.float16, copy=False).ravel())

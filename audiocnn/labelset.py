@@ -196,7 +196,8 @@ def read_labels(uri: str) -> pa.Table:
     for part, file in files(find_parts(uri, listings)):
         with reading(part, file) as opened:
             tables.append(opened.read())
-    return pa.concat_tables(tables).replace_schema_metadata(None)
+    # What was written by an earlier version may lack columns.
+    return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
 
 
 def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -17,8 +17,18 @@ import pyarrow as pa
 from audiocnn import listing, storage
 from audiocnn.audio import AUDIO_SUFFIXES
 from audiocnn.cells import restored
-from audiocnn.corpus import Clip, Corpus, Rejected, Unreviewed, assemble, entry
+from audiocnn.corpus import (
+    Clip,
+    Corpus,
+    Entry,
+    Rejected,
+    Remark,
+    Unreviewed,
+    assemble,
+    entry,
+)
 from audiocnn.errors import CorpusError, NotAFolderError
+from audiocnn.folders import read_meaning
 from audiocnn.listing import StoredFile
 from audiocnn.webdataset import WebDataset
 
@@ -38,7 +48,7 @@ class Layout(Protocol):
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
         """Whether the listed files are laid out like this."""
 
-    def clips(self, uri: str, files: list[StoredFile]) -> Iterable[Clip | Rejected | Unreviewed]:
+    def clips(self, uri: str, files: list[StoredFile]) -> Iterable[Entry]:
         """The clips among the listed files, made by `entry`, and what cannot be one.
 
         Raises CorpusError, StorageError.
@@ -180,7 +190,7 @@ class FolderPerClass:
     """One folder a class; numbers before all names, as in `001 - Dog bark`, are no part of them.
 
     Where every file is named like ESC-10's, `{fold}-{source}-{take}.ogg`, fold and source are
-    taken from there.
+    taken from there. Of folders in folders see `folders.read_meaning`.
     """
 
     name = "folders"
@@ -192,19 +202,24 @@ class FolderPerClass:
         """Whether there are recordings in folders."""
         return any("/" in file.path for file in _recordings(files))
 
-    def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected]:
+    def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected | Remark]:
         """One clip for each recording in a folder."""
         files = [file for file in _recordings(files) if "/" in file.path]
-        folders = {file.path.split("/")[0] for file in files}
+        paths = [tuple(file.path.split("/")[:-1]) for file in files]
+        meaning = read_meaning(paths)
+        if meaning.said:
+            yield Remark(meaning.said)
+        folders = {folder for path in paths if (folder := meaning.label_of(path))}
         numbered = all(self._number.match(folder) for folder in folders)
         labels = {f: self._number.sub("", f) if numbered else f for f in folders}
         if len(set(labels.values())) < len(folders):
             raise CorpusError(f"{uri}: two class folders have one name behind their numbers")
         esc = [self._esc_name.match(file.path.rsplit("/", 1)[-1]) for file in files]
         named = all(esc)
-        for file, match in zip(files, esc, strict=True):
+        for file, path, match in zip(files, paths, esc, strict=True):
             fold, source = (match[1], match[2]) if named and match else ("", "")
-            yield _entry(file, labels[file.path.split("/")[0]], fold, source)
+            label = labels.get(meaning.label_of(path), "")
+            yield _entry(file, label, meaning.fold_of(path) or fold, source)
 
 
 LAYOUTS: tuple[Layout, ...] = (

@@ -28,6 +28,10 @@ _PAGE = 8 << 20
 _IN_MEMORY = 32 << 20
 _DECIDE = ["clip_id", "start_s", "duration_s", "label", "fold", "source"]
 """Columns that name a row, with its log-mel."""
+_LATER = ("level_dbfs", "channel")
+"""Columns that earlier versions did not write."""
+_OF_WINDOWS = ("start_s", "duration_s", "level_dbfs", "channel")
+"""Columns that differ from window to window of a clip, but for the log-mel."""
 
 Item = dict[str, Any]
 """A clip as JSON carries it, see `item_of`."""
@@ -48,8 +52,17 @@ def schema(config: FeatureConfig) -> pa.Schema:
             ("fold", pa.int32()),
             ("source", pa.string()),
             ("logmel", logmel),
+            ("level_dbfs", pa.float32()),
+            ("channel", pa.int32()),
         ]
     )
+
+
+def fits(found: pa.Schema, config: FeatureConfig) -> bool:
+    """Whether columns are those of the parts, of this version or of an earlier one."""
+    now = schema(config)
+    before = pa.schema([field for field in now if field.name not in _LATER])
+    return bool(found.equals(now) or found.equals(before))
 
 
 def tensor_array(logmel: np.ndarray, config: FeatureConfig) -> pa.ExtensionArray:
@@ -182,6 +195,8 @@ class Windows:
 
     start_s: list[float] = field(default_factory=list)
     duration_s: list[float] = field(default_factory=list)
+    level_dbfs: list[float] = field(default_factory=list)
+    channel: list[int] = field(default_factory=list)
     total: list[np.ndarray] = field(default_factory=list)
     squares: list[np.ndarray] = field(default_factory=list)
     _shape: tuple[int, ...] = ()
@@ -203,6 +218,8 @@ class Windows:
         *,
         start_s: np.ndarray,
         duration_s: np.ndarray,
+        level_dbfs: np.ndarray,
+        channel: np.ndarray,
         logmel: np.ndarray,
         total: np.ndarray,
         squares: np.ndarray,
@@ -210,6 +227,8 @@ class Windows:
         """Add some windows; `logmel` is [windows, n_mels, n_frames] float16."""
         self.start_s += start_s.tolist()
         self.duration_s += duration_s.tolist()
+        self.level_dbfs += level_dbfs.tolist()
+        self.channel += channel.tolist()
         self.total += list(total)
         self.squares += list(squares)
         self._shape = logmel.shape[1:]
@@ -259,11 +278,9 @@ class PartWriter:
         self._ingested[item["clip_id"]] = item["key"]
         sums = self._sums.setdefault(item["fold"], _FoldSums())
         sums.add(item["label"], windows)
-        for start_s, duration_s, logmel in zip(
-            windows.start_s, windows.duration_s, windows.logmels(), strict=True
-        ):
+        for at, logmel in enumerate(windows.logmels()):
             row = {name: item[name] for name in ("clip_id", "uri", "label", "fold", "source")}
-            row |= {"start_s": start_s, "duration_s": duration_s}
+            row |= {name: getattr(windows, name)[at] for name in _OF_WINDOWS}
             self._digest += int.from_bytes(_row_digest(row, logmel), "big")
             self._logmels[len(self._rows)] = logmel
             self._rows.append(row)
@@ -276,9 +293,10 @@ class PartWriter:
         self._failed[item["clip_id"]] = (item["key"], failure_row(item["uri"], error))
 
     def _flush(self) -> None:
-        plain = pa.Table.from_pylist(self._rows, pa.schema(list(self._schema)[:-1]))
+        place = self._schema.get_field_index("logmel")
+        plain = pa.Table.from_pylist(self._rows, self._schema.remove(place))
         tensors = tensor_array(self._logmels[: len(self._rows)], self.config)
-        self._writer.write_table(plain.append_column(self._schema.field("logmel"), tensors))
+        self._writer.write_table(plain.add_column(place, self._schema.field(place), tensors))
         self._rows.clear()
 
     def finish(self) -> Ledger:

@@ -98,15 +98,16 @@ def _shortlist(size: int) -> Shortlist:
 def _with_top(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Keys]:
     """The batch with the best class as `suggested`; [rows] how far the second scores below it.
 
-    Where one class alone was kept, the margin is its score.
+    Where one class alone was kept, the margin is its score; silence, whose score is 0, has none.
     """
     top = batch.column("top_k")
     offsets, length = top.offsets.to_numpy(), len(top.values)
     second = np.minimum(offsets[:-1] + 1, length - 1)
-    scores = pc.struct_field(top.values, "score").to_numpy(zero_copy_only=False)
-    below = np.where(np.diff(offsets) > 1, scores[second], 0.0)
+    kept = pc.struct_field(top.values, "score").to_numpy(zero_copy_only=False)
+    below = np.where(np.diff(offsets) > 1, kept[second], 0.0)
     best = pc.struct_field(top.values, "label").take(pa.array(offsets[:-1]))
-    return batch.append_column("suggested", best), _scores(batch) - below
+    scores = _scores(batch)
+    return batch.append_column("suggested", best), np.where(scores > 0, scores - below, np.nan)
 
 
 def _scores(batch: pa.RecordBatch) -> Keys:

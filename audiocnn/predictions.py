@@ -41,12 +41,17 @@ class Predictions:
     scores: np.ndarray
 
     def clips(self, temperature: float = 1.0) -> "Predictions":
-        """The same with a row a clip: scores are the mean of its windows'."""
+        """The same with a row a clip: scores are the mean of its windows'.
+
+        Clips of silence alone are left out: nothing was said of them.
+        """
         scores = self.scores if temperature == 1.0 else tempered(self.scores, temperature)
         names, by_clip = metrics.clip_scores(self.clip_ids, self.duration_s, scores)
+        heard = np.flatnonzero(by_clip.any(axis=1))
+        names, by_clip = [names[at] for at in heard], by_clip[heard]
         first = {name: row for row, name in reversed(list(enumerate(self.clip_ids)))}
         rows = [first[name] for name in names]
-        seconds = dict.fromkeys(names, 0.0)
+        seconds = dict.fromkeys(self.clip_ids, 0.0)
         for name, duration_s in zip(self.clip_ids, self.duration_s, strict=True):
             seconds[name] += float(duration_s)
         return replace(
@@ -54,7 +59,7 @@ class Predictions:
             clip_ids=names,
             uris=[self.uris[row] for row in rows],
             labels=[self.labels[row] for row in rows],
-            duration_s=np.array(list(seconds.values())),
+            duration_s=np.array([seconds[name] for name in names]),
             scores=by_clip,
         )
 
@@ -127,13 +132,15 @@ def calibrate(predictions: list[Predictions], classes: tuple[str, ...]) -> Calib
     """The calibration that fits these folds' windows, for models that are asked about others.
 
     Windows, for that is what scores are calibrated of: a clip's are their mean, which is less sure.
-    None at all (every answer, temperature 1) where there are no predictions.
+    None at all (every answer, temperature 1) where there are no predictions but of silence.
     """
-    if not predictions:
+    heard = [one.scores.any(axis=1) for one in predictions]
+    if not any(some.any() for some in heard):
         return Calibration()
-    truth = np.concatenate([one.truth(classes) for one in predictions])
-    scores = np.concatenate([one.scores for one in predictions])
-    seconds = np.concatenate([one.duration_s for one in predictions])
+    pairs = list(zip(predictions, heard, strict=True))
+    truth = np.concatenate([one.truth(classes)[some] for one, some in pairs])
+    scores = np.concatenate([one.scores[some] for one, some in pairs])
+    seconds = np.concatenate([one.duration_s[some] for one, some in pairs])
     temperature = fit_temperature(scores, truth, seconds)
     thresholds = fit_thresholds(tempered(scores, temperature), truth)
     return Calibration(temperature=temperature, thresholds=thresholds)

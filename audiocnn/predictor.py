@@ -38,7 +38,7 @@ class WindowPrediction:
 
     @property
     def score(self) -> float:
-        """The best class's score, within 0 and 1."""
+        """The best class's score, within 0 and 1; 0 where nothing can be heard."""
         return self.top_k[0][1]
 
 
@@ -97,22 +97,31 @@ class Predictor:
         return np.concatenate(parts)
 
     def scores(self, logmel: np.ndarray) -> np.ndarray:
-        """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1."""
+        """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1.
+
+        All of them are 0 where nothing can be heard: digital silence, and what lies wholly at the
+        floor of the front end. So it is unknown, weighs nothing in a recording's mean, and is no
+        window to look into, wherever scores are used.
+        """
         return self.scores_and_embeddings(logmel)[0]
 
     @torch.inference_mode()
     def scores_and_embeddings(self, logmel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`scores`, and the pooled features that they follow from, [windows, features] float32."""
         temperature = self.bundle.calibration.temperature
+        floor = float(np.float16(self.bundle.feature.floor_db))  # as features are stored
         scores, embeddings = [], []
         for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE):
-            embedding = self.model.embed(part.to(self.device).float())
-            scores.append(torch.softmax(self.model.fc(embedding) / temperature, dim=1).cpu())
+            part = part.to(self.device).float()
+            embedding = self.model.embed(part)
+            heard = part.amax((1, 2)) > floor
+            found = torch.softmax(self.model.fc(embedding) / temperature, dim=1)
+            scores.append((found * heard[:, None]).cpu())
             embeddings.append(embedding.cpu())
         return torch.cat(scores).numpy(), torch.cat(embeddings).numpy()
 
     def predict_windows(self, samples: list[Samples]) -> np.ndarray:
-        """Windows of samples -> [windows, n_classes] scores that sum to 1."""
+        """Windows of samples -> [windows, n_classes]: see `scores`."""
         return self.scores(self.features(samples))
 
     def predict(

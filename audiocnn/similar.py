@@ -47,14 +47,18 @@ class Found:
 def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
     """A recording's windows, cut as those of the labels were -> [windows, features] embeddings.
 
-    Raises AudioError, StorageError.
+    Those of silence are left out: all silence is alike. Raises AudioError, StorageError, and
+    ConfigError where there are no others.
     """
     found = []
     with closing(open_recording(Recording(uri=uri), labels.limits.max_bytes)) as source:
         windows = predictor.decode(source, labels.limits, labels.feature.hop_s)
         for group in batched(windows, _WINDOWS):
             logmel = predictor.features([window.samples for window in group])
-            found.append(predictor.scores_and_embeddings(logmel)[1])
+            scores, embeddings = predictor.scores_and_embeddings(logmel)
+            found.append(embeddings[scores.any(axis=1)])
+    if not any(map(len, found)):
+        raise ConfigError(f"{uri}: nothing can be heard in it")
     return np.concatenate(found)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from math import log10
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from audiocnn.config import WindowConfig
 
 Samples = npt.NDArray[np.float32]
+
+_LEAST_DBFS = -200.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,16 @@ class Window:
     start_s: float
     duration_s: float
     samples: Samples
+    level_dbfs: float
+    """Of the recorded part: see `level_dbfs`."""
+    channel: int = 0
+    """The channel, from 1, that it or a part of it is of alone; 0: the mean of all."""
+
+
+def level_dbfs(samples: Samples) -> float:
+    """The root mean square of samples, in decibels of full scale ±1; at least -200."""
+    power = float(samples @ samples) / max(1, len(samples))
+    return max(_LEAST_DBFS, 10 * log10(power)) if power > 0 else _LEAST_DBFS
 
 
 def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
@@ -66,7 +79,7 @@ def _is_window(start: int, left: int, config: WindowConfig) -> bool:
 
 
 def _window(start: int, samples: Samples, size: int, config: WindowConfig) -> Window:
-    count = len(samples)
+    count, level = len(samples), level_dbfs(samples)
     if count < size and config.pad == "repeat":
         samples = np.resize(samples, size)
     elif count < size:
@@ -75,4 +88,5 @@ def _window(start: int, samples: Samples, size: int, config: WindowConfig) -> Wi
         start_s=start / config.sample_rate,
         duration_s=count / config.sample_rate,
         samples=samples,
+        level_dbfs=level,
     )

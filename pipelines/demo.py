@@ -5,15 +5,22 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from audiocnn import outputs, storage, synthetic
+from audiocnn.audio import AudioLimits, decode
+from audiocnn.corpus import Clip
 from audiocnn.download import fetch_esc50
 from audiocnn.errors import ConfigError
 from audiocnn.featureset import FeatureSet
 from audiocnn.filelist import FileList
 from audiocnn.labelset import read_labels
+from audiocnn.layouts import read_corpus
 from audiocnn.listing import list_files
+from audiocnn.recordings import closing, open_recording
+from audiocnn.sounds import wav
 from pipelines import display
 from pipelines.evaluate import print_report, report_on
 from pipelines.ingest import ingest
@@ -101,7 +108,7 @@ def _bucket(to: str, tested: tuple[FeatureSet, int] | None) -> dict[str, str]:
     files = FileList(to, _LIST, kept.__setitem__)
     files.clear()
     with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
-        truth = _renamed(folder, *tested) if tested else synthetic.write_bucket(folder)
+        truth = write_bucket(folder, *tested) if tested else synthetic.write_bucket(folder)
         for file in list_files(folder):
             files.write_bytes(f"bucket/{file.path}", storage.read_bytes(file.uri))
     files.finish((), format=_FORMAT)
@@ -109,21 +116,32 @@ def _bucket(to: str, tested: tuple[FeatureSet, int] | None) -> dict[str, str]:
     return truth
 
 
-def _renamed(to: str, features: FeatureSet, fold: int) -> dict[str, str]:
-    """Write a fold's clips under names that tell nothing; returns what they are, by path."""
-    rows = features.load([fold])
-    clips = sorted(set(zip(rows.uris, rows.labels, strict=True)), key=_last_part)
+def write_bucket(to: str, features: FeatureSet, fold: int) -> dict[str, str]:
+    """The clips of a fold, renamed, as a bucket; returns what they really are, by path.
+
+    What is a member of a tar or a stretch of a recording becomes a file of its own.
+    """
+    tested = set(features.load([fold]).clip_ids)
+    clips = [clip for clip in read_corpus(features.corpus).clips if clip.clip_id in tested]
     truth = {}
-    for index, (uri, name) in enumerate(clips):
-        path = f"recording-{index:04d}.{uri.rsplit('.', 1)[-1]}"
-        storage.write_bytes(storage.join(to, path), storage.read_bytes(uri))
-        truth[path] = name
+    # By their names without folders, which would sort a bucket by class.
+    for index, clip in enumerate(sorted(clips, key=lambda clip: clip.clip_id.rsplit("/", 1)[-1])):
+        suffix, data = _file_of(clip, features.config.sample_rate)
+        path = f"recording-{index:04d}{suffix}"
+        storage.write_bytes(storage.join(to, path), data)
+        truth[path] = clip.label
     return truth
 
 
-def _last_part(clip: tuple[str, str]) -> str:
-    """A file name without its folder, which would sort a bucket by class."""
-    return clip[0].rsplit("/", 1)[-1]
+def _file_of(clip: Clip, sample_rate: int) -> tuple[str, bytes]:
+    """A clip as a file by itself: its suffix and its bytes."""
+    limits = AudioLimits()
+    with closing(open_recording(clip.recording, limits.max_bytes)) as source:
+        if clip.segment is not None:
+            samples = np.concatenate(list(decode(source, sample_rate, limits, clip.segment)))
+            return ".wav", wav(samples, sample_rate)
+        data = source if isinstance(source, bytes) else source.read()
+    return PurePosixPath(clip.uri).suffix, data
 
 
 def _say_truth(labels: str, bucket: str, truth: dict[str, str]) -> None:

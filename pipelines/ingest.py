@@ -81,6 +81,8 @@ def ingest(options: Ingest) -> FeatureSet:
     anew = options.overwrite or nothing
     plan = _plan(options, corpus, [] if anew else ledgers)
     display.step(_headline(plan))
+    for remark in corpus.remarks:
+        display.say(remark)
     if anew:
         output.clear()
         _sweep(to, output.notes)

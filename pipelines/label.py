@@ -285,7 +285,9 @@ def _summary(
     rows = chain.from_iterable(batch.to_pylist() for batch in batches)
     written = export(
         run.note["formats"], merged(rows), run.to,
-        bucket=storage.absolute(run.options.bucket), told=kept.__setitem__,
+        bucket=storage.absolute(run.options.bucket),
+        high_hz=run.options.limits.min_rate_hz / 2,  # no recording has a lower rate
+        told=kept.__setitem__,
     )  # fmt: skip
     display.warn_kept("label", kept)
     return {

@@ -153,6 +153,8 @@ def _try(options: Ingest, corpus: Corpus) -> Trial:
 
 
 def _say(options: Ingest, corpus: Corpus, found: Survey) -> None:
+    for remark in corpus.remarks:
+        display.say(remark)
     _say_classes(corpus)
     say_headers(found.headers, len(corpus.clips), "clips")
     if corpus.rejected:

@@ -1,10 +1,9 @@
 """`audiocnn train`: features -> bundle, by Ray Train and DDP."""
 
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.exceptions
 import ray.train
@@ -25,6 +24,7 @@ from pipelines.options import Evaluate, Train
 from pipelines.progress import Channel, Listener
 from pipelines.rank import train_rank
 
+_T = TypeVar("_T")
 _LOGS = "tensorboard/events.out.tfevents.*"
 
 
@@ -175,40 +175,48 @@ def _headline(job: Job) -> str:
 def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
     """Train jobs, by the names that their progress is told by, some at a time.
 
-    Where one fails, those under way end, and its error is raised. Threads train, so that Ctrl-C
-    reaches the main one and ends all of them at once.
+    Where one fails, those under way end, and its error is raised.
     """
     if not jobs:
         return
-    waiting, errors = SimpleQueue[tuple[str, Job]](), list[BaseException]()
-    for item in jobs.items():
-        waiting.put(item)
-
-    def work() -> None:
-        with suppress(Empty):
-            while not errors:
-                name, job = waiting.get_nowait()
-                try:
-                    _fit(job, listener.channel(name))
-                except BaseException as error:
-                    errors.append(error)
-
     count = meters("train")
     count.now(running=1)
     try:
         with Listener(
             {name: job.options.training.epochs for name, job in jobs.items()}
         ) as listener:
-            threads = [threading.Thread(target=work, daemon=True) for _ in range(side_by_side)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            in_threads(lambda name: _fit(jobs[name], listener.channel(name)), jobs, side_by_side)
     except KeyboardInterrupt:
         again = display.same_command(any(job.options.overwrite for job in jobs.values()))
         raise KeyboardInterrupt(f"{again} goes on from the last checkpoint") from None
     finally:
         count.over()
+
+
+def in_threads(work: Callable[[_T], None], items: Iterable[_T], threads: int) -> None:
+    """Do some work with each item, in their order, in so many threads.
+
+    Where it fails, those under way end, and the first error is raised. Ctrl-C reaches the main
+    thread, which does no work, and ends all of them at once.
+    """
+    waiting, errors = list(items)[::-1], list[BaseException]()
+
+    def go_on() -> None:
+        while not errors:
+            try:
+                item = waiting.pop()
+            except IndexError:  # not asked before: another thread may take the last one meanwhile
+                return
+            try:
+                work(item)
+            except BaseException as error:
+                errors.append(error)
+
+    started = [threading.Thread(target=go_on, daemon=True) for _ in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
     if errors:
         raise errors[0]
 

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from audiocnn.audio import Samples, Window
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import ConfigError
+from audiocnn.windowing import level_dbfs
 from serve.model import Wanted
 from serve.options import MOST_OVERLAP
 from serve.problems import Problem
@@ -182,5 +183,6 @@ async def _windows(
                 start_s=start / config.sample_rate,
                 duration_s=config.window_s,
                 samples=pending[:size],
+                level_dbfs=level_dbfs(pending[:size]),
             )
             start, pending = start + hop, pending[hop:]

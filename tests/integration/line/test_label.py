@@ -7,11 +7,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 import pytest
 import ray
 
 from audiocnn import synthetic
+from audiocnn.config import AudioLimits
 from audiocnn.errors import ConfigError, LedgerError, MismatchError, StorageError
 from audiocnn.labelset import read_labels
 from audiocnn.predictor import Predictor
@@ -196,6 +198,23 @@ def test_labels_within_their_bucket_are_not_of_it(bucket: Path, bundle: Path) ->
         summary = label(options(bucket, bundle, to, formats=("raven",)))
         check_sums(to, summary)
         assert summary["listed"] == 62
+
+
+def test_ravens_boxes_lie_below_half_the_rate_of_any_recording(
+    bundle: Path, tmp_path: Path
+) -> None:
+    slow = synthetic.encode(synthetic.sound("siren", 1, 2.0, 1_200), 1_200)
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "slow.wav").write_bytes(slow)
+    asked = options(
+        tmp_path / "bucket", bundle, tmp_path / "labels",
+        formats=("raven",), limits=AudioLimits(min_rate_hz=1_000),
+    )  # fmt: skip
+    assert label(asked)["labelled"] == 1
+    (table,) = (tmp_path / "labels" / "raven").iterdir()
+    boxes = pd.read_csv(table, sep="\t")
+    assert len(boxes) > 0
+    assert set(boxes["High Freq (Hz)"]) == {500.0}
 
 
 def test_a_bucket_that_is_suddenly_empty_drops_no_labels(

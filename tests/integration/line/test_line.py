@@ -98,6 +98,7 @@ def test_plain_pyarrow_reads_typed_tensors(features: FeatureSet) -> None:
     assert kind.shape == [SMALL.n_mels, SMALL.n_frames]
     assert table.schema.names == [
         "clip_id", "uri", "start_s", "duration_s", "label", "fold", "source", "logmel",
+        "level_dbfs", "channel",
     ]  # fmt: skip
     first = table["logmel"].combine_chunks().to_numpy_ndarray()[0]
     assert np.isfinite(first).all()

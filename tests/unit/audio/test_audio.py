@@ -86,6 +86,14 @@ def test_a_second_of_silence_is_a_recording_like_any_other() -> None:
     assert not window.samples.any()
 
 
+@pytest.mark.parametrize("rate", [44_100, 192_000])
+def test_what_gives_not_one_sample_is_too_short_and_gives_no_window(rate: int) -> None:
+    """A window of no length would weigh nothing in the mean of a recording, and fill no event."""
+    data, limits = encode(np.full(1, 0.1), rate), AudioLimits(min_duration_s=1e-6)
+    with pytest.raises(AudioError, match="too_short: not one sample at 16000 Hz"):
+        list(windows(data, ONE_SECOND, limits))
+
+
 def test_memory_is_bounded_by_the_windows_asked_for(tone: Tone) -> None:
     limits = AudioLimits(max_duration_s=7_200)
     silent_hour = encode(np.zeros(3_600 * 8_000, np.int16), 8_000, "flac")

@@ -1,6 +1,8 @@
 """The download against a real HTTP server on loopback, one that also breaks off."""
 
 import io
+import random
+import resource
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -141,6 +143,30 @@ def test_a_bomb_is_refused_unopened(
     server.body = archive({f"{TOP}/zeros": bytes(1_000_000)})
     with pytest.raises(CorpusError, match="unpacks to more"):
         download.fetch_esc50(tmp_path, url(server))
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process may have more than 100 kB, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("full", ["the archive", "what is in it"])
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_is_one_line(server: Server, tmp_path: Path, full: str) -> None:
+    noise = random.Random(0).randbytes(200_000)
+    content = noise if full == "the archive" else bytes(200_000)
+    server.body = archive({**esc50(), f"{TOP}/README.md": content})
+    name = r"esc50\.zip\.part" if full == "the archive" else r"ESC-50\.part"
+    with pytest.raises(StorageError, match=rf"{name}: File too large; make room, and the same"):
+        download.fetch_esc50(tmp_path, url(server))
+    assert not (tmp_path / "ESC-50").exists()
+    assert not (tmp_path / "ESC-50.part").exists()
+    resource.setrlimit(resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[1:] * 2)
+    assert download.fetch_esc50(tmp_path, url(server)).is_dir()
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -188,6 +188,86 @@ def test_a_folder_without_a_name_costs_its_recordings(tmp_path: Path) -> None:
     assert [item.reason for item in corpus.rejected] == ["label", "label"]
 
 
+def read(root: Path, *names: str) -> dict[str, tuple[str, int | None]]:
+    """Class and fold of each clip."""
+    corpus = read_corpus(str(touch(root, *names)))
+    assert corpus.rejected == ()
+    return {clip.clip_id: (clip.label, clip.fold) for clip in corpus.clips}
+
+
+def test_folders_named_train_and_test_are_folds_and_not_classes(tmp_path: Path) -> None:
+    names = [f"{s}/{c}/{n}.wav" for s in ("train", "test") for c in ("dog", "cat") for n in "12"]
+    expected = {name: (name.split("/")[1], {"train": 1, "test": 3}[name[: name.index("/")]])
+                for name in names}  # fmt: skip
+    assert read(tmp_path / "split", *names) == expected
+    (remark,) = read_corpus(str(tmp_path / "split")).remarks
+    assert remark == "folds are by folder: 1 is train, 3 is test"
+    # Also within folders that all share, and where one of them lacks a class.
+    above = read(tmp_path / "above", *[f"my data/audio/{name}" for name in names[:-2]])
+    assert above == {f"my data/audio/{name}": expected[name] for name in names[:-2]}
+
+
+@pytest.mark.parametrize(
+    ("folds", "numbers"),
+    [
+        (("Training", "Validation", "Testing"), (1, 2, 3)),
+        (("train", "val"), (1, 2)),
+        (("dev", "eval"), (2, 3)),
+        (("fold1", "fold2", "fold10"), (1, 2, 10)),
+        (("Fold-3", "fold_4"), (3, 4)),
+    ],
+)
+def test_folds_by_folder_have_numbers(
+    tmp_path: Path, folds: tuple[str, ...], numbers: tuple[int, ...]
+) -> None:
+    for inner in (False, True):
+        names = {
+            (f"{c}/{f}/1.wav" if inner else f"{f}/{c}/1.wav"): (c, n)
+            for f, n in zip(folds, numbers, strict=True)
+            for c in ("dog", "cat")
+        }
+        assert read(tmp_path / str(inner), *names) == names
+
+
+def test_the_innermost_folder_is_the_class_where_all_have_the_same(tmp_path: Path) -> None:
+    names = [f"{site}/{c}/{n}.wav" for site in ("north", "south") for c in ("dog", "cat")
+             for n in "123"]  # fmt: skip
+    assert set(read(tmp_path / "a", *names).values()) == {("dog", None), ("cat", None)}
+    (remark,) = read_corpus(str(tmp_path / "a")).remarks
+    assert remark.startswith("classes are the innermost folders, the same in each of north, south")
+    numbered = [f"{s}/{c}/1.wav" for s in "ab" for c in ("001 - Dog bark", "002 - Rain")]
+    assert {label for label, _ in read(tmp_path / "b", *numbered).values()} == {"Dog bark", "Rain"}
+    deep = [f"train/2026/{name}" for name in names] + [f"test/2026/{name}" for name in names]
+    assert set(read(tmp_path / "c", *deep).values()) == {
+        (label, fold) for label in ("dog", "cat") for fold in (1, 3)
+    }
+
+
+def test_otherwise_the_outermost_folder_is_the_class(tmp_path: Path) -> None:
+    assert read(tmp_path / "a", "dog/monday/1.wav", "dog/2.wav", "cat/tuesday/3.wav") == {
+        "dog/monday/1.wav": ("dog", None),
+        "dog/2.wav": ("dog", None),
+        "cat/tuesday/3.wav": ("cat", None),
+    }
+    (remark,) = read_corpus(str(tmp_path / "a")).remarks
+    assert remark.startswith("classes are the outermost folders")
+    flat = read(tmp_path / "b", "train/1.wav", "church bells/2.wav", "test/3.wav")
+    assert {label for label, _ in flat.values()} == {"train", "church bells", "test"}
+    assert read_corpus(str(tmp_path / "b")).remarks == ()
+
+
+def test_a_recording_beside_its_class_folders_costs_its_row(tmp_path: Path) -> None:
+    stray = ["train/1.wav", "data/2.wav"]
+    for at, top in enumerate(("train", "data")):
+        names = [f"{top}/dog/1.wav", f"{top}/cat/1.wav"]
+        names += ["test/dog/1.wav", "test/cat/1.wav"] if top == "train" else []
+        corpus = read_corpus(str(touch(tmp_path / top, *names, stray[at])))
+        assert corpus.classes == ("cat", "dog")
+        assert [(item.uri, item.reason) for item in corpus.rejected] == [
+            (f"{tmp_path}/{top}/{stray[at]}", "label")
+        ]
+
+
 def test_a_source_in_two_folds_is_refused_with_the_clips(tmp_path: Path) -> None:
     root = touch(tmp_path, "dog/1-77-A.wav", "dog/2-77-B.wav", "cat/1-78-A.wav")
     with pytest.raises(CorpusError, match=r"source '77'.*1-77-A\.wav.*fold 1.*2-77-B\.wav.*fold 2"):

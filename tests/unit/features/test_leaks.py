@@ -16,14 +16,15 @@ def features(
 ) -> FeatureSet:
     """A part for each window."""
     columns = schema(SMALL)
+    place = columns.get_field_index("logmel")
     parts = {}
     for index, (picture, fold, source) in enumerate(zip(pictures, folds, sources, strict=True)):
         row = {
             "clip_id": f"clip{index}", "uri": "", "start_s": 0.0, "duration_s": 1.0,
             "label": "ab"[index % 2], "fold": fold, "source": source,
         }  # fmt: skip
-        table = pa.Table.from_pylist([row], pa.schema(list(columns)[:-1]))
-        table = table.append_column(columns.field("logmel"), tensor_array(picture[None], SMALL))
+        table = pa.Table.from_pylist([row], columns.remove(place))
+        table = table.add_column(place, columns.field(place), tensor_array(picture[None], SMALL))
         storage.write_parquet(f"{folder}/p{index}.parquet", table)
         parts[f"p{index}.parquet"] = Part(windows={fold: 1}, rows=rows_digest(table))
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))

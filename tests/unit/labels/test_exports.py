@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,14 +17,15 @@ import duckdb
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
-from audiocnn import storage
+from audiocnn import exports, storage
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError, StorageError
 from audiocnn.events import Event, merged
-from audiocnn.exports import EXPORTS, FORMATS, export
+from audiocnn.exports import EXPORTS, FORMATS
 from helpers.common import ROOT
 
 BUCKET = "/data/bucket"
+export = partial(exports.export, high_hz=2_000.0)
 LABEL_STUDIO = Path(sys.prefix) / "label-studio" / "bin" / "python"
 
 

@@ -83,6 +83,14 @@ def test_uncertain_are_the_smallest_margins_and_few_of_a_recording(make: Make) -
     assert windows_of(picks, "uncertain")[:3] == [window(row) for row in rows[80:83]]
 
 
+def test_silence_is_not_uncertain(make: Make) -> None:
+    rows = rows_of(10, 1)
+    scores = [{"label": name, "score": 0.0} for name in ("dog", "rain")]
+    rows[3] |= {"label": UNKNOWN, "score": 0.0, "top_k": scores}
+    picked = {(pick.uri, pick.start_s) for pick in choose(make(rows), 10)}
+    assert picked == {window(row) for row in rows} - {window(rows[3])}
+
+
 def test_where_one_class_was_kept_the_lowest_scores_are_uncertain(make: Make) -> None:
     rows = [{**row, "top_k": row["top_k"][:1]} for row in rows_of(30, 1)]
     picks = choose(make(rows), 5)

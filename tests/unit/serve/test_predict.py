@@ -81,6 +81,21 @@ def test_the_input_is_what_the_model_saw_with_its_axes(client: Client, bundle: B
     assert "input" not in client().post("/v1/predict?spectrogram=false", content=data).json()
 
 
+def test_silence_is_unknown_and_is_not_what_is_looked_into(client: Client) -> None:
+    sound_, silence = synthetic.sound("bell", 3, 1.0, 16_000), np.zeros(16_000)
+    quiet = np.concatenate([silence, silence, sound_, silence])
+    ask = client()
+    answer = ask.post("/v1/predict", content=synthetic.encode(quiet, 16_000)).json()
+    alone = ask.post("/v1/predict", content=synthetic.encode(sound_, 16_000)).json()
+    assert answer["input"]["window"] == 2
+    assert [one["known"] for one in answer["windows"]] == [False, False, True, False]
+    assert [one["label"] for one in answer["windows"]][:2] == ["unknown", "unknown"]
+    assert answer["label"] == alone["label"]
+    assert answer["score"] == pytest.approx(alone["score"], abs=1e-5)
+    nothing = ask.post("/v1/predict", content=synthetic.encode(silence, 16_000)).json()
+    assert (nothing["label"], nothing["known"], nothing["score"]) == ("unknown", False, 0.0)
+
+
 def test_peaks_are_extremes_and_not_samples(client: Client) -> None:
     samples = np.zeros(32_000)
     samples[12_345], samples[20_001] = 0.9, -0.7

@@ -46,6 +46,13 @@ def test_live_sound_is_answered_as_a_file_of_it(client: Client, bundle: Bundle, 
         np.testing.assert_allclose([mine[name] for name in bundle.classes], scores, atol=1e-5)
 
 
+def test_live_silence_is_unknown(client: Client) -> None:
+    with client().websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
+        socket.send_bytes(bytes(2 * 16_000))
+        answer = socket.receive_json()
+    assert (answer["label"], answer["known"], answer["score"]) == ("unknown", False, 0.0)
+
+
 @pytest.mark.parametrize(
     ("query", "message", "code"),
     [

@@ -1,0 +1,85 @@
+"""The bucket that the demo labels: clips of a tested fold, as files of their own."""
+
+import csv
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiocnn import synthetic
+from audiocnn.audio import decode
+from audiocnn.config import AudioLimits
+from audiocnn.extractor import Extractor
+from audiocnn.featureset import FeatureSet, Part
+from audiocnn.layouts import read_corpus
+from audiocnn.parts import item_of
+from helpers.common import SMALL
+from pipelines.demo import write_bucket
+
+LABELS = ("bell", "buzz", "siren")
+
+
+def sound(label: str, seed: int) -> np.ndarray:
+    return synthetic.sound(label, seed, 1.0, 16_000)
+
+
+def in_a_tar(folder: Path) -> str:
+    """Two clips of each class, one a fold, in a shard."""
+    with tarfile.open(folder / "shard.tar", "w") as tar:
+        for label in LABELS:
+            for fold in (1, 2):
+                key = f"{label}-{fold}"
+                for name, data in (
+                    (f"{key}.flac", synthetic.encode(sound(label, fold), 16_000, "flac")),
+                    (f"{key}.json", f'{{"label": "{label}", "fold": {fold}}}'.encode()),
+                ):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return str(folder)
+
+
+def in_segments(folder: Path) -> str:
+    """The same as stretches of two long recordings, a fold each."""
+    rows = []
+    for fold in (1, 2):
+        whole = np.concatenate([sound(label, fold) for label in LABELS])
+        (folder / f"{fold}.wav").write_bytes(synthetic.encode(whole, 16_000))
+        rows += [(f"{fold}.wav", label, fold, at, at + 1) for at, label in enumerate(LABELS)]
+    with (folder / "events.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("uri", "label", "fold", "onset_s", "offset_s"), *rows])
+    return str(folder / "events.csv")
+
+
+def as_files(folder: Path) -> str:
+    for label in LABELS:
+        (folder / label).mkdir()
+        for fold in (1, 2):
+            data = synthetic.encode(sound(label, fold), 16_000)
+            (folder / label / f"{fold}-{LABELS.index(label)}{fold}-A.wav").write_bytes(data)
+    return str(folder)
+
+
+@pytest.mark.parametrize("make", [in_a_tar, in_segments, as_files])
+def test_the_clips_of_a_fold_become_files(make: object, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    corpus = read_corpus(make(tmp_path / "corpus"))  # type: ignore[operator]
+    (tmp_path / "features" / "parts").mkdir(parents=True)
+    with Extractor(SMALL, AudioLimits()) as extractor:
+        path = tmp_path / "part.parquet"
+        ledger = extractor.part([item_of(clip) for clip in corpus.clips], str(path))
+    path.rename(tmp_path / "features" / ledger.part)
+    features = FeatureSet(
+        uri=str(tmp_path / "features"), config=SMALL, classes=corpus.classes, corpus=corpus.uri,
+        counts={}, parts={ledger.part: Part(windows=ledger.windows, rows=ledger.rows)},
+        folds=ledger.classes, bands=ledger.bands,
+    )  # fmt: skip
+    truth = write_bucket(str(tmp_path / "bucket"), features, 2)
+    assert sorted(truth.values()) == list(LABELS)
+    assert {file.name for file in (tmp_path / "bucket").iterdir()} == truth.keys()
+    for name, label in truth.items():
+        found = np.concatenate(list(decode((tmp_path / "bucket" / name).read_bytes(), 16_000)))
+        assert len(found) == 16_000
+        assert np.abs(found - sound(label, 2)).max() < 1e-4
