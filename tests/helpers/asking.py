@@ -17,9 +17,13 @@ PATIENCE_S = 600
 def wait_until(happened: Callable[[], object], told: Callable[[], object] = lambda: "") -> None:
     """Ask until the answer is true. Raises AssertionError with what is `told` after a long time."""
     deadline = time.monotonic() + PATIENCE_S
-    while not happened():
+    while True:
+        began = time.monotonic()
+        if happened():
+            return
         assert time.monotonic() < deadline, told()
-        time.sleep(0.05)
+        # Whoever looks for long, looks seldom: what is waited for needs the machine.
+        time.sleep(max(0.05, 10 * (time.monotonic() - began)))
 
 
 def status(url: str, body: bytes | None = None, **headers: str) -> int:

@@ -122,6 +122,7 @@ def test_the_line_on_esc10(recordings: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_esc50_recipe_on_fifty_classes(recordings: Path, tmp_path: Path) -> None:
     """The model of 21 M parameters for one epoch."""

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 KEY = "a-key-that-nobody-would-guess"
 MANIFEST = ROOT / "cluster" / "kuberay" / "base" / "rayservice.yaml"
 REDIS = shutil.which("redis-server") is not None
-CLIPS = 200
+CLIPS = 100
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_ingested_where_a_host_was_drained_is_ingested_here(
     assert FeatureSet.read(features).fingerprint == here.fingerprint
 
 
-EPOCHS = 20
+EPOCHS = 12
 TRAIN = ["--recipe", "demo", "--epochs", EPOCHS, "--workers", "3", "--checkpoint-s", "0"]
 
 

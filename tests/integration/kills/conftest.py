@@ -1,12 +1,11 @@
 """Jobs that wait at gates, and a disk that is soon full."""
 
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from helpers.disk import Disk, small_disk
 from helpers.gate import Job, Start
 
 
@@ -25,24 +24,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of sixteen megabytes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", disk]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system takes root's rights")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-@pytest.fixture
-def fill(small_disk: Path) -> Callable[[], None]:
-    """A function that writes to the small disk's file `full` until there is no room left."""
-
-    def write() -> None:
-        with suppress(OSError), (small_disk / "full").open("ab", buffering=0) as file:
-            while True:
-                file.write(bytes(4_096))
-
-    return write
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A folder of the test's own on a disk that it can fill, where that can be made."""
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk

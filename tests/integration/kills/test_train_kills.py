@@ -19,11 +19,12 @@ from audiocnn import checkpoint, storage
 from audiocnn.bundle import read_summary
 from benchmarks.seaweed import SeaweedFS
 from helpers.common import AUDIOCNN, SMALL_FLAGS, descendants
+from helpers.disk import Disk
 from helpers.gate import NODES, Job, Start
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 20
+EPOCHS = 30
 RANK = "RayTrainWorker"
 OPTIONS = [
     *SMALL_FLAGS, "--channels", "8", "--batch-size", "16", "--test-fold", "1", "--ema-decay", "0.9",
@@ -48,8 +49,8 @@ def whole(features: Path) -> str:
 
 
 @pytest.fixture
-def to(tmp_path: Path) -> Path:
-    return tmp_path / "b"
+def to(disk: Disk) -> Path:
+    return disk.path / "b"
 
 
 @pytest.fixture
@@ -84,75 +85,83 @@ def train_until(job: Job, epoch: int, there: Callable[[], bool], more: int = 0) 
     job.wait_until(there)
 
 
-def somewhere(job: Job, epoch: int, to: Path, chance: random.Random) -> None:
-    """Train until an epoch, and then a moment longer: to a step of one of the next two."""
-    train_until(job, epoch, (to / "checkpoint.pt").exists, chance.randint(1, 2))
+def further(job: Job, trained: int, to: Path, chance: random.Random) -> int:
+    """Train further, and then a moment longer: to a step of one of the next two epochs.
+
+    Returns how many epochs it can have trained by then.
+    """
+    epoch, more = trained + chance.randint(1, 2), chance.randint(1, 2)
+    train_until(job, epoch, (to / "checkpoint.pt").exists, more)
     time.sleep(chance.uniform(0.0, 0.3))
-
-
-def test_killed_workers_are_replaced_and_change_nothing(
-    train: Callable[..., Job], whole: str, to: Path, chance: random.Random, thorough: bool
-) -> None:
-    for _ in range(2 if thorough else 1):
-        job = train()
-        for epoch in (chance.randint(1, 7), chance.randint(11, 17)):
-            somewhere(job, epoch, to, chance)
-            job.kill_one(RANK, chance)
-        assert finish(job, to) == whole
-        assert job.out.count("was lost: going on from the last checkpoint") == 2
-        shutil.rmtree(to)
+    return epoch + more
 
 
 def test_a_job_stopped_in_every_way_goes_on_each_time(
-    train: Callable[..., Job], whole: str, to: Path, chance: random.Random, thorough: bool
+    train: Callable[..., Job], whole: str, disk: Disk, chance: random.Random, thorough: bool
 ) -> None:
-    ways = [kill_all, kill_controller, press_ctrl_c, *[kill_all] * thorough]
-    chance.shuffle(ways)
-    for place, stop in enumerate(ways):
-        job = train()
-        # Further than the one before can have trained.
-        somewhere(job, 4 * place + chance.randint(2, 3), to, chance)
-        stop(job)
-        assert (to / "checkpoint.pt").exists()
-        assert not (to / "bundle.json").exists()
-    other = train("--max-lr", "0.5")
-    assert other.end() == 2
-    assert "unfinished run is there with another training" in other.told
-    assert finish(train(), to) == whole
+    to = disk.path / "b"
+    for _ in range(2 if thorough else 1):
+        ways = [lose_workers, kill_all, kill_controller, press_ctrl_c]
+        chance.shuffle(ways)
+        trained = 0
+        for stop in ways:
+            job = train("--max-failures", "1")
+            trained = stop(job, further(job, trained, to, chance), to, chance)
+            assert (to / "checkpoint.pt").exists()
+            assert not (to / "bundle.json").exists()
+            assert "Traceback" not in job.told
+        if disk.small:
+            fill_disk(train(), trained, disk)
+        other = train("--max-lr", "0.5")
+        assert other.end() == 2
+        assert "unfinished run is there with another training" in other.told
+        assert finish(train(), to) == whole
+        shutil.rmtree(to)
 
 
-def kill_all(job: Job) -> None:
+def lose_workers(job: Job, trained: int, to: Path, chance: random.Random) -> int:
+    """Kill a worker, which is replaced, and later one more than `--max-failures`."""
+    job.kill_one(RANK, chance)
+    job.wait_until(lambda: "was lost: going on from the last checkpoint" in job.out)
+    trained = further(job, trained, to, chance)
+    job.kill_one(RANK, chance)
+    assert job.end() == 2
+    assert re.search(r"audiocnn: (a worker was lost|worker .* lost)", job.told)
+    assert "goes on from the last checkpoint" in job.told
+    return trained
+
+
+def kill_all(job: Job, trained: int, to: Path, chance: random.Random) -> int:
     job.kill()
     job.wait_until_gone()
+    return trained
 
 
-def kill_controller(job: Job) -> None:
+def kill_controller(job: Job, trained: int, to: Path, chance: random.Random) -> int:
     descendants(job.process.pid, "TrainController")[0].kill()
     assert job.end() == 2
     assert "audiocnn: the process that led the training was lost; the same command" in job.told
-    assert "Traceback" not in job.told
+    return trained
 
 
-def press_ctrl_c(job: Job) -> None:
+def press_ctrl_c(job: Job, trained: int, to: Path, chance: random.Random) -> int:
     job.signal(signal.SIGINT)
     assert job.end() == 130
-    assert "Traceback" not in job.told
     assert "stopped; the same command goes on from the last checkpoint" in job.told
+    return trained
 
 
-def test_a_worker_that_dies_again_and_again_ends_the_job_in_one_line(
-    train: Callable[..., Job], to: Path, chance: random.Random
-) -> None:
-    job = train("--max-failures", "1")
-    for epoch in (2, 6):
-        somewhere(job, epoch, to, chance)
-        job.kill_one(RANK, chance)
-    assert job.end() == 2
-    told = job.told
-    assert "audiocnn: a worker was lost" in told or re.search(r"audiocnn: worker .* lost", told)
-    assert "goes on from the last checkpoint" in told
-    assert "Traceback" not in told
-    assert (to / "checkpoint.pt").exists()
+def fill_disk(job: Job, trained: int, disk: Disk) -> None:
+    kept = disk.path / "b" / "checkpoint.pt"
+    train_until(job, trained + 1, kept.exists)
+    disk.fill()
+    job.gate.open()
+    # Again and again: a checkpoint that was on its way leaves the room of the one before.
+    assert job.end(meanwhile=disk.fill) == 2, job.told
+    assert re.search(r"audiocnn: .*No space left", job.told)
+    assert "Traceback" not in job.told
+    assert checkpoint.read(str(kept), torch.device("cpu"))
+    disk.clear()
 
 
 def test_a_loss_that_is_no_number_ends_the_job_at_once(train: Callable[..., Job]) -> None:
@@ -209,30 +218,13 @@ def test_a_run_in_a_bucket_is_killed_and_then_its_bucket_goes_away(
     assert not there()
 
 
-def test_a_full_disk_ends_the_job_in_one_line_and_it_goes_on(
-    start: Start, features: Path, whole: str, small_disk: Path, fill: Callable[[], None]
-) -> None:
-    to = small_disk / "b"
-    job = start(*verb(features, to))
-    train_until(job, 3, (to / "checkpoint.pt").exists)
-    fill()
-    job.gate.open()
-    # Again and again: a checkpoint that was on its way leaves the room of the one before.
-    assert job.end(meanwhile=fill) == 2, job.told
-    assert re.search(r"audiocnn: .*No space left", job.told)
-    assert "Traceback" not in job.told
-    assert checkpoint.read(str(to / "checkpoint.pt"), torch.device("cpu"))
-    (small_disk / "full").unlink()
-    assert finish(start(*verb(features, to)), to) == whole
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("how", ["replaced", "elastic"])
 def test_a_lost_node(
     train_on_nodes: Callable[..., Job], whole: str, to: Path, chance: random.Random, how: str
 ) -> None:
     job = train_on_nodes(*(["--workers", "1", "2"] if how == "elastic" else []))
-    somewhere(job, chance.randint(1, 8), to, chance)
+    further(job, chance.randint(0, 7), to, chance)
     job.tell("remove")
     job.wait_until(lambda: "was lost: going on from the last checkpoint" in job.out)
     if how == "replaced":

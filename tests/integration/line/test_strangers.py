@@ -88,7 +88,7 @@ def test_train_and_evaluate_cost_nobody_a_file(features: FeatureSet, tmp_path: P
     to = tmp_path / "report"
     planted = strangers.plant(to)
     within = strangers.plant(to / "folds" / "1", ("mine.txt", "parts/part-00000.parquet"))
-    for folds, overwrite in (((1, 2), False), ((2,), True)):
+    for folds, overwrite in (((1,), False), ((2,), True)):
         evaluate(Evaluate(**training(features, to), folds=folds, overwrite=overwrite))
         assert strangers.found(to) == planted
         assert strangers.found(to / "folds" / "1", tuple(within)) == within
@@ -132,6 +132,7 @@ def test_label_and_review_cost_nobody_a_file(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_demo_costs_nobody_a_file(mini: Path, tmp_path: Path, monkeypatch: Any) -> None:
     to = tmp_path / "demo"
     tiny = RECIPES["demo"]()

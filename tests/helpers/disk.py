@@ -1,0 +1,39 @@
+"""A disk that is soon full."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Disk:
+    """A folder; where root runs the tests it is a file system of its own, of sixteen megabytes."""
+
+    path: Path
+    small: bool
+
+    def fill(self) -> None:
+        """Write to the file `full` until there is no room left."""
+        assert self.small
+        with suppress(OSError), (self.path / "full").open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4_096))
+
+    def clear(self) -> None:
+        """Make room again."""
+        (self.path / "full").unlink()
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Disk]:
+    """A disk at a path, while the block runs."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", path]
+    small = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield Disk(path, small)
+    finally:
+        if small:
+            subprocess.run(["umount", "--lazy", path], check=True)
