@@ -248,10 +248,7 @@ def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterat
     if first is None:
         return
     if second is None:  # the same samples as by the stream, sooner
-        resampled = soxr.resample(first, rate, sample_rate)
-        if not len(resampled):
-            raise AudioError("too_short", f"{len(first)} samples are none at {sample_rate} Hz")
-        yield resampled
+        yield soxr.resample(first, rate, sample_rate)
         return
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
     for block in chain([first, second], blocks):

@@ -29,8 +29,9 @@ def write_features(folder: str) -> FeatureSet:
             }
             for i in range(count)
         ]
-        table = pa.Table.from_pylist(rows, pa.schema(list(columns)[:-1]))
-        table = table.append_column(columns.field("logmel"), tensor_array(logmel, SMALL))
+        place = columns.get_field_index("logmel")
+        table = pa.Table.from_pylist(rows, columns.remove(place))
+        table = table.add_column(place, columns.field(place), tensor_array(logmel, SMALL))
         name = f"parts/part-{part:05d}.parquet"
         storage.write_parquet(f"{folder}/{name}", table)
         folds = [row["fold"] for row in rows]

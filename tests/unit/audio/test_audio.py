@@ -187,7 +187,7 @@ def test_a_recording_of_which_no_sample_is_left_has_no_window(tone: Tone, contai
     limits, low = AudioLimits(min_duration_s=1e-5), replace(ONE_SECOND, sample_rate=4_000)
     for samples, rate in ((20, 192_000), (1, 44_100)):
         data = encode(tone(samples / rate, rate), rate, container)
-        with pytest.raises(AudioError, match=f"too_short: {samples} samples are none at 4000 Hz"):
+        with pytest.raises(AudioError, match="too_short: not one sample at 4000 Hz"):
             list(windows(data, low, limits))
         with pytest.raises(AudioError, match="too_short"):
             read(data, 4_000, limits)
