@@ -7,7 +7,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,19 @@ def answer(url: str, **headers: str) -> tuple[int, dict[str, str], Any]:
         return error.code, dict(error.headers), json.loads(error.read())
 
 
+def wait_for(url: str) -> tuple[int, dict[str, str], Any]:
+    """An answer. HAProxy only closes where a connection that it had to a replica before was lost."""
+    found: list[tuple[int, dict[str, str], Any]] = []
+
+    def asked() -> bool:
+        with suppress(RemoteDisconnected):
+            found.append(answer(url))
+        return bool(found)
+
+    wait_until(asked)
+    return found[0]
+
+
 def problem(found: tuple[int, dict[str, str], Any], name: str) -> dict[str, str]:
     code, headers, body = found
     headers = {name.lower(): value for name, value in headers.items()}
@@ -172,7 +186,8 @@ def test_its_own_answers_are_problems(tmp_path: Path, replica: int) -> None:
     url = f"http://127.0.0.1:{port}"
     with haproxy(tmp_path, "127.0.0.1", port, replica=replica):
         wait_until(lambda: status(f"{url}/") == 200)
-        assert problem(answer(f"{url}/lost"), "lost")["retry-after"] == "1"
+        found = wait_for(f"{url}/lost")
+        assert problem(found, "lost")["retry-after"] == "1"
         problem(answer(f"{url}/silent"), "slow-answer")
         assert answer(f"{url}/{'x' * 60_000}")[0] == 200  # what is too long is said by the routes
         rules = tmp_path / "rules.sed"
