@@ -88,9 +88,9 @@ class Deployed:
 
     def fewest(self, name: str) -> int:
         """How many copies of a deployment Ray keeps at least, by the config that it follows now."""
-        config = self.status()["deployments"][name]["deployment_config"]
-        found: int = config["autoscaling_config"]["min_replicas"]
-        return found
+        deployment = self.status()["deployments"].get(name)
+        config = deployment and deployment["deployment_config"]["autoscaling_config"]
+        return int(config["min_replicas"]) if config else 0
 
     def replicas(self, name: str) -> set[int]:
         return {p.pid for p in descendants(self.head.process.pid, f"audiocnn:{name}")}
