@@ -56,8 +56,10 @@ def fetch_esc50(
 
 
 def _of_disk(path: Path, error: OSError) -> StorageError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    what = "make room, and " if full else ""
     return StorageError(
-        f"{path}: {error.strerror or error}; make room, and the same command goes on from here"
+        f"{path}: {error.strerror or error}; {what}the same command goes on from here"
     )
 
 

@@ -20,6 +20,11 @@ Told = Callable[[str, str], None]
 """Called with the path of a file that somebody changed, and the path where it is kept."""
 
 
+def _is_below(path: str) -> bool:
+    """Whether a path leads to a file below the folder that it begins at."""
+    return not {"", ".", ".."}.intersection(path.split("/"))
+
+
 class FileList:
     """The files that a job writes below the folder `uri`, listed in the file `name` there."""
 
@@ -28,7 +33,10 @@ class FileList:
         self._list = storage.join(uri, name)
         self._told = told
         plain = storage.read_json(self._list) if storage.exists(self._list) else {}
-        self._before: dict[str, str] = dict(plain.get("files", {}))
+        files = plain.get("files")
+        listed = files.items() if isinstance(files, dict) else ()
+        # What lies elsewhere the job has not written, whoever wrote the list.
+        self._before: dict[str, str] = {path: sha for path, sha in listed if _is_below(path)}
         self._now: dict[str, str] = {}
         self._there: dict[str, set[str]] = {}
 

@@ -6,6 +6,7 @@ Source: RFC 9639.
 import struct
 from typing import BinaryIO
 
+from audiocnn.errors import AudioError
 from audiocnn.rangefile import read_at
 
 _LENGTH_AT = 21
@@ -19,6 +20,8 @@ _BLOCKS |= {code: 256 << code - 8 for code in range(8, 16)}
 """Samples in a frame, by a code in its header; 6 and 7 say that a number of its own follows."""
 _READ_AHEAD = 1 << 15
 """Bytes that a decoder may have read behind the last frame that it gave."""
+_ANOTHER = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
+"""What a FLAC begins with: its name, and the head of 34 bytes of stream info."""
 _CHUNK = 1 << 20
 
 
@@ -43,11 +46,14 @@ def stated_length(file: BinaryIO, start: int) -> int:
 def goes_on(file: BinaryIO, start: int, position: int, samples: int) -> bool:
     """Whether the FLAC that begins at `start` has frames behind its first so many samples.
 
-    `position` is how far the decoder has read that gave those samples.
+    `position` is how far the decoder has read that gave those samples. Raises AudioError truncated
+    where a FLAC of its own follows.
     """
     block = int.from_bytes(read_at(file, start + _BLOCK_AT, 2), "big")
     read, position = position, max(start, position - _READ_AHEAD)
     while chunk := read_at(file, position, _CHUNK):
+        if any(mark in chunk for mark in _ANOTHER):
+            raise AudioError("truncated", f"another recording follows its {samples} samples")
         at = chunk.find(b"\xff")
         while at >= 0:
             end = _last_sample(chunk[at : at + _HEADER_BYTES], block)

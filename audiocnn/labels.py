@@ -235,14 +235,16 @@ def read_ledger(uri: str, size: int | None = None) -> Ledger:
         return ledger_of(uri, part)
 
 
-def is_part(uri: str) -> bool:
-    """Whether the file at a URI is a part of labels, of any version."""
+def is_part(uri: str, path: str) -> bool:
+    """Whether the file at a URI is the part of labels that is written to a path, of any version."""
     try:
         with storage.open_binary(uri, block_bytes=_FOOTER) as file:
-            plain = json.loads((pq.read_metadata(file).metadata or {})[_LEDGER])
+            footer = pq.read_metadata(file).metadata or {}
+        plain = json.loads(footer[_LEDGER])
     except (OSError, KeyError, ValueError, UnreadableError):
         return False
-    return isinstance(plain, dict) and "labelled" in plain
+    named = footer.get(_NAME, path.encode()) == path.encode()
+    return named and isinstance(plain, dict) and "labelled" in plain
 
 
 def ledger_of(uri: str, part: pq.ParquetFile) -> Ledger:

@@ -176,8 +176,9 @@ def sweep(uri: str, notes: Notes, kept: Collection[str] = ()) -> list[str]:
 
     def owned(path: str) -> bool:
         name = _PART.match(path.removeprefix("parts/"))
-        known = (name and name[1] in listings) or (isinstance(listed, list) and path in listed)
-        return bool(known) or is_part(storage.join(uri, path))
+        if isinstance(listed, list) and path in listed:
+            return True
+        return name is not None and (name[1] in listings or is_part(storage.join(uri, path), path))
 
     return outputs.sweep(uri, _PARTS, owned, kept).others
 
@@ -185,7 +186,8 @@ def sweep(uri: str, notes: Notes, kept: Collection[str] = ()) -> list[str]:
 def _listings(notes: Notes) -> set[str]:
     """The listings that notes name."""
     note = notes.get(NOTE, {})
-    return {*note.get("listings", ()), *note.get("replaced", ())}
+    found = [*(note.get("listings") or ()), *(note.get("replaced") or ())]
+    return {name for name in found if re.fullmatch(r"\w+", str(name))}
 
 
 def read_labels(uri: str) -> pa.Table:
@@ -215,7 +217,11 @@ def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
 
     Raises StorageError.
     """
-    opened = ahead(lambda part: open_binary(part.uri, size=part.size), parts, _FILES_AHEAD)
+    opened = ahead(
+        lambda part: open_binary(part.uri, size=part.size, version=part.version or None),
+        parts,
+        _FILES_AHEAD,
+    )
     yield from zip((part.uri for part in parts), opened, strict=True)
 
 

@@ -169,9 +169,16 @@ def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
 def _holder(name: str, note: dict[str, Any]) -> Kind | None:
     """The kind of folder that a note is of."""
     said = str(note.get("format"))
-    if name == "job.json" and {"features", "training"} <= note.keys():
-        return BUNDLE  # train gave it no format at first
+    if name == "job.json" and _is_first_of_train(note):
+        return BUNDLE
     return next((kind for kind in _KINDS if said.startswith(kind.formats)), None)
+
+
+def _is_first_of_train(note: dict[str, Any]) -> bool:
+    """Whether a note is one of the first version of train, which gave it no format."""
+    versions = note.get("versions")
+    known = {"features", "training", "streams", "test_fold", "workers"} <= note.keys()
+    return known and isinstance(versions, dict) and "audiocnn" in versions
 
 
 @dataclass(frozen=True, kw_only=True)

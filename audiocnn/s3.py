@@ -215,7 +215,7 @@ def head(path: str) -> tuple[int, str | None]:
     try:
         if _NOT_FOR_OBSTORE.search(key):
             answer = filesystem().call("head_object", Bucket=bucket, Key=key)
-            return answer["ContentLength"], answer["ETag"]
+            return answer["ContentLength"], answer.get("ETag")
         meta = obstore.head(_store(bucket), key)
     except (OSError, obstore.exceptions.PermissionDeniedError):
         read(path, 0)  # raises with the reason: the answer to a HEAD has none

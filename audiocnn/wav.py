@@ -34,7 +34,10 @@ _ALIKE = 0.5
 _PCM = 1
 _CODECS = {_PCM: "PCM", 3: "float", 6: "A-law", 7: "mu-law"}
 _EXTENSIBLE = 0xFFFE
-_METADATA = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"guan", b"wamd", b"cue ", b"JUNK")
+_METADATA = (
+    b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"guan", b"wamd", b"cue ", b"JUNK", b"smpl",
+    b"inst", b"fact", b"PAD ", b"FLLR", b"aXML", b"axml", b"_PMX", b"afsp", b"minf", b"elm1",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +133,12 @@ def _header(file: BinaryIO, form: bytes, body: int, size: int, length: int) -> W
 def _present(file: BinaryIO, stated: WavHeader, length: int) -> int:
     """How many bytes of sound there are. Raises AudioError truncated."""
     size, present = stated.data_bytes, length - stated.data_at
-    if any(low <= size <= high for low, high in _PLACEHOLDERS):
-        return present
     if size > present:
+        if any(low <= size <= high for low, high in _PLACEHOLDERS):
+            return present
         raise AudioError("truncated", f"{present} of {size} bytes of sound are there")
+    if read_at(file, stated.data_at + size + size % 2, 4) in MAGIC:
+        raise AudioError("truncated", f"another recording follows its {size} bytes of sound")
     wrapped = size + (present - size) // _32_BITS * _32_BITS
     for stop in dict.fromkeys((wrapped, size)):
         if _is_end(file, stated.data_at + stop, length):

@@ -141,9 +141,10 @@ def main() -> None:
         try:
             _main()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started this
+                sys.stdout.flush()
     except BrokenPipeError:
-        if not _is_deserted(sys.stdout.fileno()):
+        if sys.stdout is None or not _is_deserted(sys.stdout.fileno()):
             raise
         # What is printed yet, as Python ends, goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,6 @@
 """`audiocnn demo`: the whole line on one machine, from a corpus to a labelled bucket."""
 
 import os
-import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -20,6 +19,7 @@ from audiocnn.labelset import read_labels
 from audiocnn.layouts import read_corpus
 from audiocnn.listing import list_files
 from audiocnn.recordings import closing, open_recording
+from audiocnn.scratch import Scratch
 from audiocnn.sounds import wav
 from pipelines import display
 from pipelines.evaluate import print_report, report_on
@@ -107,7 +107,8 @@ def _bucket(to: str, tested: tuple[FeatureSet, int] | None) -> dict[str, str]:
     kept: dict[str, str] = {}
     files = FileList(to, _LIST, kept.__setitem__)
     files.clear()
-    with tempfile.TemporaryDirectory(prefix="audiocnn-") as folder:
+    with Scratch() as scratch:
+        folder = f"{scratch}/bucket"
         truth = write_bucket(folder, *tested) if tested else synthetic.write_bucket(folder)
         for file in list_files(folder):
             files.write_bytes(f"bucket/{file.path}", storage.read_bytes(file.uri))

@@ -111,9 +111,14 @@ def _models(options: Evaluate, features: FeatureSet, output: Output) -> Models:
         seeds=[options.training.seed + number for number in range(options.seeds)],
     )
     if not options.overwrite:
-        models = _earlier(output).and_more(models)
+        asked, models = models, _earlier(output).and_more(models)
         if models.are_in(output.notes.get("report.json", {})):
             output.require_unfinished()
+        if set(models) != set(asked):
+            display.say(
+                f"with what an earlier run here was asked for: folds "
+                f"{', '.join(map(str, models.folds))}; {len(models.seeds)} seeds"
+            )
     features.require_folds(models.folds)
     if len(features.folds) < 2:
         raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
@@ -124,7 +129,10 @@ def _earlier(output: Output) -> Models:
     """The models that an earlier evaluation was asked for, by its notes."""
     note = output.notes.get("job.json")
     if note is not None:
-        return Models(to=output.uri, folds=note["folds"], seeds=note["seeds"])
+        folds, seeds = note["folds"], note["seeds"]
+        if not all(isinstance(number, int) for number in (*folds, *seeds)):  # they name folders
+            raise FormatError(f"{output.uri}/job.json: damaged: its folds and seeds are no numbers")
+        return Models(to=output.uri, folds=folds, seeds=seeds)
     report = output.notes.get("report.json", {})  # of a version that left no other note
     return Models(
         to=output.uri,

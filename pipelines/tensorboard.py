@@ -24,8 +24,8 @@ class Log:
         self.uri = uri
         self._temporary = Scratch()
         # All of this folder is uploaded, so it is not the one that has the mark of a Scratch.
-        local = os.path.join(self._temporary.name, "log")
-        self.folder = uri if storage.is_local(uri) else local
+        beside = os.path.join(self._temporary.name, "log")
+        self.folder = uri if storage.is_local(uri) else beside
         # A run that goes on repeats what it had logged after its last checkpoint.
         with self._writing():
             self.writer = SummaryWriter(

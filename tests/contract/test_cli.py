@@ -201,3 +201,12 @@ def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
 def test_options_of_a_library_call_are_checked_like_flags() -> None:
     with pytest.raises(ConfigError):
         parse(["train", "f", "--to", "b", "--mixup-probability", "2"])
+
+
+def test_where_nothing_can_be_printed_to_the_work_is_done(tmp_path: Path) -> None:
+    write_corpus(str(tmp_path), clips_per_class=2)
+    command = f"{AUDIOCNN} ingest . --to x --dry-run >&-"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -38,7 +38,8 @@ def pass_one():
     while True:
         with open(os.path.join(FOLDER, "passed"), "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if file.tell() < limit():
+            # Not tell(): that is where the file ended when it was opened.
+            if os.fstat(file.fileno()).st_size < limit():
                 file.write(b"x")
                 return
         time.sleep(0.02)

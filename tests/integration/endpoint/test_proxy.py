@@ -121,7 +121,7 @@ def answer(url: str, **headers: str) -> tuple[int, dict[str, str], Any]:
 
 
 def wait_for(url: str) -> tuple[int, dict[str, str], Any]:
-    """An answer. HAProxy only closes where a connection that it had to a replica before was lost."""
+    """An answer; HAProxy may just close, where it lost a connection that it had used before."""
     found: list[tuple[int, dict[str, str], Any]] = []
 
     def asked() -> bool:

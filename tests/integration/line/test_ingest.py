@@ -126,30 +126,6 @@ def test_other_options_are_refused_by_name(first: FeatureSet, sounds: Path) -> N
     FeatureSet.read(first.uri)
 
 
-def test_a_manifest_of_wrong_paths_is_one_line_and_may_be_mended(
-    sounds: Path, tmp_path: Path
-) -> None:
-    names = [f"{name}/take {take}.wav" for name in ("bell", "siren") for take in range(3)]
-    rows = [f"{name},{name.split('/')[0]}" for name in names]
-    (tmp_path / "wrong.csv").write_text("\n".join(["uri,label", *rows]))
-    to = str(tmp_path / "features")
-    with pytest.raises(CorpusError) as caught:
-        ingest(options(tmp_path / "wrong.csv", to=to))
-    first = f"{tmp_path}/bell/take 0.wav"
-    assert str(caught.value) == (
-        f"{tmp_path}/wrong.csv: none of its 6 clips could be read (6 gone); "
-        f"the first: {first} (gone: {first}: not found)"
-    )
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(sounds / name, tmp_path / name)
-    assert ingest(options(tmp_path / "wrong.csv", to=to)).counts["ingested"] == 6
-    right = [f"{sounds}/{row}" for row in rows]
-    (tmp_path / "right.csv").write_text("\n".join(["uri,label", *right]))
-    with pytest.raises(ConfigError, match=r"wrong\.csv' and not .*right\.csv"):
-        ingest(options(tmp_path / "right.csv", to=to))
-
-
 def test_features_of_an_older_version_are_refused(sounds: Path, tmp_path: Path) -> None:
     (tmp_path / "features.json").write_text(json.dumps({"format": "audiocnn.features/1"}))
     with pytest.raises(ConfigError, match="another version"):

@@ -1,13 +1,12 @@
 import io
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
-from audiocnn.audio import decode, read, read_info, windows
+from audiocnn.audio import decode, read_info, windows
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.containers import sniff
 from audiocnn.errors import AudioError
@@ -179,20 +178,6 @@ def test_limits_come_from_the_header_before_anything_is_decoded(tone: Tone) -> N
         with pytest.raises(AudioError) as caught:
             read_info(data, limits)
         assert caught.value.reason == reason
-
-
-@pytest.mark.parametrize("container", ["wav", "flac"])
-def test_a_recording_of_which_no_sample_is_left_has_no_window(tone: Tone, container: str) -> None:
-    """It had one of zero length, and a weighted mean divided by that."""
-    limits, low = AudioLimits(min_duration_s=1e-5), replace(ONE_SECOND, sample_rate=4_000)
-    for samples, rate in ((20, 192_000), (1, 44_100)):
-        data = encode(tone(samples / rate, rate), rate, container)
-        with pytest.raises(AudioError, match="too_short: not one sample at 4000 Hz"):
-            list(windows(data, low, limits))
-        with pytest.raises(AudioError, match="too_short"):
-            read(data, 4_000, limits)
-    (one,) = windows(encode(tone(30 / 192_000, 192_000), 192_000, container), low, limits)
-    assert one.duration_s == 1 / 4_000
 
 
 def test_sniff_names_the_container() -> None:

@@ -150,3 +150,27 @@ def test_an_mp3_that_ends_early_says_where() -> None:
 def test_tags_in_front_of_a_recording_are_passed_over(container: str, tags: bytes) -> None:
     assert np.array_equal(decoded(tags + sound(container)), WHOLE[container])
     assert read_info(tags + sound(container)).container == container
+
+
+@pytest.mark.parametrize("container", ["wav", "flac"])
+@pytest.mark.parametrize("second_s", [0.2, 3.0])
+def test_a_recording_behind_another_is_not_passed_over(container: str, second_s: float) -> None:
+    """As `cat a.wav b.wav > c.wav` makes it."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(round(16_000 * second_s))
+    with pytest.raises(AudioError, match="truncated: another recording follows its"):
+        decoded(sound(container) + encode(noise, 16_000, container))
+
+
+def test_a_size_that_a_pipe_might_give_is_believed_where_so_much_is_there(tmp_path: Path) -> None:
+    """Recorders begin another file at 2 GiB, and may have chunks behind the sound."""
+    size, path = 0x7FFF_F000, tmp_path / "long.wav"
+    with path.open("wb") as file:
+        file.write(wav(pcm(), data=size)[:44])
+        file.seek(44 + size)
+        file.write(b"LIST" + struct.pack("<I", 4_096) + bytes(4_096))
+    assert read_info(path).frames == size // 2
+
+
+def test_what_a_sampler_wrote_behind_the_sound_may_be_cut() -> None:
+    cut = sound("wav") + b"smpl" + struct.pack("<I", 5_000) + bytes(range(1, 251)) * 3
+    assert np.array_equal(decoded(cut), WHOLE["wav"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiocnn import outputs, storage
-from audiocnn.errors import ConfigError
+from audiocnn.errors import ConfigError, FormatError
 from audiocnn.outputs import REPORT
 from audiocnn.predictions import REPORT_FORMAT
 from helpers.common import SMALL
@@ -43,3 +43,7 @@ def test_a_report_takes_more_folds_and_seeds_and_keeps_those_it_has(tmp_path: Pa
     note = {"format": "audiocnn.evaluate/1", "folds": [1, 2], "seeds": [0, 1]}
     storage.write_json(f"{to}/job.json", note)
     assert models((1, 2)) == ([1, 2], [0, 1])
+    # What would name other folders is not believed.
+    storage.write_json(f"{to}/job.json", {**note, "folds": ["../../precious"]})
+    with pytest.raises(FormatError, match=r"job\.json: damaged"):
+        models((1,))

@@ -28,7 +28,6 @@ from pipelines.evaluate import Models, evaluate
 from pipelines.job import Job, log_suffix
 from pipelines.label import label
 from pipelines.options import Demo, Evaluate, Ingest, Label, Review, Train
-from pipelines.prospect import prospect
 from pipelines.review import review
 
 DAMAGED = b"PAR1" + b"\xff" * 64 + (64).to_bytes(4, "little") + b"PAR1"
@@ -254,19 +253,6 @@ def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: 
     assert names(tmp_path) == {*first, *planted, f"{changed.relative_to(tmp_path)}.kept-1"}
     assert changed.with_name(f"{changed.name}.kept-1").read_bytes() == b"mine"
     assert strangers.found(tmp_path, tuple(planted)) == planted
-
-
-@pytest.mark.parametrize("call", [label, prospect])
-def test_labels_around_their_bucket_are_refused_in_a_run_and_in_a_dry_one(
-    tmp_path: Path, bundle: Path, call: Callable[[Label], Any]
-) -> None:
-    bucket = tmp_path / "deep" / "bucket"
-    bucket.mkdir(parents=True)
-    (bucket / "a.wav").write_bytes(b"")
-    for to in (bucket, tmp_path / "deep", tmp_path):
-        with pytest.raises(ConfigError, match=f"--to {to}: it is the bucket, or a folder above it"):
-            call(Label(bucket=f"{bucket}/", bundle=str(bundle), to=str(to)))
-    assert names(tmp_path) == {"deep/bucket/a.wav"}
 
 
 def test_a_folder_of_ones_own_is_not_refused(tmp_path: Path) -> None:

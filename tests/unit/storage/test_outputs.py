@@ -16,7 +16,19 @@ NOTES = [
     (FEATURES, "job.json", {"format": "audiocnn.ingest/1"}),
     (BUNDLE, "bundle.json", {"format": "audiocnn.bundle/1"}),
     (BUNDLE, "job.json", {"format": "audiocnn.train/1"}),
-    (BUNDLE, "job.json", {"features": "f00d", "training": {}, "workers": 1}),  # the first version's
+    # The first version's.
+    (
+        BUNDLE,
+        "job.json",
+        {
+            "features": "f00d",
+            "training": {},
+            "workers": 1,
+            "streams": False,
+            "test_fold": None,
+            "versions": {"audiocnn": "0.1"},
+        },
+    ),
     (REPORT, "report.json", {"format": "audiocnn.report/2"}),
     (REPORT, "job.json", {"format": "audiocnn.evaluate/1"}),
     (LABELS, "summary.json", {"format": "audiocnn.labels/1"}),
@@ -205,3 +217,24 @@ def half_a_file(folder: Path) -> None:
     with FileList(str(folder), "list.json").placed("a.csv") as path:
         Path(path).write_text("half of it")
         raise ZeroDivisionError
+
+
+def test_a_note_that_only_looks_like_trains_makes_no_weights_its_own(tmp_path: Path) -> None:
+    note = json.dumps({"features": ["mfcc"], "training": {}})
+    mine = {"job.json": note, "model.safetensors": "weights of mine"}
+    write(tmp_path, mine)
+    with pytest.raises(ConfigError, match=r"\.(json|safetensors) is there, and train did not"):
+        outputs.claim(str(tmp_path), BUNDLE)
+    assert read(tmp_path) == mine
+
+
+@pytest.mark.parametrize("path", ["../secret.txt", "raven/../../secret.txt", "/secret.txt", ""])
+def test_a_list_that_leads_out_of_its_folder_costs_nothing(tmp_path: Path, path: str) -> None:
+    temporary = f".audiocnn-{'0f' * 16}.tmp"
+    write(tmp_path, {"secret.txt": "mine", temporary: "another job's"})
+    sha = hashlib.sha256(b"mine").hexdigest()
+    write(tmp_path / "labels", {"exports.json": json.dumps({"files": {path: sha}})})
+    files = FileList(str(tmp_path / "labels"), "exports.json")
+    files.clear()
+    files.finish(())
+    assert read(tmp_path) == {"secret.txt": "mine", temporary: "another job's"}
