@@ -243,7 +243,7 @@ def is_part(uri: str, path: str) -> bool:
         plain = json.loads(footer[_LEDGER])
     except (OSError, KeyError, ValueError, UnreadableError):
         return False
-    named = footer.get(_NAME, path.encode()) == path.encode()
+    named = (footer.get(_NAME) or path.encode()) == path.encode()
     return named and isinstance(plain, dict) and "labelled" in plain
 
 

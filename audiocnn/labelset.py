@@ -217,11 +217,7 @@ def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
 
     Raises StorageError.
     """
-    opened = ahead(
-        lambda part: open_binary(part.uri, size=part.size, version=part.version or None),
-        parts,
-        _FILES_AHEAD,
-    )
+    opened = ahead(lambda part: open_binary(part.uri, size=part.size), parts, _FILES_AHEAD)
     yield from zip((part.uri for part in parts), opened, strict=True)
 
 

@@ -161,7 +161,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         sound("ogg") + sound("ogg")[:5_000],
         "truncated",
     ),
-    "two flacs": (2 * sound("flac"), "decode"),
+    "two flacs": (2 * sound("flac"), "truncated"),
+    "two joined wavs": (2 * sound("wav"), "truncated"),
     "data before its format": (b"RIFF\x20\0\0\0WAVEdata\4\0\0\0\1\0\1\0", "unrecognised"),
     "a format chunk of 4 GB": (wav()[:16] + b"\xff\xff\xff\xff" + wav()[20:], "truncated"),
     "half an mp3": (sound("mp3")[: len(sound("mp3")) // 2], "truncated"),
@@ -211,7 +212,6 @@ TOLERATED = {
     "id3 twice before a flac": ID3 + ID3 + sound("flac"),
     "id3 before an ogg": ID3 + sound("ogg"),
     "an old tag behind a flac": sound("flac") + ID3V1,
-    "two joined wavs": 2 * sound("wav"),
     "zeros behind a flac": sound("flac") + bytes(5_000),
     "zeros behind a wav": sound("wav") + bytes(5_000),
     "an odd number of bytes, and a chunk behind them": wav(b"\1" * 8_001, bits=8)

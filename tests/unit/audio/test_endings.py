@@ -168,7 +168,8 @@ def test_a_size_that_a_pipe_might_give_is_believed_where_so_much_is_there(tmp_pa
         file.write(wav(pcm(), data=size)[:44])
         file.seek(44 + size)
         file.write(b"LIST" + struct.pack("<I", 4_096) + bytes(4_096))
-    assert read_info(path).frames == size // 2
+    with path.open("rb") as file:
+        assert read_info(file).frames == size // 2
 
 
 def test_what_a_sampler_wrote_behind_the_sound_may_be_cut() -> None:
