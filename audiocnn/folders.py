@@ -16,6 +16,8 @@ _FOLDS = {
 }  # fmt: skip
 """Folds, as of Speech Commands, by the names of folders."""
 _MEND = "a manifest can say otherwise"
+_SHOWN = 8
+"""Folders that a remark names."""
 _FOLD = re.compile(r"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 
 
@@ -63,9 +65,12 @@ def read_meaning(paths: Iterable[Folders]) -> Meaning:
     said = []
     if fold is not None:
         numbers = sorted({(_fold(path[fold]), path[fold]) for path in paths})
-        said.append("folds are by folder: " + ", ".join(f"{n} is {name}" for n, name in numbers))
+        said.append("folds are by folder: " + _few([f"{n} is {name}" for n, name in numbers]))
+    elif mixed := _some_are_folds(paths):
+        named, others = map(_few, mixed)
+        said.append(f"{named} are no folds, for {others} is beside them ({_MEND})")
     if outer:
-        where = ", ".join(outer)
+        where = _few(outer)
         said.append(f"classes are the innermost folders, the same in each of {where} ({_MEND})")
     elif any(len(rest) > 1 for rest in rests):
         said.append(f"classes are the outermost folders, whatever folders are in them ({_MEND})")
@@ -95,6 +100,24 @@ def _fold_level(paths: list[Folders]) -> int | None:
         if None not in folds and len(folds) > 1 and 2 * deeper > len(paths):
             return level
     return None
+
+
+def _some_are_folds(paths: list[Folders]) -> tuple[list[str], list[str]] | None:
+    """Folders of the outermost level that are named as folds, and those that are not; if both."""
+    for level in range(min(map(len, paths), default=0)):
+        names = {path[level] for path in paths}
+        folds = {name for name in names if _fold(name) is not None}
+        deeper = sum(len(path) > level + 1 for path in paths)
+        several = len({_fold(name) for name in folds}) > 1
+        if several and folds != names and 2 * deeper > len(paths):
+            return sorted(folds), sorted(names - folds)
+    return None
+
+
+def _few(names: list[str]) -> str:
+    """Names for people; of many the first ones, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _innermost_is_class(rests: set[Folders]) -> list[str]:

@@ -256,6 +256,18 @@ def test_otherwise_the_outermost_folder_is_the_class(tmp_path: Path) -> None:
     assert read_corpus(str(tmp_path / "b")).remarks == ()
 
 
+def test_a_folder_beside_those_of_folds_makes_them_classes_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    names = [f"{top}/{name}/1.wav" for top in ("train", "test") for name in ("dog", "cat")]
+    folders = [f"extra{number}/dog/1.wav" for number in range(20)]
+    corpus = read_corpus(str(touch(tmp_path, *names, *folders)))
+    assert {"train", "test", "extra7"} <= set(corpus.classes)
+    (remark,) = corpus.remarks
+    assert remark.startswith("test, train are no folds, for extra0, extra1, extra10, ")
+    assert "and 12 more is beside them" in remark
+
+
 def test_a_recording_beside_its_class_folders_costs_its_row(tmp_path: Path) -> None:
     stray = ["train/1.wav", "data/2.wav"]
     for at, top in enumerate(("train", "data")):
