@@ -1,5 +1,6 @@
 """What the browser's tests share: a model of real recordings, a bucket that it labelled, a page."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -116,6 +117,8 @@ def page(browser: "Browser", endpoint: Endpoint) -> Iterator["Page"]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     opened.goto(endpoint.url("/"))
+    # Before its script runs, the page hears no click and takes no file.
+    opened.get_by_text(re.compile(r"classes, bundle \w{16}")).wait_for()
     yield opened
     context.close()
     # What the page was made to ask in vain is no complaint; a policy that was broken is.
