@@ -1,6 +1,7 @@
 """`serve deploy` of a config file on a cluster: two deployments, GPUs that are only counted."""
 
 import asyncio
+import csv
 import json
 import os
 import re
@@ -30,8 +31,9 @@ KEY = "a-key-that-nobody-would-guess"
 class Deployed:
     """An application of a config file that can be changed."""
 
-    def __init__(self, head: Head, folder: Path, port: int, metrics: int) -> None:
+    def __init__(self, head: Head, folder: Path, port: int, metrics: int, stats: int) -> None:
         self.head, self.port, self.metrics = head, port, f"http://127.0.0.1:{metrics}/metrics"
+        self.stats = f"http://127.0.0.1:{stats}/stats;csv"
         self.file = folder / "app.json"
         self.config: dict[str, Any] = json.loads(self.file.read_text())
 
@@ -92,6 +94,16 @@ class Deployed:
         config = deployment and deployment["deployment_config"]["autoscaling_config"]
         return int(config["min_replicas"]) if config else 0
 
+    def reached(self) -> int:
+        """To how many copies HAProxy passes requests on."""
+        with urllib.request.urlopen(self.stats, timeout=PATIENCE_S) as answer:
+            rows = csv.DictReader(answer.read().decode().removeprefix("# ").splitlines())
+        return sum(
+            row["pxname"].startswith("http-") and row["svname"] not in ("FRONTEND", "BACKEND")
+            and row["act"] == "1" and not row["status"].startswith(("DOWN", "MAINT", "DRAIN"))
+            for row in rows
+        )  # fmt: skip
+
     def replicas(self, name: str) -> set[int]:
         return {p.pid for p in descendants(self.head.process.pid, f"audiocnn:{name}")}
 
@@ -119,7 +131,7 @@ def deployed(
     tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, tuple[Path, str]]
 ) -> Iterator[Deployed]:
     folder = tmp_path_factory.mktemp("config")
-    port, metrics, stats, exported = free_ports(4)
+    port, metrics, stats, exported, fallback, fallback_grpc = free_ports(6)
     environment = {
         **PATIENT,
         "AUDIOCNN_API_KEYS": KEY,
@@ -127,6 +139,8 @@ def deployed(
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
     }
     export = f"--metrics-export-port={exported}"
     with Head("--num-cpus=2", "--num-gpus=1", export, **environment) as head:
@@ -136,7 +150,7 @@ def deployed(
             "--config", folder / "app.json",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        deployed = Deployed(head, folder, port, exported)
+        deployed = Deployed(head, folder, port, exported, stats)
         deployed.deploy()
         deployed.until(bundles["old"][1])
         yield deployed
@@ -191,7 +205,7 @@ def test_another_bundle_rolls_in_without_a_failure_or_a_new_process(
         deployed.change(bundles["new"][0])
         deployed.until(bundles["new"][1])
         wait_for_more(outcome, 25)
-    assert set(outcome.counts) == {200}
+    assert set(outcome.counts) == {200}, outcome.bodies
     assert (deployed.replicas("Endpoint"), deployed.replicas("Model")) == before
 
 
@@ -204,7 +218,7 @@ def test_one_that_does_not_load_changes_nothing(
         deployed.change(broken)
         wait_until(lambda: deployed.logged(f"{broken} does not load") >= 2, deployed.status)
         wait_for_more(outcome, 25)
-    assert set(outcome.counts) == {200}
+    assert set(outcome.counts) == {200}, outcome.bodies
     assert json.loads(outcome.bodies[200])["bundle"] == bundles["new"][1]
     deployed.change(bundles["new"][0])
 
@@ -226,13 +240,13 @@ def test_a_replica_killed_under_load_costs_at_most_what_it_was_at(
     (endpoint,) = (one for one in deployed.deployments if one["name"] == "Endpoint")
     endpoint["autoscaling_config"] = {"min_replicas": 2, "max_replicas": 2}
     deployed.change(bundles["new"][0])
-    # A copy that the load before had brought may be on its way out: it is no survivor.
+    # A copy that the load before had brought may be on its way out, a new one not reached yet.
     wait_until(
         lambda: (
-            deployed.fewest("Endpoint") == 2
+            deployed.fewest("Endpoint") == deployed.reached() == 2
             and len(deployed.replicas("Endpoint")) == deployed.running("Endpoint") == 2
         ),
-        deployed.status,
+        lambda: (deployed.reached(), deployed.status()),
     )
     with deployed.load(8) as outcome:
         wait_for_more(outcome, 50)
