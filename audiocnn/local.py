@@ -54,7 +54,11 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
         folders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            yield path, *size_version(path)
+            try:
+                found = size_version(path)
+            except FileNotFoundError:  # it is gone since its folder was read
+                continue
+            yield path, *found
 
 
 def folders(path: str) -> list[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import listing, outputs, storage
+from audiocnn import listing, local, outputs, storage
 from audiocnn.errors import ConfigError, FormatError, StorageError
 
 ODD = ["a#b.wav", "100%.wav", "x::y.wav", "new\nline.wav", 'quote".wav', "ü 音.wav", " lead.wav"]
@@ -149,3 +149,13 @@ def test_a_file_can_be_sought_in() -> None:
         assert file.read() == b"789"
     with pytest.raises(StorageError, match="not found"):
         storage.open_binary("memory://sought/b")
+
+
+def test_a_file_that_goes_while_its_folder_is_listed_is_not_in_the_list(tmp_path: Path) -> None:
+    """As temporary files of others do, which are put in their place meanwhile."""
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"x")
+    found = local.walk(str(tmp_path))
+    assert next(found)[0] == f"{tmp_path}/a"
+    (tmp_path / "b").unlink()
+    assert [path for path, *_ in found] == [f"{tmp_path}/c"]
