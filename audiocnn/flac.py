@@ -50,10 +50,10 @@ def goes_on(file: BinaryIO, start: int, position: int, samples: int) -> bool:
     where a FLAC of its own follows.
     """
     block = int.from_bytes(read_at(file, start + _BLOCK_AT, 2), "big")
-    read, position = position, max(start, position - _READ_AHEAD)
+    # From its second byte on: its own beginning is no other one's.
+    read, position = position, max(start + 1, position - _READ_AHEAD)
     while chunk := read_at(file, position, _CHUNK):
-        behind = int(position == start)  # its own beginning is no other one
-        if any(chunk.find(mark, behind) >= 0 for mark in _ANOTHER):
+        if any(mark in chunk for mark in _ANOTHER):
             raise AudioError("truncated", f"another recording follows its {samples} samples")
         at = chunk.find(b"\xff")
         while at >= 0:
