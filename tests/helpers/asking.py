@@ -22,8 +22,9 @@ def wait_until(happened: Callable[[], object], told: Callable[[], object] = lamb
         if happened():
             return
         assert time.monotonic() < deadline, told()
-        # Whoever looks for long, looks seldom: what is waited for needs the machine.
-        time.sleep(max(0.05, 10 * (time.monotonic() - began)))
+        # A look that takes long is repeated seldom: what is waited for needs the machine. But a
+        # look may also wait, for an answer for instance, and that says nothing of its cost.
+        time.sleep(min(1, max(0.05, 10 * (time.monotonic() - began))))
 
 
 def status(url: str, body: bytes | None = None, **headers: str) -> int:
