@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from audiocnn.config import AugmentConfig
-from audiocnn.features import load_torchaudio
+from audiocnn.torch_features import load_torchaudio
 
 __all__ = ["AugmentConfig", "augment", "mixup"]
 

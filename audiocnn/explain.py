@@ -5,7 +5,7 @@ import torch
 
 from audiocnn.audio import Samples
 from audiocnn.config import FeatureConfig
-from audiocnn.features import mel_filters
+from audiocnn.features import hann, mel_filters
 from audiocnn.model import AudioCNN
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -44,7 +44,7 @@ def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Sa
     `samples` is [window_samples], `cam` [n_mels, n_frames] within 0 and 1: how much of each band
     is kept at each time. Returns [window_samples] float32.
     """
-    window = torch.hann_window(config.n_fft)
+    window = torch.from_numpy(hann(config.n_fft))
     # Without an overlap there would be no way back.
     hop = min(config.hop_length, config.n_fft // 2)
     spectrum = torch.stft(
@@ -54,7 +54,7 @@ def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Sa
         window=window,
         return_complex=True,
     )
-    filters = mel_filters(config)  # [n_freqs, n_mels]
+    filters = torch.from_numpy(mel_filters(config))
     # A bin takes the mark of the bands that it lies in, by their share in it.
     share = filters / filters.sum(1, keepdim=True).clamp(min=1e-12)
     at = torch.arange(spectrum.shape[1]) * hop // config.hop_length  # the frame that says so
@@ -68,16 +68,3 @@ def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Sa
     )
     sound: Samples = kept.numpy()
     return sound
-
-
-def band_centres(config: FeatureConfig) -> np.ndarray:
-    """The middle of each mel band, [n_mels] Hz."""
-    low, high = (_mel(hz) for hz in (config.f_min, config.f_max_hz))
-    mels = np.linspace(low, high, config.n_mels + 2)[1:-1]
-    centres: np.ndarray = 700 * (10 ** (mels / 2595) - 1)
-    return centres
-
-
-def _mel(hz: float) -> float:
-    """HTK's mel scale."""
-    return float(2595 * np.log10(1 + hz / 700))

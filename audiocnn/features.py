@@ -1,82 +1,84 @@
-"""The only front end: windows of samples -> log-mel spectrograms in decibels."""
+"""The front end: windows of samples -> log-mel spectrograms in decibels. It needs no torch.
 
-from importlib import import_module
-from typing import Any
+`audiocnn.torch_features` is the same front end for GPUs; a test holds the two equal.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
-import torch
+import numpy.typing as npt
+import scipy.fft
 
 from audiocnn.config import FeatureConfig
-from audiocnn.errors import InstallationError
 
 __all__ = ["FeatureConfig", "LogMel"]
 
+Array = npt.NDArray[np.float32]
 
-class LogMel(torch.nn.Module):
-    """Batches of windows to log-mel spectrograms, on whichever device it was moved to.
 
-    forward: [batch, window_samples] float32 in full scale ±1
-          -> [batch, n_mels, n_frames] float32, decibels, 10 log10(power), at least floor_db.
+class LogMel:
+    """Windows to log-mel spectrograms, on the CPU.
 
-    The same as torchaudio's MelSpectrogram and amplitude_to_DB (within 0.01 dB), whose filters it
-    takes, in half to three quarters of the time: the power is taken without the square root of a
-    complex modulus.
+    The same as torchaudio's MelSpectrogram and amplitude_to_DB, and as librosa's melspectrogram
+    with HTK's mel scale (within 0.01 dB).
     """
 
-    window: torch.Tensor
-    filters: torch.Tensor
-
     def __init__(self, config: FeatureConfig) -> None:
-        super().__init__()
         self.config = config
-        filters = mel_filters(config)
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        self.register_buffer("filters", filters.T.contiguous(), persistent=False)
+        self._hann = hann(config.n_fft)
+        self._filters = np.ascontiguousarray(mel_filters(config).T)
 
-    @torch.inference_mode()
-    def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """[batch, window_samples] -> [batch, n_mels, n_frames] in decibels."""
-        if samples.is_cuda or len(samples) < 2:
-            return self._logmel(samples)
-        # One window's frames stay in a core's cache; a batch's do not, and take twice as long.
-        return torch.cat([self._logmel(window) for window in torch.split(samples, 1)])
+    def __call__(self, windows: Sequence[Array] | Array) -> Array:
+        """[windows, samples] float32, full scale ±1 -> [windows, n_mels, frames] float32.
 
-    def _logmel(self, samples: torch.Tensor) -> torch.Tensor:
+        In decibels, 10 log10(power), at least `floor_db`. Windows are as long as the config says,
+        or all of another length.
+        """
+        logmels: Array = np.stack([self._filters @ self._power(samples).T for samples in windows])
+        np.maximum(logmels, np.float32(10 ** (self.config.floor_db / 10)), out=logmels)
+        np.log10(logmels, out=logmels)
+        logmels *= 10
+        return logmels
+
+    def _power(self, samples: Array) -> Array:
+        """[n_frames, n_fft // 2 + 1], the square of each frame's spectrum."""
         n_fft, hop = self.config.n_fft, self.config.hop_length
-        around = torch.nn.functional.pad(samples[:, None], (n_fft // 2, n_fft // 2), mode="reflect")
-        frames = around[:, 0].unfold(1, n_fft, hop) * self.window
-        spectrum = torch.view_as_real(torch.fft.rfft(frames))
-        power = spectrum[..., 0].square().addcmul_(spectrum[..., 1], spectrum[..., 1])
-        mel = self.filters @ power.transpose(1, 2)
-        return mel.clamp_(min=10 ** (self.config.floor_db / 10)).log10_().mul_(10)
-
-    def numpy(self, windows: list[np.ndarray]) -> np.ndarray:
-        """Windows of [window_samples] float32 -> [len(windows), n_mels, n_frames] float32."""
-        samples = torch.from_numpy(np.stack(windows)).to(self.window.device)
-        logmel: np.ndarray = self(samples).cpu().numpy()
-        return logmel
+        around = np.pad(samples, n_fft // 2, mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(around, n_fft)[::hop] * self._hann
+        spectrum = scipy.fft.rfft(frames, overwrite_x=True)  # numpy's takes half as long again
+        power: Array = np.square(spectrum.real)
+        power += np.square(spectrum.imag)
+        return power
 
 
-def mel_filters(config: FeatureConfig) -> torch.Tensor:
-    """The share of each STFT bin in each mel band, [n_fft // 2 + 1, n_mels]."""
-    filters: torch.Tensor = load_torchaudio().functional.melscale_fbanks(
-        n_freqs=config.n_fft // 2 + 1,
-        f_min=config.f_min,
-        f_max=config.f_max_hz,
-        n_mels=config.n_mels,
-        sample_rate=config.sample_rate,
-    )
+def hann(length: int) -> Array:
+    """The Hann window of an STFT frame, [length], which begins a period that it does not end."""
+    window: Array = (np.sin(np.pi * np.arange(length) / length) ** 2).astype(np.float32)
+    return window
+
+
+def mel_filters(config: FeatureConfig) -> Array:
+    """The share of each STFT bin in each mel band, [n_fft // 2 + 1, n_mels].
+
+    Triangles on HTK's mel scale whose peaks are 1, as torchaudio's `melscale_fbanks` gives them.
+    """
+    bins = np.linspace(0, config.sample_rate // 2, config.n_fft // 2 + 1)[:, None]
+    edges = _band_edges(config)
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    filters: Array = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
     return filters
 
 
-def load_torchaudio() -> Any:
-    """The package. Raises InstallationError, with the mend, where it does not fit torch."""
-    try:
-        import_module("torchaudio.functional")
-    except OSError as error:
-        raise InstallationError(
-            "torchaudio's compiled extension does not fit this torch (a CUDA build of torchaudio "
-            "beside a CPU build of torch). `audiocnn doctor --mend` removes the extension, which "
-            "audiocnn does not need"
-        ) from error
-    return import_module("torchaudio")
+def band_centres(config: FeatureConfig) -> npt.NDArray[np.float64]:
+    """The middle of each mel band, [n_mels] Hz."""
+    return _band_edges(config)[1:-1]
+
+
+def _band_edges(config: FeatureConfig) -> npt.NDArray[np.float64]:
+    """[n_mels + 2] Hz, evenly spaced on HTK's mel scale: band k is from edge k to edge k + 2."""
+    low, high = (2595 * np.log10(1 + hz / 700) for hz in (config.f_min, config.f_max_hz))
+    edges: npt.NDArray[np.float64] = 700 * (
+        10 ** (np.linspace(low, high, config.n_mels + 2) / 2595) - 1
+    )
+    return edges

@@ -138,7 +138,7 @@ def _kernel() -> Any:
 
     def run(data: bytes) -> np.ndarray:
         found = [window.samples for window in windows(data, FEATURE, limits)]
-        return logmel.numpy(found).astype(np.float16)
+        return logmel(found).astype(np.float16)
 
     return run
 

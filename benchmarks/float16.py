@@ -97,7 +97,7 @@ def extract(clips: list[Clip], classes: tuple[str, ...], feature: FeatureConfig)
     rows = [(clip, window) for clip, group in found for window in group]
     return Windows(
         logmel=torch.from_numpy(
-            np.concatenate([logmel.numpy([w.samples for w in group]) for _, group in found])
+            np.concatenate([logmel([w.samples for w in group]) for _, group in found])
         ),
         labels=torch.tensor([classes.index(clip.label) for clip, _ in rows]),
         folds=np.array([clip.fold for clip, _ in rows]),

@@ -51,7 +51,7 @@ def _logmels(report: Report, samples: np.ndarray) -> None:
     for size in _BATCHES:
         batches = [samples[i : i + size] for i in range(0, len(samples), size)]
         runs: dict[str, Callable[[np.ndarray], object]] = {
-            "audiocnn": lambda batch: logmel.numpy(list(batch)),
+            "audiocnn": logmel,
             "torchaudio": lambda batch: torchaudio_logmel(torch.from_numpy(batch)).numpy(),
             "librosa": librosa_logmel,
         }
@@ -94,7 +94,7 @@ def _interleaved(
 
 def _differences(report: Report, samples: np.ndarray) -> None:
     """The largest difference of any cell from the same windows."""
-    ours = LogMel(FEATURE).numpy(list(samples))
+    ours = LogMel(FEATURE)(samples)
     peers = {
         "torchaudio": torchaudio_logmel(torch.from_numpy(samples)).numpy(),
         "librosa": librosa_logmel(samples),

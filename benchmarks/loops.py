@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from audiocnn.augment import augment, mixup
 from audiocnn.config import ModelConfig, TrainConfig
-from audiocnn.features import load_torchaudio
 from audiocnn.featureset import FeatureSet
 from audiocnn.layouts import read_corpus
 from audiocnn.model import AudioCNN
+from audiocnn.torch_features import load_torchaudio
 from audiocnn.training import in_bfloat16
 from pipelines.recipes import RECIPES
 

@@ -14,7 +14,7 @@ from audiocnn.audio import AudioInfo, Samples, Window, count_windows, cut
 from audiocnn.bundle import Bundle
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.errors import AudioError, ConfigError
-from audiocnn.explain import band_centres
+from audiocnn.features import band_centres
 from audiocnn.synthetic import encode
 from serve.arrays import compact
 from serve.decoder import Decoder

@@ -16,10 +16,10 @@ LIBRARY = [
     "mp3", "ogg", "flac", "wav", "containers", "frames", "channels", "windowing", "audio",
     "recordings", "corpus", "failures", "webdataset", "folders", "layouts", "download", "synthetic",
     "features", "parts", "extractor", "extracting", "metrics", "calibration", "featureset", "leaks",
-    "predictions", "batches", "augment", "model", "training", "checkpoint", "bundle", "predictor",
-    "heldout", "explain", "figures", "report", "manifest", "labels", "labelset", "changes",
-    "labeller", "events", "exports", "labelled", "shortlist", "similar", "picking", "reviewpage",
-    "sounds", "review", "revision", "browse",
+    "predictions", "batches", "torch_features", "augment", "model", "training", "checkpoint",
+    "bundle", "predictor", "heldout", "explain", "figures", "report", "manifest", "labels",
+    "labelset", "changes", "labeller", "events", "exports", "labelled", "shortlist", "similar",
+    "picking", "reviewpage", "sounds", "review", "revision", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 

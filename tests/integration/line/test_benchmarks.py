@@ -98,5 +98,5 @@ def test_the_gpu_script_runs_without_a_gpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = {r["name"]: r["median"] for r in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
     assert rows["steps that wait for the device"] == 0
-    assert rows["log-mel, device against CPU"] == 0
+    assert rows["log-mel, device against CPU"] < 0.01
     assert rows["training, bfloat16"] > 0

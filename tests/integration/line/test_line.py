@@ -379,7 +379,7 @@ def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_p
     predictor = Predictor.load(str(bundle))
     parts = list(predictor.decode(data))
     by_predictor = predictor.features([p.samples for p in parts])
-    by_hand = LogMel(SMALL).numpy([w.samples for w in windows(data, SMALL)]).astype(np.float16)
+    by_hand = LogMel(SMALL)([w.samples for w in windows(data, SMALL)]).astype(np.float16)
     assert np.array_equal(by_ingest, by_hand)
     assert np.array_equal(by_predictor, by_hand)
 

@@ -102,7 +102,7 @@ def test_it_gives_what_the_front_end_gives(
     for sound, found in zip(sounds, answers, strict=True):
         cut = [window.samples for window in windows(Path(sound.uri).read_bytes(), SMALL)]
         assert not isinstance(found, str)
-        assert np.array_equal(found, front_end.numpy(cut).astype(np.float16))
+        assert np.array_equal(found, front_end(cut).astype(np.float16))
 
 
 def test_sums_are_of_the_log_mels_that_are_stored(
@@ -256,7 +256,7 @@ def test_it_dies_with_its_owner() -> None:
 def test_a_process_that_cannot_start_is_one_error(
     sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit(3)")
+    (tmp_path / "soxr.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(str(tmp_path))
     with (
         Extractor(SMALL, LIMITS) as extractor,
@@ -273,7 +273,7 @@ def test_a_process_that_is_killed_as_it_starts_is_started_again(
         ledger = extractor.part(items_of(sounds[:2]), str(tmp_path / "part.parquet"))
     assert len(ledger.ingested) == 2
     starts = tmp_path / "starts"
-    (tmp_path / "torch.py").write_text(
+    (tmp_path / "soxr.py").write_text(
         f"import os\nopen({str(starts)!r}, 'a').write('.')\nos.kill(os.getpid(), 9)"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

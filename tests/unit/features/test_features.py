@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import librosa
 import numpy as np
 import pytest
@@ -6,7 +9,8 @@ import torch
 from audiocnn import synthetic
 from audiocnn.config import FeatureConfig, TrainConfig, from_json, to_json
 from audiocnn.errors import ConfigError, FormatError
-from audiocnn.features import LogMel
+from audiocnn.features import LogMel, mel_filters
+from audiocnn.torch_features import TorchLogMel
 from pipelines.recipes import RECIPES
 
 _RANGE_DB = 70
@@ -18,7 +22,7 @@ def test_the_log_mel_is_librosas(recipe: str) -> None:
     config = RECIPES[recipe]().feature
     for name in synthetic.SOUNDS:
         samples = synthetic.sound(name, 7, config.window_s, config.sample_rate)
-        ours = LogMel(config).numpy([samples])[0]
+        ours = LogMel(config)([samples])[0]
         power = librosa.feature.melspectrogram(
             y=samples,
             sr=config.sample_rate,
@@ -59,9 +63,11 @@ def test_the_log_mel_is_torchaudios(config: FeatureConfig) -> None:
     floor = 10 ** (config.floor_db / 10)
     reference = torchaudio.functional.amplitude_to_DB(mel(samples), 10.0, floor, 0.0)
     audible = reference > reference.amax(dim=1, keepdim=True) - _RANGE_DB
-    ours = LogMel(config)(samples)
+    ours = torch.from_numpy(LogMel(config)(sounds))
     assert (ours - reference)[audible].abs().max() < 0.01
     assert ours.shape[1:] == (config.n_mels, config.n_frames)
+    on_gpus = TorchLogMel(config)(samples)
+    assert (ours - on_gpus)[audible].abs().max() < 0.01
 
 
 @pytest.mark.parametrize("n_fft", [16, 17, 400, 401, 1_999, 2_000])
@@ -74,13 +80,13 @@ def test_a_log_mel_has_as_many_frames_as_its_config_says(
         sample_rate=4_000, window_s=window_s, hop_s=window_s, min_tail_s=0.1,
         n_fft=n_fft, hop_length=hop_length, n_mels=8,
     )  # fmt: skip
-    logmel = LogMel(config).numpy([np.zeros(config.window_samples, np.float32)])
+    logmel = LogMel(config)([np.zeros(config.window_samples, np.float32)])
     assert logmel.shape == (1, config.n_mels, config.n_frames)
 
 
 def test_silence_is_the_floor_and_nothing_is_infinite() -> None:
     config = FeatureConfig(floor_db=-50)
-    silent = LogMel(config).numpy([np.zeros(config.window_samples, np.float32)])
+    silent = LogMel(config)([np.zeros(config.window_samples, np.float32)])
     assert np.allclose(silent, -50)
 
 
@@ -88,9 +94,25 @@ def test_a_batch_is_its_windows() -> None:
     config = FeatureConfig(sample_rate=16_000, window_s=1.0, hop_s=1.0, n_mels=64)
     front_end = LogMel(config)
     sounds = [synthetic.sound(name, 1, 1.0, 16_000) for name in synthetic.SOUNDS]
-    together = front_end(torch.from_numpy(np.stack(sounds)))
-    for sound, expected in zip(sounds, together, strict=True):
-        assert torch.allclose(front_end(torch.from_numpy(sound[None]))[0], expected, atol=1e-3)
+    for sound, expected in zip(sounds, front_end(sounds), strict=True):
+        assert np.array_equal(front_end([sound])[0], expected)
+
+
+def test_the_filters_are_torchaudios() -> None:
+    import torchaudio
+
+    for config in (made().feature for made in RECIPES.values()):
+        theirs = torchaudio.functional.melscale_fbanks(
+            config.n_fft // 2 + 1, config.f_min, config.f_max_hz, config.n_mels, config.sample_rate
+        )
+        assert np.allclose(mel_filters(config), theirs.numpy(), atol=1e-4)
+
+
+def test_a_front_end_starts_without_torch() -> None:
+    """It is a process of its own beside each worker: torch takes most of a second and 200 MB."""
+    code = "import sys, audiocnn.extracting; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_fingerprint_names_every_option() -> None:
