@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?= synthetic
 TO ?= demo
+# Tests start many processes: these need not compile again what has not changed.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 ESC10 ?= ../shared/data/esc10
-# Python compiles a module as it is first imported, which is done for few of them all.
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # Files of tests side by side: what they wait for is mostly Ray's start.
 TWO_AT_ONCE := -n 2 --dist loadfile
 # Each run says what its tests cost, to people and, for `make costs`, to a file.
@@ -28,8 +28,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 	  || { echo "no virtual environment could be made: apt-get install python3-venv"; exit 2; }
 	@echo "installing the pinned dependencies into $(VENV) (some minutes, once)"
-	@$(INSTALL) -r requirements.lock
-	@$(INSTALL) --no-deps --editable .
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@$(BIN)/python -c 'from pipelines.doctor import mend_torchaudio; mend_torchaudio()'
 	@touch $@
 
@@ -70,13 +70,13 @@ check-dashboard: setup
 	       echo "commit what make dashboard built"; exit 2; }
 
 $(VENV)/.browser: $(VENV)/.ready
-	@$(INSTALL) -c requirements.lock \
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
 	  --editable '.[browser]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.ready
 	@echo "installing the peers that benchmarks compare with (once)"
-	@$(INSTALL) -c requirements.lock \
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
 	  --editable '.[bench]'
 	@touch $@
 

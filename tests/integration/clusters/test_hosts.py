@@ -4,6 +4,7 @@ What is in the bucket in the end is what an undisturbed run puts there. Jobs sto
 their hosts are disturbed: none is over before.
 """
 
+import random
 import re
 import shutil
 from collections.abc import Iterator
@@ -101,9 +102,19 @@ def model(cluster: Cluster, features: str, bucket: str) -> str:
     return f"{bucket}/model"
 
 
-def test_training_loses_each_host_once_and_ends_with_the_same_weights(
-    cluster: Cluster, gate: Gate, features: str, model: str, bucket: str
+@pytest.mark.usefixtures("model")
+def test_a_job_that_loses_its_hosts_gives_what_it_would_have_given(
+    cluster: Cluster, gate: Gate, bucket: str, chance: random.Random, thorough: bool
 ) -> None:
+    """One of two kinds of job, drawn by chance; both by `make test-all`."""
+    jobs = [train_on_lost_hosts, label_on_lost_hosts]
+    for job in jobs if thorough else [chance.choice(jobs)]:
+        print(job.__name__)
+        job(cluster, gate, bucket)
+
+
+def train_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
+    """Each host is lost once, and the weights are the same."""
     to = f"{bucket}/disturbed"
 
     def disturb(said: Said) -> None:
@@ -123,16 +134,16 @@ def test_training_loses_each_host_once_and_ends_with_the_same_weights(
         gate.open()
 
     gate.let(0)
-    out = cluster.submit("train", features, "--to", to, *TRAIN, meanwhile=disturb)
+    out = cluster.submit("train", f"{bucket}/features", "--to", to, *TRAIN, meanwhile=disturb)
     assert "was lost" in out
     assert out.count("going on after epoch") == 2
     again = read_summary(to)["weights_sha256"]
-    assert again == read_summary(model)["weights_sha256"]
+    assert again == read_summary(f"{bucket}/model")["weights_sha256"]
 
 
-def test_labels_are_whole_where_one_host_is_drained_and_one_lost_for_good(
-    cluster: Cluster, gate: Gate, model: str, bucket: str
-) -> None:
+def label_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
+    """One host is drained and one lost for good, and the labels are whole."""
+
     def disturb(said: Said) -> None:
         said.until(lambda: parts(f"{bucket}/labels") == 1)
         cluster.drain(2, 2)
@@ -142,7 +153,7 @@ def test_labels_are_whole_where_one_host_is_drained_and_one_lost_for_good(
 
     gate.let(gate.passed + 1)
     out = cluster.submit(
-        "label", f"{bucket}/corpus", "--bundle", model, "--to", f"{bucket}/labels",
+        "label", f"{bucket}/corpus", "--bundle", f"{bucket}/model", "--to", f"{bucket}/labels",
         "--workers", "4", meanwhile=disturb,
     )  # fmt: skip
     cluster.add(1)

@@ -22,6 +22,7 @@ from helpers.watching import EXPRESSIONS, WATCHING, metrics_in, ours
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
 ]
 

@@ -32,19 +32,28 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, s
     }
 
 
-@pytest.fixture
+class Six(Endpoint):
+    def url(self, path: str) -> str:
+        return f"http://[::1]:{self.port}{path}"
+
+
+@pytest.fixture(scope="module")
 def neighbours(bundles: dict[str, tuple[Path, str]]) -> Iterator[dict[str, Endpoint]]:
-    """One with a copy, and one without any while nobody asks."""
-    copies = {"first": ["1"], "second": ["0", "1"]}
+    """One with a copy, at an IPv6 address, and one without any while nobody asks."""
+    given = {
+        "first": (Six, ["--host", "::1", "--replicas", "1", "--streams", "1"]),
+        "second": (Endpoint, ["--replicas", "0", "1"]),
+    }
     found: dict[str, Endpoint] = {}
     try:
-        for name, (folder, _) in bundles.items():
-            options = ["--replicas", *copies[name]]
-            found[name] = Endpoint(folder, *options, AUDIOCNN_API_KEYS=KEYS[name])
+        for name, (kind, options) in given.items():
+            found[name] = kind(bundles[name][0], *options, AUDIOCNN_API_KEYS=KEYS[name])
         yield found
     finally:
         for endpoint in found.values():
-            endpoint.close()
+            endpoint.interrupt()
+        for endpoint in found.values():
+            endpoint.wait()
 
 
 def asked(endpoint: Endpoint, key: str) -> tuple[int, str]:
@@ -97,45 +106,36 @@ def test_nobody_answers_in_the_place_of_a_neighbour_without_copies(
         assert [status(f"http://127.0.0.1:{port}/healthz") for port in ports] == [421]
 
 
-class Six(Endpoint):
-    def url(self, path: str) -> str:
-        return f"http://[::1]:{self.port}{path}"
-
-
 def test_it_listens_at_an_ipv6_address_and_nowhere_else(
-    bundles: dict[str, tuple[Path, str]],
+    neighbours: dict[str, Endpoint], bundles: dict[str, tuple[Path, str]]
 ) -> None:
-    folder, fingerprint = bundles["first"]
-    endpoint = Six(folder, "--host", "::1", "--replicas", "1", "--streams", "1")
-    try:
-        assert endpoint.saw(endpoint.url("/v1/predict"))
-        code, answer = endpoint.ask("/v1/predict", sound("wav"))
-        assert (code, answer["bundle"]) == (200, fingerprint)
-        head = urllib.request.Request(endpoint.url("/healthz"), method="HEAD")
-        with urllib.request.urlopen(head, timeout=60) as response:
-            assert (response.status, response.read()) == (200, b"")
-        code, problem = endpoint.ask(f"/{'x' * 20_000}")
-        assert (code, problem["type"]) == (404, "/problems/not-found")
-        live = endpoint.url("/v1/stream?sample_rate=16000").replace("http", "ws", 1)
-        with connect(live), pytest.raises(InvalidStatus) as refused:
-            connect(live)
-        assert refused.value.response.status_code == 503
-        assert json.loads(refused.value.response.body)["type"] == "/problems/busy"
-        code, _ = endpoint.ask("/v1/predict", sound("wav"))
-        assert code == 200
-        listening = {
-            (connection.laddr.ip, connection.laddr.port)
-            for name in ("haproxy", "ray::ServeReplica", "ray::ProxyActor")
-            for process in descendants(endpoint.process.pid, name)
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
-        assert ("::1", endpoint.port) in listening
-        http = {
-            (ip, port)
-            for ip, port in listening
-            if status(f"http://127.0.0.1:{port}/-/healthz") or port == endpoint.port
-        }
-        assert {ip for ip, _ in http} == {"::1", "127.0.0.1"}
-    finally:
-        endpoint.close()
+    endpoint, key = neighbours["first"], {"x-api-key": KEYS["first"]}
+    assert endpoint.saw(endpoint.url("/v1/predict"))
+    code, answer = endpoint.ask("/v1/predict", sound("wav"), **key)
+    assert (code, answer["bundle"]) == (200, bundles["first"][1])
+    head = urllib.request.Request(endpoint.url("/healthz"), method="HEAD")
+    with urllib.request.urlopen(head, timeout=60) as response:
+        assert (response.status, response.read()) == (200, b"")
+    code, problem = endpoint.ask(f"/{'x' * 20_000}", **key)
+    assert (code, problem["type"]) == (404, "/problems/not-found")
+    live = endpoint.url("/v1/stream?sample_rate=16000").replace("http", "ws", 1)
+    with connect(live, additional_headers=key), pytest.raises(InvalidStatus) as refused:
+        connect(live, additional_headers=key)
+    assert refused.value.response.status_code == 503
+    assert json.loads(refused.value.response.body)["type"] == "/problems/busy"
+    code, _ = endpoint.ask("/v1/predict", sound("wav"), **key)
+    assert code == 200
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for name in ("haproxy", "ray::ServeReplica", "ray::ProxyActor")
+        for process in descendants(endpoint.process.pid, name)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert ("::1", endpoint.port) in listening
+    http = {
+        (ip, port)
+        for ip, port in listening
+        if status(f"http://127.0.0.1:{port}/-/healthz") or port == endpoint.port
+    }
+    assert {ip for ip, _ in http} == {"::1", "127.0.0.1"}

@@ -22,7 +22,7 @@ from helpers.small_parts import labels_part
 from pipelines import label as job
 from pipelines.label import label
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture(scope="module")

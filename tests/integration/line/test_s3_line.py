@@ -20,7 +20,7 @@ from pipelines.options import Doctor, Evaluate, Ingest, Label, Train
 from pipelines.train import train
 
 # The server first, for its variables are those of the cluster's processes too.
-pytestmark = pytest.mark.usefixtures("s3", "ray_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("s3", "ray_cluster")]
 
 TINY = ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0)
 SHORT = TrainConfig(epochs=2, batch_size=16)

@@ -34,6 +34,7 @@ def blind_cluster(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     storage.configure({})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blind_cluster")
 def test_storage_options_reach_every_process_and_are_written_nowhere(
     s3: SeaweedFS, capfd: pytest.CaptureFixture[str]

@@ -24,7 +24,7 @@ from pipelines.recipes import RECIPES
 from pipelines.review import review
 from pipelines.train import train
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 TINY = ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0)
 SHORT = TrainConfig(epochs=1, batch_size=4, max_lr=1e-2)
