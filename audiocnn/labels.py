@@ -226,12 +226,14 @@ def _name_of(part: pq.ParquetFile) -> str:
     return name.decode()
 
 
-def read_ledger(uri: str, size: int | None = None) -> Ledger:
+def read_ledger(uri: str, size: int | None = None, version: str | None = None) -> Ledger:
     """What a part says of itself; fewer requests where its size in bytes is known.
 
-    Raises StorageError, and FormatError where it is none of ours.
+    Raises StorageError, ChangedError where it is of another version than the one given, and
+    FormatError where it is none of ours.
     """
-    with reading(uri, storage.open_binary(uri, block_bytes=_FOOTER, size=size)) as part:
+    file = storage.open_binary(uri, block_bytes=_FOOTER, size=size, version=version)
+    with reading(uri, file) as part:
         return ledger_of(uri, part)
 
 
@@ -272,12 +274,13 @@ def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
         yield failure["uri"], failure["version"], True
 
 
-def without(uri: str, gone: set[str]) -> bool:
+def without(uri: str, gone: set[str], *, version: str | None = None) -> bool:
     """Rewrite a part without some recordings, by their URIs; whether anything is left of it.
 
-    Where nothing is, the part is removed. Raises StorageError, FormatError.
+    Where nothing is, the part is removed. Raises StorageError, FormatError, and ChangedError,
+    with nothing written, where the part is of another version than the one given.
     """
-    with reading(uri, storage.open_binary(uri)) as part:
+    with reading(uri, storage.open_binary(uri, version=version)) as part:
         name, ledger, table = _name_of(part), ledger_of(uri, part), part.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
     left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)

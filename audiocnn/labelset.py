@@ -125,7 +125,7 @@ class Part:
     size: int
     """Bytes."""
     version: str = ""
-    """Another one where it was written anew."""
+    """Another one where it was written anew: only what was listed is read. Empty: any."""
 
 
 def part_name(listing_id: str, shard: int) -> str:
@@ -205,7 +205,7 @@ def read_labels(uri: str) -> pa.Table:
 def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of labels, part by part, some thousands at a time.
 
-    Raises StorageError, FormatError.
+    Raises FormatError, and StorageError as `files` does.
     """
     for uri, file in files(parts):
         with reading(uri, file) as part:
@@ -215,26 +215,35 @@ def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
 def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
     """Each part's URI and its file, to be closed; small ones are fetched ahead, a few of them.
 
-    Raises StorageError.
+    Raises StorageError, and ChangedError, here and while a file is read, where a part was written
+    anew since it was listed.
     """
-    opened = ahead(lambda part: open_binary(part.uri, size=part.size), parts, _FILES_AHEAD)
+    opened = ahead(_opened, parts, _FILES_AHEAD)
     yield from zip((part.uri for part in parts), opened, strict=True)
+
+
+def _opened(part: Part) -> BinaryIO:
+    return open_binary(part.uri, size=part.size, version=part.version)
 
 
 def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
     """The sum of all parts' ledgers, the failures by reason, and how many; writes these.
 
-    Raises StorageError, FormatError.
+    Raises FormatError, and StorageError as `files` does.
     """
     total, reasons = Ledger(), Counter[str]()
     with (
         storage.placed(storage.join(uri, "failures.parquet")) as path,
         parquet.writer(path, FAILURES) as file,
     ):
-        for ledger in ahead(lambda part: read_ledger(part.uri, part.size), parts, _FOOTERS_AHEAD):
+        for ledger in ahead(_ledger, parts, _FOOTERS_AHEAD):
             total.merge(ledger)
             reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
             failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
             if failed:
                 file.write_table(pa.Table.from_pylist(failed, FAILURES))
     return total, reasons, sum(reasons.values())
+
+
+def _ledger(part: Part) -> Ledger:
+    return read_ledger(part.uri, part.size, part.version)

@@ -65,7 +65,7 @@ def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> N
     parts = labelset.find_parts(str(tmp_path))
     with compared(iter(now)) as changes:
         changes.against(parts, retry_failed=False)
-        assert list(changes.stale()) == [(parts[1].uri, {"/b/b.wav"})]
+        assert list(changes.stale()) == [(parts[1], {"/b/b.wav"})]
         assert [row["uri"] for row in changes.to_do()] == ["/b/d.wav"]
 
 
