@@ -124,7 +124,8 @@ def claim(uri: str, kind: Kind, proofs: Mapping[str, Proof] | None = None) -> Ou
 
     Nothing is written or removed. A file under a fixed name is the verb's own where it has a note
     there; `proofs` say otherwise for some of these names. Raises ConfigError where the folder has
-    a note of another verb, or another file under a name that the verb writes.
+    a note of another verb, a note that cannot be read, or another file under a name that the verb
+    writes.
     """
     uri = resolve(uri)
     names = sorted(_NOTES.union(kind.files)) if exists(uri) else []
@@ -148,13 +149,19 @@ def _noted(_: str, notes: Notes) -> bool:
 
 
 def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
-    """The notes of a kind among some files. Raises ConfigError for those of another kind."""
-    notes = {}
+    """The notes of a kind among some files.
+
+    Raises ConfigError for those of another kind, and for one of this kind's that cannot be read.
+    """
+    notes, unreadable = {}, list[str]()
     for name in names:
         try:
             note = read_json(join(uri, name))
-        except (FormatError, UnreadableError):
-            continue  # somebody else's file of that name
+        except (FormatError, UnreadableError) as error:
+            if name in kind.notes:
+                why = str(error).removeprefix(f"{join(uri, name)}: ")
+                unreadable.append(f"{name} is there, and cannot be read ({why})")
+            continue
         holder = _holder(name, note)
         if holder is kind and name in kind.notes:
             notes[name] = note
@@ -163,6 +170,8 @@ def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
                 f"--to {uri}: it holds {holder.holds} ({name} of {holder.verb}); name another "
                 "folder"
             )
+    if unreadable:
+        raise ConfigError(f"--to {uri}: {unreadable[0]}; move it away, or name another folder")
     return notes
 
 

@@ -1,6 +1,7 @@
 """Whose a folder is, and which of its files a job may remove or write over."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -78,9 +79,34 @@ def test_a_strangers_file_under_a_name_of_the_verb_is_refused(tmp_path: Path, ki
         for other in KINDS:
             if name not in (*other.notes, *other.files):
                 assert outputs.claim(str(folder), other).notes == {}
-    write(tmp_path / "x", {kind.notes[0]: "no JSON", "notes.txt": "mine"})
-    with pytest.raises(ConfigError, match="did not write it"):
-        outputs.claim(str(tmp_path / "x"), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
+def test_a_note_that_cannot_be_read_is_said_to_be_so_and_why(tmp_path: Path, kind: Kind) -> None:
+    """It may well be the verb's own, and what lies beside it too."""
+    beside = dict.fromkeys(("failures.parquet", "model.safetensors", "report.html"), "ours")
+    damaged = (
+        ('{"format": "audiocnn', r"not JSON \(Unterminated string.*\)"),
+        ("", r"not JSON \(Expecting value.*\)"),
+        ("[1]", "not a JSON object"),
+        (None, "a folder"),
+    )
+    for number, (name, (content, why)) in enumerate(itertools.product(kind.notes, damaged)):
+        folder = tmp_path / str(number)
+        write(folder, beside if content is None else {**beside, name: content})
+        if content is None:
+            (folder / name).mkdir()
+        said = rf"{folder}: {name} is there, and cannot be read \({why}\); move it away, or name"
+        with pytest.raises(ConfigError, match=said):
+            outputs.claim(str(folder), kind)
+
+
+def test_that_a_folder_is_anothers_is_said_before_that_a_note_is_damaged(tmp_path: Path) -> None:
+    write(tmp_path, {"job.json": "{", "report.json": '{"format": "audiocnn.report/2"}'})
+    with pytest.raises(ConfigError, match=r"it holds a report \(report\.json of evaluate\)"):
+        outputs.claim(str(tmp_path), BUNDLE)
+    with pytest.raises(ConfigError, match=r"job\.json is there, and cannot be read"):
+        outputs.claim(str(tmp_path), REPORT)
 
 
 def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
