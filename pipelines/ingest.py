@@ -22,6 +22,7 @@ from audiocnn.featureset import FeatureSet, Part
 from audiocnn.layouts import read_corpus
 from audiocnn.outputs import FEATURES, Notes, Swept
 from audiocnn.parts import BandSums, Item, Ledger, is_part, item_of, part_name, read_ledger
+from audiocnn.wording import few
 from pipelines import display, session
 from pipelines.meters import meters
 from pipelines.options import Ingest
@@ -236,7 +237,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
             bands[fold].append(ledger.bands[fold])
     classes = tuple(sorted(set().union(*folds.values())))
     if len(classes) < 2:
-        lost = display.listed([name for name in corpus.classes if name not in classes])
+        lost = few([name for name in corpus.classes if name not in classes])
         raise CorpusError(
             f"{corpus.uri}: no clip of {lost} could be read, and 2 classes are needed; see "
             f"{to}/failures.parquet"
@@ -288,6 +289,6 @@ def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
     lost = [name for name in corpus.classes if name not in features.classes]
     if lost:
         display.warn(
-            f"no clip of {display.listed(lost)} could be read: these features, and the models that "
-            "are trained on them, have no such class"
+            f"no clip of {few(lost)} could be read: these features, and the models that are "
+            "trained on them, have no such class"
         )
