@@ -170,5 +170,14 @@ def test_a_full_disk_is_one_line(server: Server, tmp_path: Path, full: str) -> N
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="goes on from here"):
+    with pytest.raises(StorageError, match=r"esc50\.zip: .*goes on from here"):
         download.fetch_esc50(tmp_path, "http://127.0.0.1:9/esc50.zip")
+
+
+def test_a_disk_that_cannot_be_written_is_not_taken_for_the_server(
+    server: Server, tmp_path: Path
+) -> None:
+    server.body = archive(esc50())
+    (tmp_path / "esc50.zip.part").mkdir()
+    with pytest.raises(StorageError, match=rf"^{tmp_path}/esc50\.zip\.part: Is a directory; the"):
+        download.fetch_esc50(tmp_path, url(server))
