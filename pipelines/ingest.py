@@ -62,17 +62,19 @@ class _Plan:
     to_do: list[Item]
 
 
-def ingest(options: Ingest) -> FeatureSet:
+def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     """Run the job, or finish it; returns what it wrote.
 
     Clips that an earlier run of the same options ingested are not read again; those that changed
-    in the corpus since, or left it, are taken out. Raises AudioCNNError: a corpus that cannot be
-    used, features of other options, or clips that are neither ingested nor failed.
+    in the corpus since, or left it, are taken out. The corpus is listed, unless the caller did it.
+
+    Raises AudioCNNError: a corpus that cannot be used, features of other options, or clips that
+    are neither ingested nor failed.
     """
     storage.configure(options.storage_options)
     output = outputs.claim(options.to, FEATURES)
     to = output.uri
-    corpus = read_corpus(options.corpus)
+    corpus = corpus or read_corpus(options.corpus)
     job = _job(options, corpus)
     ledgers = [] if options.overwrite else _ledgers(to)
     # Where no clip was ever ingested there is nothing to go on with, and nothing to lose.
