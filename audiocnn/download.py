@@ -38,9 +38,9 @@ def fetch_esc50(
     corpus = folder / "ESC-50"
     if not corpus.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / "esc50.zip"
+        archive = folder / ".audiocnn-esc50.zip"  # by these names they are ours, to be removed
         download(url, archive, told)
-        partial = folder / "ESC-50.part"
+        partial = folder / ".audiocnn-ESC-50.part"
         shutil.rmtree(partial, ignore_errors=True)
         try:
             unzip(archive, partial)

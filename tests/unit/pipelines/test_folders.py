@@ -244,8 +244,8 @@ def test_a_strangers_demo_json_makes_no_demo(tmp_path: Path) -> None:
 
 
 def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: Path) -> None:
-    sounds = [(f"{day}/{n}.wav", f"{day}{n}".encode(), "bell") for day in "12" for n in "ab"]
-    sounds.append(("2/notes.wav", b"Battery changed at noon.\n", None))
+    sounds: list[synthetic.File] = [("2/notes.wav", b"Battery changed at noon.\n", None)]
+    sounds += [(f"{day}/{n}.wav", f"{day}{n}".encode(), "bell") for day in "12" for n in "ab"]
     truth = demo._write(str(tmp_path), "bucket", sounds)
     assert truth == {path: "bell" for path, _, name in sounds if name}
     first = names(tmp_path)
@@ -258,7 +258,7 @@ def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: 
     assert (tmp_path / "bucket" / "1" / "a.wav.kept-1").read_bytes() == b"mine"
     assert strangers.found(tmp_path, tuple(planted)) == planted
     # Of another corpus it has other sounds.
-    demo._write(str(tmp_path), "bucket", sounds[:1])
+    demo._write(str(tmp_path), "bucket", sounds[1:2])
     assert names(tmp_path) == {
         *planted, "bucket.json", "bucket/1/a.wav", "bucket/1/a.wav.kept-1"
     }  # fmt: skip
