@@ -14,12 +14,12 @@ from typing import Any
 from audiocnn import outputs, storage
 from audiocnn.audio import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
-from audiocnn.corpus import Corpus, with_folds
+from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import ConfigError, CorpusError, LedgerError
 from audiocnn.extractor import Extractor
 from audiocnn.failures import rejection_row, write_failures
 from audiocnn.featureset import FeatureSet, Part
-from audiocnn.layouts import read_corpus
+from audiocnn.layouts import FolderPerClass, read_corpus
 from audiocnn.outputs import FEATURES, Notes, Swept
 from audiocnn.parts import BandSums, Item, Ledger, is_part, item_of, part_name, read_ledger
 from audiocnn.wording import few
@@ -81,6 +81,7 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     nothing = "features.json" not in output.notes and not any(one.ingested for one in ledgers)
     if not options.overwrite:
         _refuse_another(to, output.notes, {} if nothing else job["options"])
+        _refuse_other_reading(to, output.notes, corpus, ledgers)
     anew = options.overwrite or nothing
     plan = _plan(options, corpus, [] if anew else ledgers)
     display.step(_headline(plan))
@@ -122,6 +123,8 @@ def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
             **to_json(options.feature),
             **to_json(options.limits),
         },
+        "layout": corpus.layout,
+        "has_folds": bool(corpus.folds),
         "run": uuid.uuid4().hex,
     }
 
@@ -146,6 +149,57 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
             f"--to {to}: it was begun with {differ}; give those options to go on with it, "
             "name another folder, or pass --overwrite"
         )
+
+
+def _refuse_other_reading(to: str, notes: Notes, corpus: Corpus, ledgers: list[Ledger]) -> None:
+    """Raise ConfigError where ingested clips would get other labels or folds by the layout alone.
+
+    Where a manifest or a table says otherwise than before, somebody wanted that.
+    """
+    why = _other_reading(notes.get("job.json", {}), corpus, ledgers)
+    if why and any(ledger.ingested for ledger in ledgers):
+        how = "".join(f"; {remark}" for remark in corpus.remarks)
+        raise ConfigError(
+            f"--to {to}: {corpus.uri} is read otherwise than when these features were begun: {why}"
+            f"{how}; put back what was changed in it, name another folder, or pass --overwrite"
+        )
+
+
+def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[Ledger]) -> str | None:
+    """How a corpus is read otherwise than it was, where that is not what its files say.
+
+    Jobs of earlier versions do not tell the layout, nor whether there were folds in it.
+    """
+    layout = job.get("layout", corpus.layout)
+    if layout != corpus.layout:
+        return f"its layout was {layout}, and is {corpus.layout} now"
+    if layout != FolderPerClass.name:
+        return None
+    if job.get("has_folds") and not corpus.folds:
+        return "it had folds by its names, and has none now"
+    clip = _of_another_class(corpus, ledgers)
+    if clip is None:
+        return None
+    fold = "" if clip.fold is None else f" in fold {clip.fold}"
+    return f"{clip.clip_id!r} would be {clip.label!r}{fold}"
+
+
+def _of_another_class(corpus: Corpus, ledgers: list[Ledger]) -> Clip | None:
+    """A clip of a label and a fold of which the part that has the clip has fewer.
+
+    Folds that were dealt do not count.
+    """
+    clips = {clip.clip_id: clip for clip in corpus.clips}
+    for ledger in ledgers:
+        left = Counter[tuple[str, int | None]]()
+        for fold, classes in ledger.classes.items():
+            for label, count in classes.items():
+                left[label, fold if corpus.folds else None] += count
+        for clip in filter(None, map(clips.get, ledger.ingested)):
+            left[clip.label, clip.fold] -= 1
+            if left[clip.label, clip.fold] < 0:
+                return clip
+    return None
 
 
 def _ledgers(to: str) -> list[Ledger]:

@@ -162,6 +162,25 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
     assert {clip: folds_of(now)[clip] for clip in kept} == {clip: folds[clip] for clip in kept}
 
 
+def test_a_corpus_that_is_read_otherwise_is_refused_until_it_is_overwritten(
+    tmp_path: Path,
+) -> None:
+    corpus, to = tmp_path / "sounds", str(tmp_path / "features")
+    for fold in ("train", "test"):
+        for name in ("bell", "buzz"):
+            write_clip(corpus / fold, name, 0)
+    features = ingest(options(corpus, to=to))
+    assert (features.classes, list(features.folds)) == (("bell", "buzz"), [1, 3])
+    write_clip(corpus / "extra", "siren", 0)
+    write_clip(corpus / "extra", "siren", 1)
+    before = written(features)
+    with pytest.raises(ConfigError, match=r"it had folds by its names, and has none now; test, tr"):
+        ingest(options(corpus, to=to))
+    assert written(FeatureSet.read(to)) == before
+    anew = ingest(options(corpus, to=to, folds=2, overwrite=True))
+    assert anew.classes == ("extra", "test", "train")
+
+
 def test_a_class_without_any_clip_that_can_be_read_is_no_class(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
