@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -90,18 +91,27 @@ def limits_of(made_with: dict[str, Any]) -> AudioLimits:
 
 def require_apart(bucket: str, to: str) -> None:
     """Raise ConfigError where all of the bucket would be taken for labels."""
-    bucket, to = storage.absolute(bucket), storage.absolute(to)
-    if storage.is_within(bucket, to):
+    if storage.is_within(storage.real(bucket), storage.real(to)):
         raise ConfigError(
-            f"--to {to}: it is the bucket, or a folder above it, and the recordings would be taken "
-            "for labels; name a folder beside the recordings, or one below the bucket"
+            f"--to {storage.absolute(to)}: it is the bucket, or a folder above it, and the "
+            "recordings would be taken for labels; name a folder beside the recordings, or one "
+            "below the bucket"
         )
 
 
 def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:
-    """The files of a bucket, but for those below the folder of the labels. Raises StorageError."""
-    to = storage.absolute(to)
-    return (file for file in listing.iter_files(bucket) if not storage.is_within(file.uri, to))
+    """The files of a bucket, but for those below the folder of the labels, also through links.
+
+    Raises StorageError.
+    """
+    to = storage.real(to)
+
+    @lru_cache(maxsize=16)  # a listing goes folder by folder
+    def is_of_labels(folder: str) -> bool:
+        return storage.is_within(storage.real(folder), to)
+
+    files = listing.iter_files(bucket)
+    return (file for file in files if not is_of_labels(file.uri.rpartition("/")[0]))
 
 
 def name_in(bucket: str, uri: str) -> str:

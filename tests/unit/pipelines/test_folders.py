@@ -243,6 +243,16 @@ def test_a_strangers_demo_json_makes_no_demo(tmp_path: Path) -> None:
     assert names(tmp_path) == {"demo.json", "bucket/precious.wav"}
 
 
+def test_a_corpus_that_a_link_leads_to_is_not_written_into_by_the_demo(tmp_path: Path) -> None:
+    to, link = tmp_path / "demo", tmp_path / "link"
+    storage.write_json(f"{to}/demo.json", {"format": "audiocnn.demo/1"})
+    strangers.plant(to, ("corpus/dog/1.wav",))
+    link.symlink_to(to / "corpus")
+    with pytest.raises(ConfigError, match=f"^--to {to}: the corpus lies in it"):
+        demo.demo(Demo(corpus=str(link), to=str(to)))
+    assert names(to) == {"demo.json", "corpus/dog/1.wav"}
+
+
 def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: Path) -> None:
     sounds: list[synthetic.File] = [("2/notes.wav", b"Battery changed at noon.\n", None)]
     sounds += [(f"{day}/{n}.wav", f"{day}{n}".encode(), "bell") for day in "12" for n in "ab"]
