@@ -36,17 +36,22 @@ _WORTH_A_WORKER = 2_000
 
 
 class IngestWorker:
-    """Clips -> one part of the features."""
+    """Clips -> one part of the features, as long as `job` is the run that their note names."""
 
-    def __init__(self, to: str, feature: FeatureConfig, limits: AudioLimits) -> None:
-        self.to, self.feature = to, feature
+    def __init__(self, to: str, job: str, feature: FeatureConfig, limits: AudioLimits) -> None:
+        self.to, self.job, self.feature = to, job, feature
         self.extractor = Extractor(feature, limits, storage.configured())
 
     def run(self, index: int, shard: list[Item]) -> dict[str, Any]:
-        """Write the part of these clips; returns what it says of itself."""
+        """Write the part of these clips; returns what it says of itself.
+
+        Raises ConfigError where another ingest has begun, and AudioCNNError where the store is out
+        of reach or the part cannot be written.
+        """
         began = time.monotonic()
         with storage.placed(storage.join(self.to, part_name(self.feature, shard))) as path:
             ledger = self.extractor.part(shard, path)
+            _require_current(self.to, self.job)
         count = meters("ingest")
         count.recordings(len(ledger.ingested), len(ledger.failed), sum(ledger.windows.values()))
         count.step("shard", time.monotonic() - began)
@@ -92,10 +97,9 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
         _sweep(to, output.notes)
     storage.write_json(storage.join(to, "job.json"), job)
     began = time.monotonic()
-    ledgers = plan.done + (_run(options, to, plan) if plan.to_do else [])
+    ledgers = plan.done + (_run(options, to, job["run"], plan) if plan.to_do else [])
     features = _collect(plan.corpus, options, to, ledgers)
-    if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
-        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+    _require_current(to, job["run"])
     features.write()
     # Parts that no longer hold, and what a killed worker left.
     swept = _sweep(to, output.notes, features.parts)
@@ -103,6 +107,12 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
     _say_lost(plan.corpus, features)
     return features
+
+
+def _require_current(to: str, job: str) -> None:
+    """Raise ConfigError where another ingest has begun: the folder is its alone."""
+    if storage.read_json(storage.join(to, "job.json")).get("run") != job:
+        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
 
 
 def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
@@ -250,10 +260,10 @@ def _headline(plan: _Plan) -> str:
     return f"ingest {display.short(corpus.uri)}: {counted}{known}"
 
 
-def _run(options: Ingest, to: str, plan: _Plan) -> list[Ledger]:
+def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[Ledger]:
     """The ledgers of what is to do."""
     cluster = session.connect()
-    arguments = {"to": to, "feature": options.feature, "limits": options.limits}
+    arguments = {"to": to, "job": job, "feature": options.feature, "limits": options.limits}
     cluster.require(options.workers or 1, gpu=False)
     workers = options.workers or cluster.workers(len(plan.to_do) // _WORTH_A_WORKER)
     ledgers: list[Ledger] = []
