@@ -28,12 +28,14 @@ class Changes:
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
+        self._parts: dict[str, Part] = {}
 
     def against(self, parts: list[Part], *, retry_failed: bool) -> None:
         """Compare with what these parts have, once; with `retry_failed`, but for what failed.
 
-        Raises StorageError, FormatError.
+        Raises FormatError, and StorageError as `labelset.files` does.
         """
+        self._parts = {part.uri: part for part in parts}
         _load(self._database, "done", _DONE, _done(parts, retry_failed))
 
     def to_do(self) -> Iterator[dict[str, Any]]:
@@ -42,7 +44,7 @@ class Changes:
             "SELECT now.* FROM now ANTI JOIN done USING (uri, version) ORDER BY uri"
         )
 
-    def stale(self) -> Iterator[tuple[str, set[str]]]:
+    def stale(self) -> Iterator[tuple[Part, set[str]]]:
         """Parts with the URIs of what must be taken out of them.
 
         It is no longer in the bucket as it was, or is in another part too, which is kept.
@@ -55,7 +57,7 @@ class Changes:
             "    QUALIFY row_number() OVER (PARTITION BY uri, version ORDER BY part) > 1"
             ") GROUP BY part ORDER BY part"
         ):
-            yield row["part"], set(row["uris"])
+            yield self._parts[row["part"]], set(row["uris"])
 
     def _rows(self, query: str) -> Iterator[dict[str, Any]]:
         for batch in self._database.sql(query).to_arrow_reader(_BATCH):

@@ -22,7 +22,8 @@ ESC50_URL = (
 _CLIPS, _CLIP_BYTES = 2_000, 441_044
 _MOST_BYTES = 2 * 2**30
 _BLOCK = 1 << 20
-_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a disk says that has no room."""
 
 
 def fetch_esc50(
@@ -37,9 +38,9 @@ def fetch_esc50(
     corpus = folder / "ESC-50"
     if not corpus.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / "esc50.zip"
+        archive = folder / ".audiocnn-esc50.zip"  # by these names they are ours, to be removed
         download(url, archive, told)
-        partial = folder / "ESC-50.part"
+        partial = folder / ".audiocnn-ESC-50.part"
         shutil.rmtree(partial, ignore_errors=True)
         try:
             unzip(archive, partial)
@@ -56,8 +57,7 @@ def fetch_esc50(
 
 
 def _of_disk(path: Path, error: OSError) -> StorageError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    what = "make room, and " if full else ""
+    what = "make room, and " if error.errno in _FULL else ""
     return StorageError(
         f"{path}: {error.strerror or error}; {what}the same command goes on from here"
     )
@@ -90,7 +90,8 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
             partial.unlink()
         raise StorageError(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in _OF_DISKS:
+        # A file that cannot be opened has a name, a request that failed has none.
+        if isinstance(error, OSError) and (error.filename or error.errno in _FULL):
             raise _of_disk(partial, error) from error
         raise StorageError(f"{url}: {error}; the same command goes on from here") from error
     size = partial.stat().st_size

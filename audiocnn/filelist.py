@@ -46,7 +46,7 @@ class FileList:
 
         Raises StorageError as `storage.placed` does.
         """
-        is_there = self._is_there(path)  # asked before there is a temporary file
+        is_there = self._is_there(path)
         with storage.placed(storage.join(self.uri, path)) as temporary:
             yield temporary
             with open(temporary, "rb") as file:
@@ -125,7 +125,7 @@ class FileList:
         if folder not in self._there:
             self._there[folder] = set()
             for file in outputs.below(storage.join(self.uri, folder)):
-                if outputs.is_temporary(file.path):
+                if outputs.is_left(file.uri):
                     storage.remove(file.uri)
                 else:
                     self._there[folder].add(f"{folder}/{file.path}")

@@ -2,9 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+
+from audiocnn.wording import few
 
 Folders = tuple[str, ...]
 """The folders that a recording lies in, the outermost first."""
@@ -16,8 +18,6 @@ _FOLDS = {
 }  # fmt: skip
 """Folds, as of Speech Commands, by the names of folders."""
 _MEND = "a manifest can say otherwise"
-_SHOWN = 8
-"""Folders that a remark names."""
 _FOLD = re.compile(r"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 
 
@@ -59,18 +59,19 @@ def read_meaning(paths: Iterable[Folders]) -> Meaning:
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
     passed_over = shared if len(all_of_them) > 1 else max(0, shared - 1)
     paths = [path[passed_over:] for path in all_of_them if len(path) > passed_over]
-    fold = _fold_level(paths)
+    levels = list(_levels_of_folds(paths))
+    fold = next((at.level for at in levels if not at.others), None)
     rests = {rest for path in paths if (rest := _without(path, fold))}
     outer = _innermost_is_class(rests)
     said = []
     if fold is not None:
         numbers = sorted({(_fold(path[fold]), path[fold]) for path in paths})
-        said.append("folds are by folder: " + _few([f"{n} is {name}" for n, name in numbers]))
-    elif mixed := _some_are_folds(paths):
-        named, others = map(_few, mixed)
+        said.append("folds are by folder: " + few([f"{n} is {name}" for n, name in numbers]))
+    elif levels:
+        named, others = few(levels[0].folds), few(levels[0].others)
         said.append(f"{named} are no folds, for {others} is beside them ({_MEND})")
     if outer:
-        where = _few(outer)
+        where = few(outer)
         said.append(f"classes are the innermost folders, the same in each of {where} ({_MEND})")
     elif any(len(rest) > 1 for rest in rests):
         said.append(f"classes are the outermost folders, whatever folders are in them ({_MEND})")
@@ -89,35 +90,28 @@ def _fold(name: str) -> int | None:
     return int(numbered[1]) if numbered else _FOLDS.get(name.lower())
 
 
-def _fold_level(paths: list[Folders]) -> int | None:
-    """The outermost level that every recording has and whose folders are all folds, unlike ones.
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """A level of which some folders are named as folds, unlike ones."""
 
-    Where nothing is left for classes, it is none.
+    level: int
+    folds: list[str]
+    others: list[str]
+    """Folders of the level that are not; where there are none, it is the level of folds."""
+
+
+def _levels_of_folds(paths: list[Folders]) -> Iterator[_Level]:
+    """The levels that every recording has and that may be of folds, the outermost first.
+
+    There are none where most recordings lie in one folder alone: that is their class.
     """
-    for level in range(min(map(len, paths), default=0)):
-        folds = {_fold(path[level]) for path in paths}
-        deeper = sum(len(path) > 1 for path in paths)
-        if None not in folds and len(folds) > 1 and 2 * deeper > len(paths):
-            return level
-    return None
-
-
-def _some_are_folds(paths: list[Folders]) -> tuple[list[str], list[str]] | None:
-    """Folders of the outermost level that are named as folds, and those that are not; if both."""
-    for level in range(min(map(len, paths), default=0)):
+    if 2 * sum(len(path) > 1 for path in paths) <= len(paths):
+        return
+    for level in range(min(map(len, paths))):
         names = {path[level] for path in paths}
         folds = {name for name in names if _fold(name) is not None}
-        deeper = sum(len(path) > level + 1 for path in paths)
-        several = len({_fold(name) for name in folds}) > 1
-        if several and folds != names and 2 * deeper > len(paths):
-            return sorted(folds), sorted(names - folds)
-    return None
-
-
-def _few(names: list[str]) -> str:
-    """Names for people; of many the first ones, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+        if len({_fold(name) for name in folds}) > 1:
+            yield _Level(level=level, folds=sorted(folds), others=sorted(names - folds))
 
 
 def _innermost_is_class(rests: set[Folders]) -> list[str]:

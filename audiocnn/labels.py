@@ -114,9 +114,9 @@ class Scored:
     duration_s: np.ndarray
     scores: np.ndarray
     """[windows, n_classes]"""
-    level_dbfs: np.ndarray | None = None
-    channel: np.ndarray | None = None
-    """As `windowing.Window` has them, where they are known."""
+    level_dbfs: np.ndarray
+    channel: np.ndarray
+    """As `windowing.Window` has them."""
     embeddings: np.ndarray | None = None
     """[windows, features] float16"""
 
@@ -191,10 +191,8 @@ class LabelWriter:
             pa.array(scores[:, 0]),
             pa.ListArray.from_arrays(offsets, pairs),
             pa.array([self.bundle.fingerprint] * count, pa.string()),
-            pa.array(
-                [None] * count if found.level_dbfs is None else found.level_dbfs, pa.float32()
-            ),
-            pa.array([None] * count if found.channel is None else found.channel, pa.int32()),
+            pa.array(found.level_dbfs, pa.float32()),
+            pa.array(found.channel, pa.int32()),
         ]
         if found.embeddings is not None:
             flat = pa.array(found.embeddings.astype(np.float16, copy=False).ravel())
@@ -226,33 +224,37 @@ def _name_of(part: pq.ParquetFile) -> str:
     return name.decode()
 
 
-def read_ledger(uri: str, size: int | None = None) -> Ledger:
+def read_ledger(uri: str, size: int | None = None, version: str | None = None) -> Ledger:
     """What a part says of itself; fewer requests where its size in bytes is known.
 
-    Raises StorageError, and FormatError where it is none of ours.
+    Raises StorageError, ChangedError where it is of another version than the one given, and
+    FormatError where it is none of ours.
     """
-    with reading(uri, storage.open_binary(uri, block_bytes=_FOOTER, size=size)) as part:
+    file = storage.open_binary(uri, block_bytes=_FOOTER, size=size, version=version)
+    with reading(uri, file) as part:
         return ledger_of(uri, part)
 
 
 def is_part(uri: str, path: str) -> bool:
     """Whether the file at a URI is the part of labels that is written to a path, of any version."""
     try:
-        with storage.open_binary(uri, block_bytes=_FOOTER) as file:
-            footer = pq.read_metadata(file).metadata or {}
-        plain = json.loads(footer[_LEDGER])
-    except (OSError, KeyError, ValueError, UnreadableError):
+        with parquet.opened(uri, storage.open_binary(uri, block_bytes=_FOOTER)) as part:
+            name, plain = _name_of(part), _plain_ledger(part)
+    except (OSError, KeyError, ValueError, UnreadableError, FormatError):
         return False
-    named = (footer.get(_NAME) or path.encode()) == path.encode()
-    return named and isinstance(plain, dict) and "labelled" in plain
+    return name in ("", path) and isinstance(plain, dict) and "labelled" in plain
 
 
 def ledger_of(uri: str, part: pq.ParquetFile) -> Ledger:
     """What is in a part's footer. Raises FormatError."""
     try:
-        return Ledger.from_json(json.loads((part.metadata.metadata or {})[_LEDGER]))
+        return Ledger.from_json(_plain_ledger(part))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{uri}: not {_PART}, or a damaged one ({error}); {_MEND}") from error
+
+
+def _plain_ledger(part: pq.ParquetFile) -> Any:
+    return json.loads((part.metadata.metadata or {})[_LEDGER])
 
 
 def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
@@ -272,12 +274,13 @@ def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
         yield failure["uri"], failure["version"], True
 
 
-def without(uri: str, gone: set[str]) -> bool:
+def without(uri: str, gone: set[str], *, version: str | None = None) -> bool:
     """Rewrite a part without some recordings, by their URIs; whether anything is left of it.
 
-    Where nothing is, the part is removed. Raises StorageError, FormatError.
+    Where nothing is, the part is removed. Raises StorageError, FormatError, and ChangedError,
+    with nothing written, where the part is of another version than the one given.
     """
-    with reading(uri, storage.open_binary(uri)) as part:
+    with reading(uri, storage.open_binary(uri, version=version)) as part:
         name, ledger, table = _name_of(part), ledger_of(uri, part), part.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
     left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -90,18 +91,27 @@ def limits_of(made_with: dict[str, Any]) -> AudioLimits:
 
 def require_apart(bucket: str, to: str) -> None:
     """Raise ConfigError where all of the bucket would be taken for labels."""
-    bucket, to = storage.absolute(bucket), storage.absolute(to)
-    if storage.is_within(bucket, to):
+    if storage.is_within(storage.real(bucket), storage.real(to)):
         raise ConfigError(
-            f"--to {to}: it is the bucket, or a folder above it, and the recordings would be taken "
-            "for labels; name a folder beside the recordings, or one below the bucket"
+            f"--to {storage.absolute(to)}: it is the bucket, or a folder above it, and the "
+            "recordings would be taken for labels; name a folder beside the recordings, or one "
+            "below the bucket"
         )
 
 
 def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:
-    """The files of a bucket, but for those below the folder of the labels. Raises StorageError."""
-    to = storage.absolute(to)
-    return (file for file in listing.iter_files(bucket) if not storage.is_within(file.uri, to))
+    """The files of a bucket, but for those below the folder of the labels, also through links.
+
+    Raises StorageError.
+    """
+    to = storage.real(to)
+
+    @lru_cache(maxsize=16)  # a listing goes folder by folder
+    def is_of_labels(folder: str) -> bool:
+        return storage.is_within(storage.real(folder), to)
+
+    files = listing.iter_files(bucket)
+    return (file for file in files if not is_of_labels(file.uri.rpartition("/")[0]))
 
 
 def name_in(bucket: str, uri: str) -> str:
@@ -125,7 +135,7 @@ class Part:
     size: int
     """Bytes."""
     version: str = ""
-    """Another one where it was written anew."""
+    """Another one where it was written anew: only what was listed is read. Empty: any."""
 
 
 def part_name(listing_id: str, shard: int) -> str:
@@ -205,7 +215,7 @@ def read_labels(uri: str) -> pa.Table:
 def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of labels, part by part, some thousands at a time.
 
-    Raises StorageError, FormatError.
+    Raises FormatError, and StorageError as `files` does.
     """
     for uri, file in files(parts):
         with reading(uri, file) as part:
@@ -215,26 +225,35 @@ def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
 def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
     """Each part's URI and its file, to be closed; small ones are fetched ahead, a few of them.
 
-    Raises StorageError.
+    Raises StorageError, and ChangedError, here and while a file is read, where a part was written
+    anew since it was listed.
     """
-    opened = ahead(lambda part: open_binary(part.uri, size=part.size), parts, _FILES_AHEAD)
+    opened = ahead(_opened, parts, _FILES_AHEAD)
     yield from zip((part.uri for part in parts), opened, strict=True)
+
+
+def _opened(part: Part) -> BinaryIO:
+    return open_binary(part.uri, size=part.size, version=part.version)
 
 
 def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
     """The sum of all parts' ledgers, the failures by reason, and how many; writes these.
 
-    Raises StorageError, FormatError.
+    Raises FormatError, and StorageError as `files` does.
     """
     total, reasons = Ledger(), Counter[str]()
     with (
         storage.placed(storage.join(uri, "failures.parquet")) as path,
         parquet.writer(path, FAILURES) as file,
     ):
-        for ledger in ahead(lambda part: read_ledger(part.uri, part.size), parts, _FOOTERS_AHEAD):
+        for ledger in ahead(_ledger, parts, _FOOTERS_AHEAD):
             total.merge(ledger)
             reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
             failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
             if failed:
                 file.write_table(pa.Table.from_pylist(failed, FAILURES))
     return total, reasons, sum(reasons.values())
+
+
+def _ledger(part: Part) -> Ledger:
+    return read_ledger(part.uri, part.size, part.version)

@@ -1,12 +1,18 @@
 """Files of this machine: listed through links, opened only where they are files, placed whole."""
 
 import errno
+import hashlib
 import io
 import os
+import re
+import secrets
+import socket
 import stat
-import uuid
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from audiocnn.errors import (
@@ -18,6 +24,14 @@ from audiocnn.errors import (
 )
 
 CHANGED = "it changed meanwhile"
+
+_TEMPORARY = re.compile(
+    r"\.(?:audiocnn-)?(?P<place>[0-9a-f]{12})(?P<process>[0-9a-f]{8})[0-9a-f]{12}\.tmp"
+)
+"""Names of temporary files. Until November 2026 all digits were of chance; first ones had no
+`audiocnn-`."""
+_OLD_S = 86_400
+"""Seconds without a change after which a temporary file of another machine is nobody's."""
 
 _ONE_FILE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP,
@@ -142,11 +156,12 @@ def will_read(path: str, offset: int, size: int) -> None:
 def placed(path: str) -> Iterator[str]:
     """A path beside this one to write a file to, which takes its place once it is on the disk.
 
-    It says by its name that it is ours: what a killed process left is removed by that.
+    It says by its name that it is ours, and of which process: see `is_left`.
     """
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".audiocnn-{uuid.uuid4().hex}.tmp")
+    digits = f"{_place()}{os.getpid():08x}{secrets.token_hex(6)}"
+    temporary = os.path.join(folder, f".audiocnn-{digits}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -155,6 +170,50 @@ def placed(path: str) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+@cache
+def _place() -> str:
+    """12 hex digits that name this machine, since it was started, and the processes seen there."""
+    said = socket.gethostname()
+    with suppress(OSError):
+        said += Path("/proc/sys/kernel/random/boot_id").read_text()
+        said += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a path is one of a file that was never put in its place."""
+    return _TEMPORARY.fullmatch(os.path.basename(path)) is not None
+
+
+def is_left(path: str) -> bool:
+    """Whether a path is one of a temporary file that nobody will put in its place any more.
+
+    Its process has ended; of a process that cannot be seen from here, it was last changed a day
+    ago.
+    """
+    name = _TEMPORARY.fullmatch(os.path.basename(path))
+    if name is None:
+        return False
+    if name["place"] == _place():
+        return not _runs(int(name["process"], 16))
+    with suppress(FileNotFoundError):  # it is in its place by now
+        return time.time() - os.stat(path).st_mtime > _OLD_S
+    return False
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number, which has not ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    with suppress(OSError):  # one that was killed has its number until its parent asks for it
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
 
 
 def explain(uri: str, error: Exception, *, read: bool) -> StorageError:

@@ -6,18 +6,18 @@ A job removes, and writes over, only what it can prove to have written. A proof 
   file of a name that it will write is there. From then on these names are its own.
 - A list in a note: of parts, of listings, of folds, of files with their SHA-256 (`filelist.py`).
 - The verb's ledger in the footer of a Parquet file.
-- The name of a temporary file, see `local.placed`.
+- The name of a temporary file whose process has ended, see `local.is_left`.
 
 Everything else stays as it is. A folder with a note of another verb is refused.
 """
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from audiocnn import local
 from audiocnn.errors import ConfigError, FormatError, UnreadableError
 from audiocnn.listing import StoredFile, list_files
 from audiocnn.storage import absolute, ahead, exists, is_local, join, read_json, remove
@@ -28,8 +28,6 @@ Proof = Callable[[str, Notes], bool]
 """Whether the file at a URI is the verb's own, which left these notes beside it."""
 
 _AT_ONCE = 16
-_TEMPORARY = re.compile(r"(.*/)?\.(audiocnn-)?[0-9a-f]{32}\.tmp")
-"""Paths of temporary files: without `audiocnn-` in versions until November 2026."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,8 @@ def claim(uri: str, kind: Kind, proofs: Mapping[str, Proof] | None = None) -> Ou
 
     Nothing is written or removed. A file under a fixed name is the verb's own where it has a note
     there; `proofs` say otherwise for some of these names. Raises ConfigError where the folder has
-    a note of another verb, or another file under a name that the verb writes.
+    a note of another verb, a note that cannot be read, or another file under a name that the verb
+    writes.
     """
     uri = resolve(uri)
     names = sorted(_NOTES.union(kind.files)) if exists(uri) else []
@@ -148,13 +147,19 @@ def _noted(_: str, notes: Notes) -> bool:
 
 
 def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
-    """The notes of a kind among some files. Raises ConfigError for those of another kind."""
-    notes = {}
+    """The notes of a kind among some files.
+
+    Raises ConfigError for those of another kind, and for one of this kind's that cannot be read.
+    """
+    notes, unreadable = {}, list[str]()
     for name in names:
         try:
             note = read_json(join(uri, name))
-        except (FormatError, UnreadableError):
-            continue  # somebody else's file of that name
+        except (FormatError, UnreadableError) as error:
+            if name in kind.notes:
+                why = str(error).removeprefix(f"{join(uri, name)}: ")
+                unreadable.append(f"{name} is there, and cannot be read ({why})")
+            continue
         holder = _holder(name, note)
         if holder is kind and name in kind.notes:
             notes[name] = note
@@ -163,6 +168,8 @@ def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
                 f"--to {uri}: it holds {holder.holds} ({name} of {holder.verb}); name another "
                 "folder"
             )
+    if unreadable:
+        raise ConfigError(f"--to {uri}: {unreadable[0]}; move it away, or name another folder")
     return notes
 
 
@@ -194,7 +201,7 @@ class Swept:
 def sweep(
     uri: str, pattern: str, owned: Callable[[str], bool], kept: Collection[str] = ()
 ) -> Swept:
-    """Remove the job's own files that fit a pattern, but for some, and its temporary files.
+    """Remove the job's own files that fit a pattern, but for some, and temporary files of jobs.
 
     `pattern` is `folder/name` with fnmatch's wildcards, none of which matches a `/`; it and
     `kept` are paths below `uri`. `owned` says of a path whether the job wrote it.
@@ -204,7 +211,7 @@ def sweep(
     candidates = [path for path in files if path not in kept and matches(path, pattern)]
     mine = dict(zip(candidates, ahead(owned, candidates, _AT_ONCE), strict=True))
     for path, file in files.items():
-        if mine.get(path) or is_temporary(path):
+        if mine.get(path) or is_left(file.uri):
             remove(file.uri)
     return Swept(
         bytes=sum(file.size for path, file in files.items() if path in kept),
@@ -218,16 +225,16 @@ def matches(path: str, pattern: str) -> bool:
     return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
-def is_temporary(path: str) -> bool:
-    """Whether a path is one of a file that was never put in its place."""
-    return _TEMPORARY.fullmatch(path) is not None
+def is_left(uri: str) -> bool:
+    """Whether a file is a temporary one that no process writes; in a store all are but copies."""
+    return local.is_left(uri) if is_local(uri) else local.is_temporary(uri)
 
 
 def remove_temporary(uri: str) -> None:
-    """Remove the temporary files directly in a folder of this machine; stores have none."""
+    """Remove the temporary files directly in a folder of this machine that no process writes."""
     if is_local(uri) and os.path.isdir(uri):
         for name in os.listdir(uri):
-            if is_temporary(name):
+            if is_left(join(uri, name)):
                 remove(join(uri, name))
 
 

@@ -49,7 +49,8 @@ def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
     for there in (MANIFEST, PAGE):
         if not overwrite and storage.exists(storage.join(to, there)):
             raise outputs.there_already(to, there)
-    if storage.is_within(to, labels.bucket) or storage.is_within(labels.bucket, to):
+    real, bucket = storage.real(to), storage.real(labels.bucket)
+    if storage.is_within(real, bucket) or storage.is_within(bucket, real):
         raise ConfigError(
             f"--to {to}: it is in the bucket, or around it, and its clips would be labelled as "
             "recordings; name a folder elsewhere"

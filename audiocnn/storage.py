@@ -90,6 +90,11 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def real(uri: str) -> str:
+    """The absolute URI; of a path of this machine the one that it leads to through links."""
+    return os.path.realpath(absolute(uri)) if is_local(uri) else absolute(uri)
+
+
 def join(uri: str, *parts: str) -> str:
     """A path below a URI."""
     return "/".join([uri.rstrip("/"), *parts])

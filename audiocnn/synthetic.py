@@ -5,7 +5,7 @@ background noise vary, so that a model has something to learn and labels are bey
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from audiocnn.audio import Samples
 Array = npt.NDArray[np.float64]
 Sound = Callable[[np.random.Generator, Array, int], Array]
 """(random generator, times in seconds, sample rate) -> samples, at any level."""
+File = tuple[str, bytes, str | None]
+"""A file's path and content, and the class of what is heard in it; None where nothing can be."""
 
 
 def _rising_chirp(rng: np.random.Generator, t: Array, rate: int) -> Array:
@@ -140,29 +142,34 @@ def encode(
     return buffer.getvalue()
 
 
-def write_corpus(uri: str, clips_per_class: int = 40, seed: int = 0) -> str:
-    """Write the corpus: one folder a class, WAV files named `{fold}-{source}-{take}.wav`.
+def corpus_files(clips_per_class: int = 40, seed: int = 0) -> Iterator[File]:
+    """The corpus: one folder a class, WAV files named `{fold}-{source}-{take}.wav`.
 
-    Five folds; two takes of a source share pitch, tempo and fold. Returns the URI.
+    Five folds; two takes of a source share pitch, tempo and fold.
     """
     for index, name in enumerate(SOUNDS):
         for clip in range(clips_per_class):
             source, take = divmod(clip, 2)
             samples = sound(name, [seed, index, source], duration_s=2.0 + 0.4 * take)
             file = f"{source % 5 + 1}-{index * 1000 + source}-{'AB'[take]}.wav"
-            storage.write_bytes(storage.join(uri, name, file), encode(samples, 22_050))
+            yield f"{name}/{file}", encode(samples, 22_050), name
+
+
+def write_corpus(uri: str, clips_per_class: int = 40, seed: int = 0) -> str:
+    """Write the corpus below a URI; returns that. Raises StorageError."""
+    for path, data, _ in corpus_files(clips_per_class, seed):
+        storage.write_bytes(storage.join(uri, path), data)
     return uri
 
 
-def write_bucket(uri: str, recordings: int = 60, seed: int = 1) -> dict[str, str]:
-    """Write unlabelled recordings as a bucket holds them, and say what each one really is.
+def bucket_files(recordings: int = 60, seed: int = 1) -> Iterator[File]:
+    """Unlabelled recordings as a bucket holds them.
 
     WAV, FLAC, OGG and MP3, mono and stereo, at several rates, in folders by day; the last three
-    are broken: cut off, empty, and a text renamed. Returns {path: class} of the sound ones.
+    are broken: cut off, empty, and a text renamed.
     """
     names, rates = list(SOUNDS), (16_000, 22_050, 44_100, 48_000)
     containers = ("wav", "flac", "ogg", "mp3")
-    truth: dict[str, str] = {}
     for index in range(recordings):
         name, rate = names[index % len(names)], rates[index // 4 % 4]
         samples = sound(name, [seed, index], duration_s=(2.0, 3.0, 5.5)[index % 3], rate=rate)
@@ -170,10 +177,8 @@ def write_bucket(uri: str, recordings: int = 60, seed: int = 1) -> dict[str, str
             samples = np.stack([samples, 0.5 * samples], axis=1)
         container = containers[index % 4]
         path = f"2026-06-{index % 7 + 1:02d}/recorder-{index:04d}.{container}"
-        storage.write_bytes(storage.join(uri, path), encode(samples, rate, container))
-        truth[path] = name
+        yield path, encode(samples, rate, container), name
     cut = encode(sound("bell", [seed, recordings]), 22_050)
-    storage.write_bytes(storage.join(uri, "2026-06-08/cut-off.wav"), cut[: len(cut) // 2])
-    storage.write_bytes(storage.join(uri, "2026-06-08/empty.wav"), b"")
-    storage.write_bytes(storage.join(uri, "2026-06-08/notes.wav"), b"Battery changed at noon.\n")
-    return truth
+    yield "2026-06-08/cut-off.wav", cut[: len(cut) // 2], None
+    yield "2026-06-08/empty.wav", b"", None
+    yield "2026-06-08/notes.wav", b"Battery changed at noon.\n", None

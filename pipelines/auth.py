@@ -9,6 +9,7 @@ import secrets
 import stat
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from audiocnn.errors import ConfigError
@@ -34,12 +35,26 @@ def write_token() -> None:
             file.write(secrets.token_hex(32).encode())
             file.flush()
             with suppress(FileExistsError):
-                os.link(file.name, path)
+                _put(Path(file.name), path)
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}; Ray keeps its token there: set RAY_AUTH_TOKEN "
             "(`openssl rand -hex 32`), or HOME to a folder that can be written"
         ) from error
+
+
+def _put(file: Path, path: Path) -> None:
+    """Give a file a second name. Raises FileExistsError where there is a file of that name.
+
+    Where the file system has no hard links (FAT, SMB, some of FUSE), copy it, for its owner alone.
+    """
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with open(path, "xb", opener=partial(os.open, mode=0o600)) as copy:
+            copy.write(file.read_bytes())
 
 
 def token_path() -> Path:

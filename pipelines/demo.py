@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -10,17 +11,16 @@ import numpy as np
 
 from audiocnn import outputs, storage, synthetic
 from audiocnn.audio import AudioLimits, decode
-from audiocnn.corpus import Clip
+from audiocnn.corpus import Clip, Corpus
 from audiocnn.download import fetch_esc50
 from audiocnn.errors import ConfigError
 from audiocnn.featureset import FeatureSet
 from audiocnn.filelist import FileList
 from audiocnn.labelset import read_labels
 from audiocnn.layouts import read_corpus
-from audiocnn.listing import list_files
 from audiocnn.recordings import closing, open_recording
-from audiocnn.scratch import Scratch
 from audiocnn.sounds import wav
+from audiocnn.synthetic import File
 from pipelines import display
 from pipelines.evaluate import print_report, report_on
 from pipelines.ingest import ingest
@@ -29,7 +29,9 @@ from pipelines.options import Demo, Ingest, Label, Train
 from pipelines.recipes import RECIPES
 from pipelines.train import claim, train
 
-_MARKER, _LIST = "demo.json", "bucket.json"
+_MARKER = "demo.json"
+_LIST = "bucket.json"
+"""The list of the sounds that were written: of the bucket, and of a generated corpus."""
 _FORMAT = "audiocnn.demo/1"
 _MOST_EPOCHS = 78
 """A quarter of the recipe esc10's, so that ESC-10 takes minutes."""
@@ -45,11 +47,16 @@ def demo(options: Demo) -> None:
     generated = options.corpus == "synthetic"
     name = options.recipe or ("demo" if generated else "esc10")
     recipe = RECIPES[name]()
-    corpus = _corpus(options.corpus, to)
+    corpus = read_corpus(_corpus(options.corpus, to))
     features = ingest(
         Ingest(
-            corpus=corpus, to=f"{to}/features", recipe=name, feature=recipe.feature, overwrite=True
-        )
+            corpus=corpus.uri,
+            to=f"{to}/features",
+            recipe=name,
+            feature=recipe.feature,
+            overwrite=True,
+        ),
+        corpus,
     )
     fold = max(features.folds)
     train(
@@ -65,10 +72,11 @@ def demo(options: Demo) -> None:
         )
     )
     print_report(report_on(f"{to}/bundle", features, f"{to}/report"), f"{to}/report")
-    bucket, truth = f"{to}/bucket", _bucket(to, None if generated else (features, fold))
+    clips = synthetic.bucket_files() if generated else fold_files(corpus, features, fold)
+    bucket, truth = f"{to}/bucket", _write(to, "bucket", clips)
     label(Label(bucket=bucket, bundle=f"{to}/bundle", to=f"{to}/labels", overwrite=True))
     _say_truth(f"{to}/labels", bucket, truth)
-    _say_end(name, corpus, to, time.monotonic() - begun)
+    _say_end(name, corpus.uri, to, time.monotonic() - begun)
 
 
 def _claim(options: Demo) -> str:
@@ -79,7 +87,7 @@ def _claim(options: Demo) -> str:
     to = output.uri
     if os.path.isdir(to) and os.listdir(to) and not output.notes:
         raise ConfigError(f"--to {to}: not empty, and no earlier demo's; name a new folder")
-    if storage.is_local(options.corpus) and storage.is_within(storage.absolute(options.corpus), to):
+    if storage.is_within(storage.real(options.corpus), storage.real(to)):
         raise ConfigError(f"--to {to}: the corpus lies in it; name another folder")
     outputs.claim(f"{to}/features", outputs.FEATURES)
     claim(f"{to}/bundle")
@@ -93,7 +101,8 @@ def _corpus(asked: str, to: str) -> str:
     """Where the corpus is, generated or downloaded first where it was asked for by name."""
     if asked == "synthetic":
         display.step(f"generate a corpus of {len(synthetic.SOUNDS)} classes of sounds")
-        return synthetic.write_corpus(f"{to}/corpus")
+        _write(to, "corpus", synthetic.corpus_files())
+        return f"{to}/corpus"
     if asked == "esc50" and not os.path.exists(asked):
         display.step("download ESC-50 (600 MB, once)")
         with display.bar(0) as bar:
@@ -102,36 +111,35 @@ def _corpus(asked: str, to: str) -> str:
     return storage.absolute(asked)
 
 
-def _bucket(to: str, tested: tuple[FeatureSet, int] | None) -> dict[str, str]:
-    """Write the bucket anew, of a tested fold's clips or generated; what they are, by path."""
+def _write(to: str, folder: str, sounds: Iterable[File]) -> dict[str, str]:
+    """Write sounds below a folder of the demo, and nothing else of an earlier one stays there.
+
+    What somebody changed, or put there, is kept beside. Returns what the sounds are, by path.
+    """
     kept: dict[str, str] = {}
+    truth: dict[str, str] = {}
     files = FileList(to, _LIST, kept.__setitem__)
-    files.clear()
-    with Scratch() as scratch:
-        folder = f"{scratch}/bucket"
-        truth = write_bucket(folder, *tested) if tested else synthetic.write_bucket(folder)
-        for file in list_files(folder):
-            files.write_bytes(f"bucket/{file.path}", storage.read_bytes(file.uri))
-    files.finish((), format=_FORMAT)
+    for path, data, name in sounds:
+        files.write_bytes(f"{folder}/{path}", data)
+        if name is not None:
+            truth[path] = name
+    files.finish((folder,), format=_FORMAT)
     display.warn_kept("demo", kept)
     return truth
 
 
-def write_bucket(to: str, features: FeatureSet, fold: int) -> dict[str, str]:
-    """The clips of a fold, renamed, as a bucket; returns what they really are, by path.
+def fold_files(corpus: Corpus, features: FeatureSet, fold: int) -> Iterator[File]:
+    """The clips of a fold, renamed, as files of a bucket.
 
     What is a member of a tar or a stretch of a recording becomes a file of its own.
+    Raises AudioCNNError where a clip is no longer what was listed.
     """
     tested = set(features.load([fold]).clip_ids)
-    clips = [clip for clip in read_corpus(features.corpus).clips if clip.clip_id in tested]
-    truth = {}
+    clips = [clip for clip in corpus.clips if clip.clip_id in tested]
     # By their names without folders, which would sort a bucket by class.
     for index, clip in enumerate(sorted(clips, key=lambda clip: clip.clip_id.rsplit("/", 1)[-1])):
         suffix, data = _file_of(clip, features.config.sample_rate)
-        path = f"recording-{index:04d}{suffix}"
-        storage.write_bytes(storage.join(to, path), data)
-        truth[path] = clip.label
-    return truth
+        yield f"recording-{index:04d}{suffix}", data, clip.label
 
 
 def _file_of(clip: Clip, sample_rate: int) -> tuple[str, bytes]:

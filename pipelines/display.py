@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -39,7 +39,6 @@ console = _Console(highlight=False)
 LOG = "AUDIOCNN_LOG"
 """Set to `json` for a line of JSON an event, in the place of what is for people."""
 _LINE_EVERY_S = 30.0
-_NAMED = 8
 _about: dict[str, Any] = {}
 
 
@@ -105,12 +104,6 @@ def short(uri: str) -> str:
     """A URI for people: a path below the working directory is said from there."""
     below = os.path.relpath(uri) if storage.is_local(uri) else uri
     return uri if below.startswith("..") else below
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def same_command(overwrite: bool) -> str:

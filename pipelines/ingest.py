@@ -14,14 +14,15 @@ from typing import Any
 from audiocnn import outputs, storage
 from audiocnn.audio import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
-from audiocnn.corpus import Corpus, with_folds
+from audiocnn.corpus import Clip, Corpus, with_folds
 from audiocnn.errors import ConfigError, CorpusError, LedgerError
 from audiocnn.extractor import Extractor
 from audiocnn.failures import rejection_row, write_failures
 from audiocnn.featureset import FeatureSet, Part
-from audiocnn.layouts import read_corpus
+from audiocnn.layouts import FolderPerClass, read_corpus
 from audiocnn.outputs import FEATURES, Notes, Swept
 from audiocnn.parts import BandSums, Item, Ledger, is_part, item_of, part_name, read_ledger
+from audiocnn.wording import few
 from pipelines import display, session
 from pipelines.meters import meters
 from pipelines.options import Ingest
@@ -35,17 +36,22 @@ _WORTH_A_WORKER = 2_000
 
 
 class IngestWorker:
-    """Clips -> one part of the features."""
+    """Clips -> one part of the features, as long as `job` is the run that their note names."""
 
-    def __init__(self, to: str, feature: FeatureConfig, limits: AudioLimits) -> None:
-        self.to, self.feature = to, feature
+    def __init__(self, to: str, job: str, feature: FeatureConfig, limits: AudioLimits) -> None:
+        self.to, self.job, self.feature = to, job, feature
         self.extractor = Extractor(feature, limits, storage.configured())
 
     def run(self, index: int, shard: list[Item]) -> dict[str, Any]:
-        """Write the part of these clips; returns what it says of itself."""
+        """Write the part of these clips; returns what it says of itself.
+
+        Raises ConfigError where another ingest has begun, and AudioCNNError where the store is out
+        of reach or the part cannot be written.
+        """
         began = time.monotonic()
         with storage.placed(storage.join(self.to, part_name(self.feature, shard))) as path:
             ledger = self.extractor.part(shard, path)
+            _require_current(self.to, self.job)
         count = meters("ingest")
         count.recordings(len(ledger.ingested), len(ledger.failed), sum(ledger.windows.values()))
         count.step("shard", time.monotonic() - began)
@@ -61,23 +67,26 @@ class _Plan:
     to_do: list[Item]
 
 
-def ingest(options: Ingest) -> FeatureSet:
+def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     """Run the job, or finish it; returns what it wrote.
 
     Clips that an earlier run of the same options ingested are not read again; those that changed
-    in the corpus since, or left it, are taken out. Raises AudioCNNError: a corpus that cannot be
-    used, features of other options, or clips that are neither ingested nor failed.
+    in the corpus since, or left it, are taken out. The corpus is listed, unless the caller did it.
+
+    Raises AudioCNNError: a corpus that cannot be used, features of other options, or clips that
+    are neither ingested nor failed.
     """
     storage.configure(options.storage_options)
     output = outputs.claim(options.to, FEATURES)
     to = output.uri
-    corpus = read_corpus(options.corpus)
+    corpus = corpus or read_corpus(options.corpus)
     job = _job(options, corpus)
     ledgers = [] if options.overwrite else _ledgers(to)
     # Where no clip was ever ingested there is nothing to go on with, and nothing to lose.
     nothing = "features.json" not in output.notes and not any(one.ingested for one in ledgers)
     if not options.overwrite:
         _refuse_another(to, output.notes, {} if nothing else job["options"])
+        _refuse_other_reading(to, output.notes, corpus, ledgers)
     anew = options.overwrite or nothing
     plan = _plan(options, corpus, [] if anew else ledgers)
     display.step(_headline(plan))
@@ -88,10 +97,9 @@ def ingest(options: Ingest) -> FeatureSet:
         _sweep(to, output.notes)
     storage.write_json(storage.join(to, "job.json"), job)
     began = time.monotonic()
-    ledgers = plan.done + (_run(options, to, plan) if plan.to_do else [])
+    ledgers = plan.done + (_run(options, to, job["run"], plan) if plan.to_do else [])
     features = _collect(plan.corpus, options, to, ledgers)
-    if storage.read_json(storage.join(to, "job.json")).get("run") != job["run"]:
-        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+    _require_current(to, job["run"])
     features.write()
     # Parts that no longer hold, and what a killed worker left.
     swept = _sweep(to, output.notes, features.parts)
@@ -99,6 +107,12 @@ def ingest(options: Ingest) -> FeatureSet:
     _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
     _say_lost(plan.corpus, features)
     return features
+
+
+def _require_current(to: str, job: str) -> None:
+    """Raise ConfigError where another ingest has begun: the folder is its alone."""
+    if storage.read_json(storage.join(to, "job.json")).get("run") != job:
+        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
 
 
 def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
@@ -119,6 +133,8 @@ def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
             **to_json(options.feature),
             **to_json(options.limits),
         },
+        "layout": corpus.layout,
+        "has_folds": bool(corpus.folds),
         "run": uuid.uuid4().hex,
     }
 
@@ -143,6 +159,57 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
             f"--to {to}: it was begun with {differ}; give those options to go on with it, "
             "name another folder, or pass --overwrite"
         )
+
+
+def _refuse_other_reading(to: str, notes: Notes, corpus: Corpus, ledgers: list[Ledger]) -> None:
+    """Raise ConfigError where ingested clips would get other labels or folds by the layout alone.
+
+    Where a manifest or a table says otherwise than before, somebody wanted that.
+    """
+    why = _other_reading(notes.get("job.json", {}), corpus, ledgers)
+    if why and any(ledger.ingested for ledger in ledgers):
+        how = "".join(f"; {remark}" for remark in corpus.remarks)
+        raise ConfigError(
+            f"--to {to}: {corpus.uri} is read otherwise than when these features were begun: {why}"
+            f"{how}; put back what was changed in it, name another folder, or pass --overwrite"
+        )
+
+
+def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[Ledger]) -> str | None:
+    """How a corpus is read otherwise than it was, where that is not what its files say.
+
+    Jobs of earlier versions do not tell the layout, nor whether there were folds in it.
+    """
+    layout = job.get("layout", corpus.layout)
+    if layout != corpus.layout:
+        return f"its layout was {layout}, and is {corpus.layout} now"
+    if layout != FolderPerClass.name:
+        return None
+    if job.get("has_folds") and not corpus.folds:
+        return "it had folds by its names, and has none now"
+    clip = _of_another_class(corpus, ledgers)
+    if clip is None:
+        return None
+    fold = "" if clip.fold is None else f" in fold {clip.fold}"
+    return f"{clip.clip_id!r} would be {clip.label!r}{fold}"
+
+
+def _of_another_class(corpus: Corpus, ledgers: list[Ledger]) -> Clip | None:
+    """A clip of a label and a fold of which the part that has the clip has fewer.
+
+    Folds that were dealt do not count.
+    """
+    clips = {clip.clip_id: clip for clip in corpus.clips}
+    for ledger in ledgers:
+        left = Counter[tuple[str, int | None]]()
+        for fold, classes in ledger.classes.items():
+            for label, count in classes.items():
+                left[label, fold if corpus.folds else None] += count
+        for clip in filter(None, map(clips.get, ledger.ingested)):
+            left[clip.label, clip.fold] -= 1
+            if left[clip.label, clip.fold] < 0:
+                return clip
+    return None
 
 
 def _ledgers(to: str) -> list[Ledger]:
@@ -193,10 +260,10 @@ def _headline(plan: _Plan) -> str:
     return f"ingest {display.short(corpus.uri)}: {counted}{known}"
 
 
-def _run(options: Ingest, to: str, plan: _Plan) -> list[Ledger]:
+def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[Ledger]:
     """The ledgers of what is to do."""
     cluster = session.connect()
-    arguments = {"to": to, "feature": options.feature, "limits": options.limits}
+    arguments = {"to": to, "job": job, "feature": options.feature, "limits": options.limits}
     cluster.require(options.workers or 1, gpu=False)
     workers = options.workers or cluster.workers(len(plan.to_do) // _WORTH_A_WORKER)
     ledgers: list[Ledger] = []
@@ -236,7 +303,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
             bands[fold].append(ledger.bands[fold])
     classes = tuple(sorted(set().union(*folds.values())))
     if len(classes) < 2:
-        lost = display.listed([name for name in corpus.classes if name not in classes])
+        lost = few([name for name in corpus.classes if name not in classes])
         raise CorpusError(
             f"{corpus.uri}: no clip of {lost} could be read, and 2 classes are needed; see "
             f"{to}/failures.parquet"
@@ -288,6 +355,6 @@ def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
     lost = [name for name in corpus.classes if name not in features.classes]
     if lost:
         display.warn(
-            f"no clip of {display.listed(lost)} could be read: these features, and the models that "
-            "are trained on them, have no such class"
+            f"no clip of {few(lost)} could be read: these features, and the models that are "
+            "trained on them, have no such class"
         )

@@ -165,7 +165,7 @@ def _list(run: _Run) -> _Run:
                 before = run.parts()
                 changes.against(before, retry_failed=run.options.retry_failed)
                 for part, uris in changes.stale():
-                    without(part, uris)
+                    without(part.uri, uris, version=part.version)
                 shards = write_manifest(manifest, changes.to_do())
             compared_with = {part.uri for part in before}
             for late in run.parts():  # was on its way: what is in it is done again

@@ -16,6 +16,7 @@ from audiocnn.errors import MismatchError, TrainingError
 from audiocnn.featureset import FeatureSet
 from audiocnn.outputs import BUNDLE, Notes, Output
 from audiocnn.scratch import Scratch
+from audiocnn.wording import few
 from pipelines import display, session
 from pipelines.gloo import GlooConfig
 from pipelines.job import Job, log_suffix, plan, run_of
@@ -112,9 +113,7 @@ def warn_unseen(job: Job) -> None:
     """Warn of classes that a model cannot learn."""
     if job.unseen:
         folds = ", ".join(map(str, job.train_folds))
-        display.warn(
-            f"no clip of {display.listed(job.unseen)} is in the folds trained on ({folds})"
-        )
+        display.warn(f"no clip of {few(job.unseen)} is in the folds trained on ({folds})")
 
 
 def doubts(metrics: dict[str, Any]) -> str | None:

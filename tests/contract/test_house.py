@@ -11,12 +11,13 @@ import pytest
 from helpers.common import ROOT
 
 LIBRARY = [
-    "errors", "machine", "notes", "cells", "config", "local", "rangefile", "scratch", "parquet",
-    "s3answers", "s3", "otherstores", "storage", "listing", "outputs", "filelist", "tars", "tags",
-    "mp3", "ogg", "flac", "wav", "containers", "frames", "channels", "windowing", "audio",
-    "recordings", "corpus", "failures", "webdataset", "folders", "layouts", "download", "synthetic",
-    "features", "parts", "extractor", "extracting", "metrics", "calibration", "featureset", "leaks",
-    "predictions", "batches", "torch_features", "augment", "model", "training", "checkpoint",
+    "errors", "wording", "machine", "notes", "cells", "config", "local", "rangefile", "scratch",
+    "parquet", "s3answers", "s3", "otherstores", "storage", "listing", "outputs", "filelist",
+    "tars", "tags", "mp3", "ogg", "flac", "wav", "containers", "frames", "channels", "windowing",
+    "audio", "recordings", "corpus", "failures", "webdataset", "folders", "layouts", "download",
+    "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
+    "featureset", "leaks", "predictions", "batches", "torch_features", "augment", "model",
+    "training", "checkpoint",
     "bundle", "predictor", "heldout", "explain", "figures", "report", "manifest", "labels",
     "labelset", "changes", "labeller", "events", "exports", "labelled", "shortlist", "similar",
     "picking", "reviewpage", "sounds", "review", "revision", "browse",

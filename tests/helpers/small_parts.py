@@ -1,5 +1,6 @@
 """Real parts of features and of labels, as a run that is no more left them."""
 
+import os
 from pathlib import Path
 
 from audiocnn.bundle import Bundle
@@ -21,6 +22,14 @@ def features_part(to: Path) -> Path:
     with PartWriter(str(path), SMALL) as writer:
         writer.fail(item, _EMPTY)
         writer.finish()
+    return path
+
+
+def left_behind(path: Path) -> Path:
+    """Write half of a file under a path, as a process of another machine left it long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half of a file")
+    os.utime(path, (0, 0))
     return path
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +16,11 @@ from audiocnn import synthetic
 from audiocnn.config import AudioLimits
 from audiocnn.errors import ConfigError, CorpusError, FormatError
 from audiocnn.featureset import FeatureSet
+from audiocnn.parts import Ledger
 from helpers import deadly
 from helpers.common import SMALL
-from helpers.small_parts import features_part
+from helpers.small_parts import features_part, left_behind
+from pipelines import ingest as job
 from pipelines import session
 from pipelines.ingest import ingest
 from pipelines.options import Ingest
@@ -89,8 +92,7 @@ def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
         (Path(first.uri) / "parts" / name).unlink()
     (Path(first.uri) / "features.json").unlink()
     for prefix in ("", "audiocnn-"):  # the first is an earlier version's
-        half = Path(first.uri) / "parts" / f".{prefix}{'0f' * 16}.tmp"
-        half.write_bytes(b"half of a part")
+        left_behind(Path(first.uri) / "parts" / f".{prefix}{'0f' * 16}.tmp")
     finished = ingest(options(sounds))
     read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
     assert 0 < read <= 4 * len(lost) < 51
@@ -160,6 +162,43 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
     assert len(parts.items() & written(now).items()) >= len(parts) - 3
     kept = folds.keys() & after.keys()
     assert {clip: folds_of(now)[clip] for clip in kept} == {clip: folds[clip] for clip in kept}
+
+
+def test_of_two_at_once_the_one_that_began_later_finishes_and_the_other_leaves_nothing(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, made, real = str(tmp_path / "features"), list[FeatureSet](), job._run
+
+    def meanwhile(*arguments: Any) -> list[Ledger]:
+        monkeypatch.undo()
+        # Of two workers the parts are others.
+        made.append(ingest(options(sounds, to=to, workers=2)))
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "_run", meanwhile)
+    with pytest.raises(ConfigError, match=f"^--to {to}: another ingest of it began meanwhile"):
+        ingest(options(sounds, to=to))
+    assert len(rows(made[0])) == made[0].counts["windows"]  # of all parts that are there
+    FeatureSet.read(to)
+
+
+def test_a_corpus_that_is_read_otherwise_is_refused_until_it_is_overwritten(
+    tmp_path: Path,
+) -> None:
+    corpus, to = tmp_path / "sounds", str(tmp_path / "features")
+    for fold in ("train", "test"):
+        for name in ("bell", "buzz"):
+            write_clip(corpus / fold, name, 0)
+    features = ingest(options(corpus, to=to))
+    assert (features.classes, list(features.folds)) == (("bell", "buzz"), [1, 3])
+    write_clip(corpus / "extra", "siren", 0)
+    write_clip(corpus / "extra", "siren", 1)
+    before = written(features)
+    with pytest.raises(ConfigError, match=r"it had folds by its names, and has none now; test, tr"):
+        ingest(options(corpus, to=to))
+    assert written(FeatureSet.read(to)) == before
+    anew = ingest(options(corpus, to=to, folds=2, overwrite=True))
+    assert anew.classes == ("extra", "test", "train")
 
 
 def test_a_class_without_any_clip_that_can_be_read_is_no_class(

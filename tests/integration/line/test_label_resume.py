@@ -18,7 +18,7 @@ from helpers.asking import wait_until
 from helpers.common import AUDIOCNN, make_bundle
 from helpers.gate import Gate
 from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
-from helpers.small_parts import labels_part
+from helpers.small_parts import labels_part, left_behind
 from pipelines import label as job
 from pipelines.label import label
 
@@ -49,10 +49,8 @@ def test_a_stopped_run_does_what_has_no_part_yet(
     (to / "summary.json").unlink()
     # What came after the listing is not this run's.
     (bucket / "later.flac").write_bytes(sound(1))
-    strays = [labels_part(to, bundle), to / "parts" / f".audiocnn-{'0f' * 16}.tmp"]
-    strays.append(to / f".{'0f' * 16}.tmp")  # half of a manifest, of a killed driver
-    for stray in strays[1:]:
-        stray.write_bytes(b"of a run that is no more")
+    strays = [labels_part(to, bundle), left_behind(to / "parts" / f".audiocnn-{'0f' * 16}.tmp")]
+    strays.append(left_behind(to / f".{'0f' * 16}.tmp"))  # half of a manifest, of a killed driver
     (to / "parts" / "mine.txt").write_text("kept")
     kept = {name: at for name, at in parts(to).items() if "0000aaaa" not in name}
     capsys.readouterr()

@@ -13,6 +13,7 @@ import pytest
 
 from audiocnn import download
 from audiocnn.errors import CorpusError, StorageError
+from helpers import strangers
 
 TOP = "ESC-50-33c8ce9"
 
@@ -160,15 +161,38 @@ def test_a_full_disk_is_one_line(server: Server, tmp_path: Path, full: str) -> N
     noise = random.Random(0).randbytes(200_000)
     content = noise if full == "the archive" else bytes(200_000)
     server.body = archive({**esc50(), f"{TOP}/README.md": content})
-    name = r"esc50\.zip\.part" if full == "the archive" else r"ESC-50\.part"
+    name = r"-esc50\.zip\.part" if full == "the archive" else r"-ESC-50\.part"
     with pytest.raises(StorageError, match=rf"{name}: File too large; make room, and the same"):
         download.fetch_esc50(tmp_path, url(server))
     assert not (tmp_path / "ESC-50").exists()
-    assert not (tmp_path / "ESC-50.part").exists()
+    assert not (tmp_path / ".audiocnn-ESC-50.part").exists()
     resource.setrlimit(resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[1:] * 2)
     assert download.fetch_esc50(tmp_path, url(server)).is_dir()
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="goes on from here"):
+    with pytest.raises(StorageError, match=r"esc50\.zip: .*goes on from here"):
         download.fetch_esc50(tmp_path, "http://127.0.0.1:9/esc50.zip")
+
+
+def test_a_disk_that_cannot_be_written_is_not_taken_for_the_server(
+    server: Server, tmp_path: Path
+) -> None:
+    server.body = archive(esc50())
+    partial = tmp_path / ".audiocnn-esc50.zip.part"
+    partial.mkdir()
+    with pytest.raises(StorageError, match=rf"^{partial}: Is a directory; the same command"):
+        download.fetch_esc50(tmp_path, url(server))
+
+
+def test_it_costs_nobody_a_file(server: Server, tmp_path: Path) -> None:
+    """Not where it comes whole, and not where it does not."""
+    mine = ("esc50.zip", "esc50.zip.part", "ESC-50.part/audio/mine.wav")
+    planted = strangers.plant(tmp_path, mine)
+    server.body = b"no zip at all"
+    with pytest.raises(CorpusError):
+        download.fetch_esc50(tmp_path, url(server))
+    assert strangers.found(tmp_path, mine) == planted
+    server.body = archive(esc50())
+    assert len(list((download.fetch_esc50(tmp_path, url(server)) / "audio").iterdir())) == 4
+    assert strangers.found(tmp_path, mine) == planted

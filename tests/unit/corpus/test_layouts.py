@@ -268,6 +268,15 @@ def test_a_folder_beside_those_of_folds_makes_them_classes_and_that_is_said(
     assert "and 12 more is beside them" in remark
 
 
+def test_a_folder_beside_those_of_folds_in_a_class_is_said_too(tmp_path: Path) -> None:
+    names = [f"{name}/{fold}/1.wav" for name in ("dog", "cat") for fold in ("train", "test")]
+    assert {fold for _, fold in read(tmp_path / "a", *names).values()} == {1, 3}
+    found = read(tmp_path / "b", *names, "cat/misc/1.wav")
+    assert set(found.values()) == {("dog", None), ("cat", None)}
+    (remark,) = read_corpus(str(tmp_path / "b")).remarks
+    assert remark.startswith("test, train are no folds, for misc is beside them")
+
+
 def test_a_recording_beside_its_class_folders_costs_its_row(tmp_path: Path) -> None:
     stray = ["train/1.wav", "data/2.wav"]
     for at, top in enumerate(("train", "data")):

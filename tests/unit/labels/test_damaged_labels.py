@@ -1,4 +1,4 @@
-"""Labels and manifests that are no longer what was written are refused, wherever they are read."""
+"""Labels and manifests that are no longer what was written or listed are refused by all readers."""
 
 import shutil
 from collections.abc import Callable
@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import labels, labelset, listing, manifest, synthetic
+from audiocnn import browse, labels, labelset, listing, manifest, storage, synthetic
 from audiocnn.browse import Browser, Query
-from audiocnn.errors import FormatError
+from audiocnn.changes import compared
+from audiocnn.errors import ChangedError, FormatError
+from audiocnn.labelled import open_labels
 from audiocnn.labelset import Part
 from audiocnn.manifest import row_of
 from audiocnn.predictor import Predictor
@@ -49,8 +51,9 @@ def readers(to: Path, part: Part) -> list[Callable[[], object]]:
 def test_a_part_in_the_place_of_another_is_refused(place: Path, tmp_path: Path) -> None:
     """The sums would add up: it has as many recordings."""
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
+    (listed,) = labelset.find_parts(str(to), ["aa"])
+    labels.without(listed.uri, {str(place / "bucket" / "0.wav")})
     (part,) = labelset.find_parts(str(to), ["aa"])
-    labels.without(part.uri, {str(place / "bucket" / "0.wav")})
     for read in readers(to, part):  # a part that was rewritten is still itself
         read()
     other = to / labelset.part_name("aa", 1)
@@ -63,8 +66,9 @@ def test_a_part_in_the_place_of_another_is_refused(place: Path, tmp_path: Path) 
 
 def test_damaged_labels_are_refused_wherever_they_are_read(place: Path, tmp_path: Path) -> None:
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
+    (whole,) = labelset.find_parts(str(to), ["aa"])
+    damage(Path(whole.uri), place_of_embeddings(Path(whole.uri)))
     (part,) = labelset.find_parts(str(to), ["aa"])
-    damage(Path(part.uri), place_of_embeddings(Path(part.uri)))
     for read in readers(to, part):
         with pytest.raises(FormatError, match=rf"{Path(part.uri).name}.*CRC checksum.*delete it"):
             read()
@@ -88,6 +92,78 @@ def test_damaged_labels_are_no_part_of_what_is_looked_through(place: Path, tmp_p
     assert Path(part.uri).name in str(browser.state.trouble)
     assert "delete it" in str(browser.state.trouble)
     assert browser.find(Query()).total == 0
+    browser.close()
+
+
+@pytest.fixture(params=["local", "s3"])
+def copy(request: pytest.FixtureRequest, place: Path, tmp_path: Path) -> str:
+    """A copy of the labels, in each kind of store."""
+    to = str(tmp_path / "labels")
+    if request.param == "s3":
+        request.getfixturevalue("connections")
+        to = f"{request.getfixturevalue('bucket')}/labels"
+    for file in listing.list_files(str(place / "labels")):
+        storage.write_bytes(f"{to}/{file.path}", storage.read_bytes(file.uri))
+    return to
+
+
+def test_a_part_that_was_written_anew_since_it_was_listed_is_not_read(
+    copy: str, place: Path
+) -> None:
+    """Its rows would be mixed with those that were read before, and be written over."""
+    opened = open_labels(copy)
+    (part,) = parts = labelset.find_parts(copy, ["aa"])
+    sums, _, _ = labelset.collect(copy, parts)
+    assert labels.without(part.uri, {str(place / "bucket" / "0.wav")})
+    now = labelset.find_parts(copy, ["aa"])
+
+    def compare() -> None:
+        with compared(iter([])) as changes:
+            changes.against(parts, retry_failed=False)
+
+    def take_out() -> None:
+        with compared(iter([])) as changes:
+            changes.against(now, retry_failed=False)
+            ((stale, uris),) = changes.stale()
+            assert labels.without(stale.uri, {min(uris)}, version=stale.version)
+            labels.without(stale.uri, uris, version=stale.version)
+
+    for read in (
+        lambda: list(labelset.batches(parts, ["uri", "score"])),
+        lambda: list(opened.batches(["uri", "score"])),
+        lambda: labelset.collect(copy, parts),
+        lambda: labels.without(part.uri, {"nobody"}, version=part.version),
+        compare,
+    ):
+        with pytest.raises(ChangedError, match=rf"{Path(part.uri).name}: it changed meanwhile"):
+            read()
+    assert labelset.find_parts(copy, ["aa"]) == now  # nothing was written
+    assert labelset.collect(copy, now)[0].labelled == sums.labelled - 1
+    with pytest.raises(ChangedError):
+        take_out()
+    assert labelset.collect(copy, labelset.find_parts(copy))[0].labelled == sums.labelled - 2
+
+
+def test_what_is_written_anew_before_it_is_copied_is_looked_through_the_next_time(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browse, "_FRESH_S", 0.0)
+    to = str(shutil.copytree(place / "labels", tmp_path / "labels"))
+    real = browse.find_parts
+
+    def then_rewritten(uri: str, listings: list[str]) -> list[Part]:
+        (part,) = parts = real(uri, listings)
+        labels.without(part.uri, {str(place / "bucket" / "0.wav")})
+        return parts
+
+    browser = Browser(to)
+    with monkeypatch.context() as patched:
+        patched.setattr(browse, "find_parts", then_rewritten)
+        browser.refresh(wait=True)
+    assert "it changed meanwhile" in str(browser.state.trouble)
+    assert browser.state.parts_read == 0
+    browser.refresh(wait=True)
+    assert (browser.state.trouble, browser.state.sums.labelled) == (None, 3)
     browser.close()
 
 

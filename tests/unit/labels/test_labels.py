@@ -333,13 +333,14 @@ def test_what_changed_is_what_is_new_or_other_or_gone(sounds: list[Recording], q
     ]
     now[0]["version"] = "new"
     now.append({"uri": "/z.wav", "size": 1, "version": "v", "wrong": None})
-    before = [Part(listing_id="a", shard=0, uri=str(quiet), size=quiet.stat().st_size)]
+    file = listing.stored_file(str(quiet))
+    part = Part(listing_id="a", shard=0, uri=file.uri, size=file.size, version=file.version)
     with compared(iter(now)) as changes:
-        changes.against(before, retry_failed=False)
+        changes.against([part], retry_failed=False)
         assert [row["uri"] for row in changes.to_do()] == sorted([sounds[0].uri, "/z.wav"])
-        assert list(changes.stale()) == [(str(quiet), {sounds[0].uri, sounds[5].uri})]
+        assert list(changes.stale()) == [(part, {sounds[0].uri, sounds[5].uri})]
     with compared(iter(now)) as changes:
-        changes.against(before, retry_failed=True)
+        changes.against([part], retry_failed=True)
         assert {row["uri"] for row in changes.to_do()} == {
             sounds[0].uri, sounds[10].uri, sounds[33].uri, "/z.wav",
         }  # fmt: skip

@@ -65,8 +65,29 @@ def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> N
     parts = labelset.find_parts(str(tmp_path))
     with compared(iter(now)) as changes:
         changes.against(parts, retry_failed=False)
-        assert list(changes.stale()) == [(parts[1].uri, {"/b/b.wav"})]
+        assert list(changes.stale()) == [(parts[1], {"/b/b.wav"})]
         assert [row["uri"] for row in changes.to_do()] == ["/b/d.wav"]
+
+
+def test_links_do_not_make_recordings_labels_nor_labels_recordings(tmp_path: Path) -> None:
+    bucket, link, beside = tmp_path / "bucket", tmp_path / "link", tmp_path / "beside"
+    for path in (bucket / "a.wav", bucket / "labels" / "b.wav", beside / "labels" / "c.wav"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    link.symlink_to(bucket)
+    (tmp_path / "above").symlink_to(tmp_path)
+    for one, to in ((bucket, link), (link, bucket), (bucket, tmp_path / "above"), (link, tmp_path)):
+        with pytest.raises(ConfigError, match=f"^--to {to}: it is the bucket, or a folder above"):
+            labelset.require_apart(str(one), str(to))
+    (bucket / "more").symlink_to(beside)
+    for one, to, left in (
+        (bucket, link / "labels", {"a.wav", "more/labels/c.wav"}),
+        (link, bucket / "labels", {"a.wav", "more/labels/c.wav"}),
+        (bucket, beside / "labels", {"a.wav", "labels/b.wav"}),
+        (bucket, tmp_path / "labels", {"a.wav", "labels/b.wav", "more/labels/c.wav"}),
+    ):
+        labelset.require_apart(str(one), str(to))
+        assert {file.path for file in labelset.iter_bucket(str(one), str(to))} == left
 
 
 def test_folders_of_a_folder_are_named(to: str) -> None:

@@ -83,12 +83,10 @@ def test_old_labels_are_read_wherever_labels_are(
     rows = [row for batch in opened.batches(before.column_names) for row in batch.to_pylist()]
     export(FORMATS, merged(rows), str(tmp_path / "out"), str(bucket), high_hz=2_000.0)
     assert len(storage.read_parquet(str(tmp_path / "out" / "events.parquet"))) > 0
-    parts = opened.parts
     gone = str(bucket / "00.wav")
-    assert labels.without(parts[0].uri, {gone})
-    found = {
-        row[0] for part, file in labelset.files(parts[:1]) for row in labels.outcomes(part, file)
-    }
+    assert labels.without(opened.parts[0].uri, {gone})
+    now = labelset.find_parts(str(folder))[:1]
+    found = {row[0] for part, file in labelset.files(now) for row in labels.outcomes(part, file)}
     assert gone not in found
     assert len(found) == 9
 

@@ -1,9 +1,11 @@
 """Ray's token is written for its owner alone, and the doctor sees one that is not."""
 
+import errno
 import os
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,45 @@ def test_a_token_is_written_for_its_owner_alone(
     text = token.read_text()
     auth.write_token()
     assert token.read_text() == text
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_token_is_written_where_there_are_no_hard_links(
+    home: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FAT, SMB and FUSE say it."""
+
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    before = os.umask(0)
+    try:
+        auth.write_token()
+    finally:
+        os.umask(before)
+    token = home / ".ray" / "auth_token"
+    assert mode(token) == 0o600
+    assert re.fullmatch("[0-9a-f]{64}", token.read_text())
+    assert list(token.parent.iterdir()) == [token]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_token_that_another_process_wrote_meanwhile_stays(
+    home: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, real = home / ".ray" / "auth_token", os.link
+
+    def link(*names: Any) -> None:
+        token.write_text("of another")
+        if not links:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(*names)
+
+    monkeypatch.setattr(os, "link", link)
+    auth.write_token()
+    assert token.read_text() == "of another"
+    assert list(token.parent.iterdir()) == [token]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import ray
 import torch
 
-from audiocnn import checkpoint, labelset, outputs, storage
+from audiocnn import checkpoint, labelset, outputs, storage, synthetic
 from audiocnn.errors import ConfigError
 from audiocnn.featureset import FeatureSet
 from audiocnn.labels import FORMAT
@@ -242,17 +243,59 @@ def test_a_strangers_demo_json_makes_no_demo(tmp_path: Path) -> None:
     assert names(tmp_path) == {"demo.json", "bucket/precious.wav"}
 
 
+def test_a_corpus_that_a_link_leads_to_is_not_written_into_by_the_demo(tmp_path: Path) -> None:
+    to, link = tmp_path / "demo", tmp_path / "link"
+    storage.write_json(f"{to}/demo.json", {"format": "audiocnn.demo/1"})
+    strangers.plant(to, ("corpus/dog/1.wav",))
+    link.symlink_to(to / "corpus")
+    with pytest.raises(ConfigError, match=f"^--to {to}: the corpus lies in it"):
+        demo.demo(Demo(corpus=str(link), to=str(to)))
+    assert names(to) == {"demo.json", "corpus/dog/1.wav"}
+
+
 def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: Path) -> None:
-    truth = demo._bucket(str(tmp_path), None)
+    sounds: list[synthetic.File] = [("2/notes.wav", b"Battery changed at noon.\n", None)]
+    sounds += [(f"{day}/{n}.wav", f"{day}{n}".encode(), "bell") for day in "12" for n in "ab"]
+    truth = demo._write(str(tmp_path), "bucket", sounds)
+    assert truth == {path: "bell" for path, _, name in sounds if name}
     first = names(tmp_path)
-    assert {f"bucket/{path}" for path in truth} < first
-    changed = tmp_path / "bucket" / next(iter(truth))
+    assert first == {*(f"bucket/{path}" for path, _, _ in sounds), "bucket.json"}
+    changed = tmp_path / "bucket" / "1" / "a.wav"
     changed.write_bytes(b"mine")
-    planted = strangers.plant(tmp_path, ("bucket/mine.wav", "bucket/2026-06-01/mine.wav"))
-    assert demo._bucket(str(tmp_path), None) == truth
-    assert names(tmp_path) == {*first, *planted, f"{changed.relative_to(tmp_path)}.kept-1"}
-    assert changed.with_name(f"{changed.name}.kept-1").read_bytes() == b"mine"
+    planted = strangers.plant(tmp_path, ("bucket/mine.wav", "bucket/1/mine.wav"))
+    assert demo._write(str(tmp_path), "bucket", sounds) == truth
+    assert names(tmp_path) == {*first, *planted, "bucket/1/a.wav.kept-1"}
+    assert (tmp_path / "bucket" / "1" / "a.wav.kept-1").read_bytes() == b"mine"
     assert strangers.found(tmp_path, tuple(planted)) == planted
+    # Of another corpus it has other sounds.
+    demo._write(str(tmp_path), "bucket", sounds[1:2])
+    assert names(tmp_path) == {
+        *planted, "bucket.json", "bucket/1/a.wav", "bucket/1/a.wav.kept-1"
+    }  # fmt: skip
+
+
+def test_a_generated_corpus_is_written_over_nobodys_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = partial(synthetic.corpus_files, 2)
+    monkeypatch.setattr(synthetic, "corpus_files", some)
+    mine = tmp_path / "corpus" / "bell" / "1-0-A.wav"
+    planted = strangers.plant(tmp_path, ("corpus/bell/1-0-A.wav", "corpus/notes.txt"))
+    for _ in range(2):
+        assert demo._corpus("synthetic", str(tmp_path)) == f"{tmp_path}/corpus"
+        assert {path: (tmp_path / "corpus" / path).read_bytes() for path, _, _ in some()} == {
+            path: data for path, data, _ in some()
+        }
+        kept = mine.with_name("1-0-A.wav.kept-1")
+        assert kept.read_bytes() == planted["corpus/bell/1-0-A.wav"]
+        assert (tmp_path / "corpus" / "notes.txt").read_bytes() == planted["corpus/notes.txt"]
+        assert not mine.with_name("1-0-A.wav.kept-2").exists()
+    assert capsys.readouterr().out.count("is not as demo wrote it: it is kept as") == 1
+    # The bucket is listed beside it, and neither costs the other one a file.
+    demo._write(str(tmp_path), "bucket", [("a.wav", b"a", "bell")])
+    before = names(tmp_path)
+    demo._corpus("synthetic", str(tmp_path))
+    assert names(tmp_path) == before
 
 
 def test_a_folder_of_ones_own_is_not_refused(tmp_path: Path) -> None:

@@ -157,15 +157,15 @@ def test_answers_are_never_lost(
     assert read_rows(place)[0]["label"] == "dog"
     review(options(place, count=3, overwrite=True))
     assert len(read_rows(place)) == 3
-    assert sorted(p.name for p in (place / "review" / "clips").iterdir()) == [
-        "0001.wav", "0002.wav", "0003.wav", "mine.wav",
-    ]  # fmt: skip
+    clips = sorted(p.name for p in (place / "review" / "clips").iterdir())
+    assert clips == ["0001.wav", "0002.wav", "0003.wav", "mine.wav"]
     assert (place / "review" / "notes.txt").exists()
     assert "review.csv is not as review wrote it" in capsys.readouterr().out
     kept = pd.read_csv(place / "review" / "review.csv.kept-1")
     assert kept["label"].tolist()[0] == "dog"
     bucket = labelled_bucket / "bucket"
-    for to in (bucket, bucket / "deep" / "review", bucket.parent):
+    (place / "link").symlink_to(bucket / "deep")
+    for to in (bucket, bucket / "deep" / "review", bucket.parent, place / "link" / "review"):
         with pytest.raises(ConfigError, match="it is in the bucket"):
             review(options(place, to=str(to)))
     assert not (bucket / "deep" / "review").exists()

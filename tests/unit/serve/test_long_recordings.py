@@ -32,8 +32,9 @@ def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
     folder = tmp_path / "labels"
     (folder / "parts").mkdir(parents=True)
     found = Scored(
-        start_s=np.array([end_s - 1.0]), duration_s=np.ones(1), scores=np.full((1, 3), 1 / 3)
-    )
+        start_s=np.array([end_s - 1.0]), duration_s=np.ones(1), scores=np.full((1, 3), 1 / 3),
+        level_dbfs=np.full(1, -20.0), channel=np.zeros(1, int),
+    )  # fmt: skip
     with LabelWriter(str(folder / labelset.part_name("aa", 0)), predictor.bundle, 2) as writer:
         writer.add(Recording(uri=str(path)), [found])
         writer.finish()

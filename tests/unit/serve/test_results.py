@@ -360,7 +360,10 @@ def test_pages_go_to_the_end(tmp_path: Path, predictor: Predictor) -> None:
     folder = tmp_path / "labels"
     (folder / "parts").mkdir(parents=True)
     scores = np.random.default_rng(0).dirichlet(np.ones(len(predictor.bundle.classes)), 50)
-    found = Scored(start_s=np.arange(50.0), duration_s=np.ones(50), scores=scores)
+    found = Scored(
+        start_s=np.arange(50.0), duration_s=np.ones(50), scores=scores,
+        level_dbfs=np.full(50, -20.0), channel=np.zeros(50, int),
+    )  # fmt: skip
     part = str(folder / labelset.part_name("aa", 0))
     with LabelWriter(part, predictor.bundle, 2) as writer:
         for number in range(1_000):

@@ -1,6 +1,7 @@
 """Whose a folder is, and which of its files a job may remove or write over."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from audiocnn import outputs
 from audiocnn.errors import ConfigError, StorageError
 from audiocnn.filelist import FileList
 from audiocnn.outputs import BUNDLE, DEMO, FEATURES, LABELS, REPORT, REVIEW, Kind
+from helpers.small_parts import left_behind
 
 NOTES = [
     (FEATURES, "features.json", {"format": "audiocnn.features/1"}),
@@ -78,16 +80,41 @@ def test_a_strangers_file_under_a_name_of_the_verb_is_refused(tmp_path: Path, ki
         for other in KINDS:
             if name not in (*other.notes, *other.files):
                 assert outputs.claim(str(folder), other).notes == {}
-    write(tmp_path / "x", {kind.notes[0]: "no JSON", "notes.txt": "mine"})
-    with pytest.raises(ConfigError, match="did not write it"):
-        outputs.claim(str(tmp_path / "x"), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
+def test_a_note_that_cannot_be_read_is_said_to_be_so_and_why(tmp_path: Path, kind: Kind) -> None:
+    """It may well be the verb's own, and what lies beside it too."""
+    beside = dict.fromkeys(("failures.parquet", "model.safetensors", "report.html"), "ours")
+    damaged = (
+        ('{"format": "audiocnn', r"not JSON \(Unterminated string.*\)"),
+        ("", r"not JSON \(Expecting value.*\)"),
+        ("[1]", "not a JSON object"),
+        (None, "a folder"),
+    )
+    for number, (name, (content, why)) in enumerate(itertools.product(kind.notes, damaged)):
+        folder = tmp_path / str(number)
+        write(folder, beside if content is None else {**beside, name: content})
+        if content is None:
+            (folder / name).mkdir()
+        said = rf"{folder}: {name} is there, and cannot be read \({why}\); move it away, or name"
+        with pytest.raises(ConfigError, match=said):
+            outputs.claim(str(folder), kind)
+
+
+def test_that_a_folder_is_anothers_is_said_before_that_a_note_is_damaged(tmp_path: Path) -> None:
+    write(tmp_path, {"job.json": "{", "report.json": '{"format": "audiocnn.report/2"}'})
+    with pytest.raises(ConfigError, match=r"it holds a report \(report\.json of evaluate\)"):
+        outputs.claim(str(tmp_path), BUNDLE)
+    with pytest.raises(ConfigError, match=r"job\.json is there, and cannot be read"):
+        outputs.claim(str(tmp_path), REPORT)
 
 
 def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
     mine = {"notes.txt": "mine", "failures.parquet.bak": "mine", "parts/failures.parquet": "mine"}
     note = json.dumps({"format": "audiocnn.features/2"})
-    half = {f".audiocnn-{'0f' * 16}.tmp": "half of a file"}
-    write(tmp_path, {**mine, **half, "features.json": note, "failures.parquet": "ours"})
+    left_behind(tmp_path / f".audiocnn-{'0f' * 16}.tmp")
+    write(tmp_path, {**mine, "features.json": note, "failures.parquet": "ours"})
     output = outputs.claim(str(tmp_path), FEATURES)
     assert output.files == ("failures.parquet",)
     with pytest.raises(ConfigError, match=r"features\.json is there already.*--overwrite"):
@@ -113,8 +140,9 @@ def test_a_sweep_removes_what_is_owned_and_temporary_files(tmp_path: Path) -> No
         "part-ours.parquet": "mine",
     }
     ours = [f"parts/.{prefix}{'0f' * 16}.tmp" for prefix in ("", "audiocnn-")]
-    write(tmp_path, {**mine, **dict.fromkeys([*ours, "parts/part-ours.parquet"], "")})
-    write(tmp_path, {"parts/part-kept.parquet": "four"})
+    for path in ours:
+        left_behind(tmp_path / path)
+    write(tmp_path, {**mine, "parts/part-ours.parquet": "", "parts/part-kept.parquet": "four"})
     asked: list[str] = []
 
     def owned(path: str) -> bool:
@@ -196,7 +224,7 @@ def test_what_a_killed_job_wrote_is_taken_for_its_own_when_it_is_written_again(
     killed = FileList(str(tmp_path), "list.json")
     for path in ("raven/a", "raven/b"):
         killed.write_bytes(path, b"2")  # and never listed
-    write(tmp_path, {f"raven/.audiocnn-{'0f' * 16}.tmp": "half of one"})
+    left_behind(tmp_path / "raven" / f".audiocnn-{'0f' * 16}.tmp")
     assert write_files(tmp_path, {"raven/a": "2", "raven/b": "2"}) == {}
     (tmp_path / "list.json").unlink()
     assert read(tmp_path) == {"raven/a": "2", "raven/b": "2"}

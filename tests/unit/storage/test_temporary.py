@@ -1,0 +1,79 @@
+"""Temporary files: those of a process that ended are removed, those that one writes are not."""
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from audiocnn import outputs, storage
+from audiocnn.filelist import FileList
+from helpers.small_parts import left_behind
+
+WRITING = """
+import sys
+from pathlib import Path
+from audiocnn import storage
+with storage.placed(sys.argv[1]) as path:
+    Path(path).write_bytes(b"a part")
+    print(path, flush=True)
+    sys.stdin.read()
+"""
+
+
+def sweep(folder: Path) -> None:
+    """All that removes temporary files from the folder `parts` of another one."""
+    outputs.sweep(str(folder), "parts/part-*.parquet", lambda _: False)
+    outputs.remove_temporary(str(folder / "parts"))
+    FileList(str(folder), "list.json").write_bytes("parts/notes.txt", b"x")
+
+
+def start(part: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A process that writes a part until it is told to end, and where it writes it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITING, str(part)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_what_is_being_written_is_left_to_its_process(tmp_path: Path) -> None:
+    """Here, and by another job, however long that takes."""
+    mine, theirs = tmp_path / "parts" / "part-1.parquet", tmp_path / "parts" / "part-2.parquet"
+    process, path = start(theirs)
+    with storage.placed(str(mine)) as temporary:
+        Path(temporary).write_bytes(b"a part")
+        for written in (path, Path(temporary)):
+            os.utime(written, (0, 0))
+        sweep(tmp_path)
+        assert path.exists()
+    process.communicate("")
+    assert process.returncode == 0
+    assert mine.read_bytes() == theirs.read_bytes() == b"a part"
+    assert {file.name for file in (tmp_path / "parts").iterdir()} == {
+        mine.name, theirs.name, "notes.txt"
+    }  # fmt: skip
+
+
+def test_what_a_killed_process_left_is_removed_at_once(tmp_path: Path) -> None:
+    process, path = start(tmp_path / "parts" / "part-1.parquet")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its parent has not asked for it
+    assert path.exists()
+    sweep(tmp_path)
+    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["notes.txt"]
+    process.communicate()
+
+
+def test_what_was_left_by_another_machine_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    names = [f".audiocnn-{uuid.uuid4().hex}.tmp", f".{uuid.uuid4().hex}.tmp"]
+    (tmp_path / "parts").mkdir()
+    for name in names:
+        (tmp_path / "parts" / name).write_bytes(b"half of a part")
+    sweep(tmp_path)
+    assert {file.name for file in (tmp_path / "parts").iterdir()} == {*names, "notes.txt"}
+    for name in names:
+        left_behind(tmp_path / "parts" / name)
+    sweep(tmp_path)
+    assert {file.name for file in (tmp_path / "parts").iterdir()} == {"notes.txt"}
