@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -29,6 +30,13 @@ MOST = "AUDIOCNN_CLUSTER_MAX"
 _FEWEST_CPUS = 2
 """That a cluster of one says it has: a job's workers must all have room."""
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+_IS_FULL = re.compile(
+    # torch's allocator, CUDA and its driver; NCCL
+    r"CUDA[\w ]*:? out of memory|Cuda failure .*out of memory"
+    # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    r"|\bCU[A-Z]+_\w*(?<!HOST_)ALLOC(ATION)?_FAILED"
+)
+"""What a line of an error says where a GPU's memory is full, whoever wanted more of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,12 +221,13 @@ def user_errors() -> Iterator[None]:
 @contextmanager
 def gpu_memory(mend: str) -> Iterator[None]:
     """Raise ConfigError, with the mend, where a GPU's memory is full."""
-    import torch
-
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        what = ". ".join(str(error).split(". ")[:2])  # it goes on with many figures
+    except RuntimeError as error:
+        line = next(filter(_IS_FULL.search, str(error).splitlines()), None)
+        if line is None:
+            raise
+        what = ". ".join(line.split(". ")[:2])  # it goes on with many figures
         raise ConfigError(f"{what}: {mend}") from error
 
 
