@@ -81,15 +81,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
             _join(address)
         else:
             write_token()
-            # On loopback alone: a cluster of one has no business on the network.
-            ray.init(
-                address="local",
-                num_cpus=max(_FEWEST_CPUS, machine.cpus()),
-                include_dashboard=False,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                _metrics_export_port=metrics_port,
-            )
+            _start(metrics_port)
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
@@ -142,15 +134,41 @@ def _grows() -> bool:
     return any(kind != f"node_{node}" for node, kind in types.items())
 
 
+def _start(metrics_port: int | None) -> None:
+    """Start a cluster of one on this machine. Raises ConfigError where Ray does not start."""
+    try:
+        # On loopback alone: a cluster of one has no business on the network.
+        ray.init(
+            address="local",
+            num_cpus=max(_FEWEST_CPUS, machine.cpus()),
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _metrics_export_port=metrics_port,
+        )
+    # For a node that is not there after 30 s, which no setting changes, Ray 2.60 raises no less.
+    except Exception as error:
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise ConfigError(
+            f"Ray does not start on this machine ({_reason(error)}): its logs are below "
+            f"{folder}/ray, and RAY_TMPDIR names another folder; on a slow or busy machine, try "
+            "again"
+        ) from error
+
+
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            f"RAY_ADDRESS {address}: {reason} (no cluster there, or another version of Ray, or it "
-            "wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
+            f"RAY_ADDRESS {address}: {_reason(error)} (no cluster there, or another version of "
+            "Ray, or it wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Ray says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _quiet() -> None:
