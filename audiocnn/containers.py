@@ -11,7 +11,7 @@ from audiocnn import wav
 from audiocnn.errors import AudioError
 from audiocnn.mp3 import Mp3, read_mp3
 from audiocnn.rangefile import RangeFile, read_at
-from audiocnn.tags import behind_id3
+from audiocnn.tags import MOST_TAGS, behind_id3
 
 
 def sniff(file: BinaryIO) -> tuple[str, int]:
@@ -24,6 +24,8 @@ def sniff(file: BinaryIO) -> tuple[str, int]:
         raise AudioError("empty", "the file has no bytes")
     start = behind_id3(file, 0)
     head = read_at(file, start, 12)
+    if head[:3] == b"ID3":
+        raise AudioError("unrecognised", f"over {MOST_TAGS} ID3 tags stand in front of it")
     if head[:4] in wav.MAGIC and head[8:12] == b"WAVE":
         return "wav", start
     if head[:4] == b"fLaC":
@@ -46,7 +48,8 @@ def check_mp3(file: BinaryIO) -> Mp3:
         length = file.seek(0, io.SEEK_END)
         raise AudioError(
             "truncated",
-            f"{mp3.frames} whole MP3 frames end at byte {mp3.end} of {length}, and none follows",
+            f"{mp3.frames} whole MP3 frames end at byte {mp3.end} of {length}, and none begins "
+            "there",
         )
     return mp3
 

@@ -5,15 +5,16 @@ decibels. `features.json` is written last and lists the parts: a reader sees a w
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from audiocnn import storage
+from audiocnn import parquet, storage
 from audiocnn.config import (
     FeatureConfig,
     content_fingerprint,
@@ -63,6 +64,8 @@ class FeatureSet:
     """Clips by class in each fold."""
     bands: dict[int, BandSums]
     """By fold."""
+    _whole: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Parts whose rows were compared with their digests, each by the digest of its footer."""
 
     @property
     def fingerprint(self) -> str:
@@ -176,13 +179,29 @@ class FeatureSet:
         Raises FormatError where it is damaged, or holds other rows than `features.json` says.
         """
         uri = storage.join(self.uri, part)
-        table = storage.read_parquet(uri)
+        table, footer = _read(uri)
         if not fits(table.schema, self.config):
             raise FormatError(f"{uri}: its columns are not those of features")
-        _require_rows(uri, table, self.parts[part].rows)
+        self._require_rows(part, table, footer)
         return Rows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
         )
+
+    def _require_rows(self, part: str, table: pa.Table, footer: bytes) -> None:
+        """Compare a part's rows with their digest, once for each file that is in its place.
+
+        Where that is another one by now, its footer is too; what became of its pages, their
+        checksums must show.
+        """
+        if self._whole.get(part) == footer:
+            return
+        if rows_digest(table) != self.parts[part].rows:
+            raise FormatError(
+                f"{storage.join(self.uri, part)}: its rows are not those that features.json names: "
+                "it was damaged, or another part is in its place; delete it, and the same `ingest` "
+                "writes it again"
+            )
+        self._whole[part] = footer
 
     def part_rows(self, folds: list[int]) -> dict[str, int]:
         """Windows of some folds in each part."""
@@ -254,9 +273,9 @@ class Rows:
             empty = schema(config).empty_table()
             return Rows.of_table(empty)
         merged: dict[str, Any] = {}
-        for field in dataclasses.fields(Rows):
-            values = [getattr(part, field.name) for part in parts]
-            merged[field.name] = (
+        for one in dataclasses.fields(Rows):
+            values = [getattr(part, one.name) for part in parts]
+            merged[one.name] = (
                 [item for value in values for item in value]
                 if isinstance(values[0], list)
                 else np.concatenate(values)
@@ -264,19 +283,11 @@ class Rows:
         return Rows(**merged)
 
 
-def _require_rows(uri: str, table: pa.Table, rows: str) -> None:
-    """Compare a part's rows with their digest, once in a process; later, checksums must do."""
-    if (uri, rows) in _known_to_be_whole:
-        return
-    if rows_digest(table) != rows:
-        raise FormatError(
-            f"{uri}: its rows are not those that features.json names: it was damaged, or another "
-            "part is in its place; delete it, and the same `ingest` writes it again"
-        )
-    _known_to_be_whole.add((uri, rows))
-
-
-_known_to_be_whole: set[tuple[str, str]] = set()
+def _read(uri: str) -> tuple[pa.Table, bytes]:
+    """A part, and the digest of its footer. Raises StorageError, FormatError."""
+    data = storage.read_bytes(uri)
+    with parquet.opened(uri, pa.BufferReader(data)) as file:
+        return file.read(), hashlib.sha256(parquet.footer(data)).digest()
 
 
 def _ndarray(column: pa.ChunkedArray) -> np.ndarray:

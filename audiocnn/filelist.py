@@ -63,10 +63,11 @@ class FileList:
     def clear(self, *others: str) -> None:
         """Remove `others` where they are there, and then what the list has, the last first.
 
-        What is not as the list has it is kept beside.
+        What is not as the list has it is kept beside. What a killed job was writing goes too.
         """
         self._remove(list(dict.fromkeys([*others, *reversed(self._before)])))
         self._before = {}
+        outputs.remove_temporary(self.uri)
 
     def finish(self, written: Iterable[str], **fields: Any) -> None:
         """Write the list, with other fields of its JSON object.

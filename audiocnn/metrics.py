@@ -30,7 +30,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """Part of the clips whose class was predicted."""
+    """Part of the clips whose class was predicted; 0 where there are none."""
     return float(np.trace(confusion) / max(1, confusion.sum()))
 
 
@@ -67,7 +67,8 @@ def per_class(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassMetr
     return rows
 
 
-def macro_f1(confusion: np.ndarray, classes: tuple[str, ...]) -> float:
-    """The mean F1 of the classes of which clips were tested."""
+def macro_f1(confusion: np.ndarray, classes: tuple[str, ...]) -> float | None:
+    """The mean F1 of the classes of which clips were tested; None where none was."""
     found = [row.f1 for row in per_class(confusion, classes)]
-    return float(np.mean([f1 for f1 in found if f1 is not None]))
+    known = [f1 for f1 in found if f1 is not None]
+    return float(np.mean(known)) if known else None

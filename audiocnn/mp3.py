@@ -25,15 +25,22 @@ _RATES = {
 }
 _LAYER_III = 1
 _MONO = 3
-_CHUNK = 1 << 20
+_CHUNK, _AHEAD = 1 << 20, 1 << 13
+"""Bytes that are searched at a time, and with them what frames that begin there may need.
+
+A frame has at most 1,441.
+"""
+_SOUND, _SURE = 2, 3
+"""Frames in a row that are sound where it should begin; and in a tag, whose picture may have two.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mp3:
     """What the frames of an MP3 say.
 
-    `head` followed by the file from `rest` on is the same MP3 with its true number of frames
-    where a decoder looks for it.
+    `head` followed by the file from `rest` on is the same MP3, without the tags in front of it,
+    with its true number of frames where a decoder looks for it.
     """
 
     frames: int
@@ -74,25 +81,37 @@ def _frame(header: bytes) -> _Frame | None:
     return _Frame(version=version, mode=header[3] >> 6, size=size)
 
 
-def _first_frame(file: BinaryIO) -> tuple[int, _Frame] | None:
-    """Where the first frame begins that another one follows."""
-    start = behind_id3(file, 0)
-    while chunk := read_at(file, start, _CHUNK):
-        found = chunk.find(b"\xff")
-        while found >= 0:
-            at = start + found
-            first = _frame(read_at(file, at, 4))
-            if first is not None and _frame(read_at(file, at + first.size, 4)) is not None:
-                return at, first
-            found = chunk.find(b"\xff", found + 1)
-        start += len(chunk)
+def _find(file: BinaryIO, start: int, count: int) -> tuple[int, _Frame] | None:
+    """The first of so many frames in a row, and where it begins: each byte is looked at once."""
+    while chunk := read_at(file, start, _CHUNK + _AHEAD):
+        at = chunk.find(b"\xff")
+        while 0 <= at < _CHUNK:
+            first = _first_of(chunk, at, count)
+            if first is not None:
+                return start + at, first
+            at = chunk.find(b"\xff", at + 1)
+        start += _CHUNK
     return None
 
 
+def _first_of(data: bytes, at: int, count: int) -> _Frame | None:
+    """The frame at a place in some bytes, where so many are there in a row with it."""
+    first = frame = _frame(data[at : at + 4])
+    for _ in range(count - 1):
+        if frame is None:
+            return None
+        at += frame.size
+        frame = _frame(data[at : at + 4])
+    return None if frame is None else first
+
+
 def read_mp3(file: BinaryIO) -> Mp3 | None:
-    """Count the frames of an MP3; None where no two frames follow each other."""
+    """Count the frames of an MP3; None where no two frames follow each other.
+
+    What it costs grows with the file alone, whatever is in it.
+    """
     length = file.seek(0, io.SEEK_END)
-    found = _first_frame(file)
+    found = _find(file, behind_id3(file, 0), _SOUND)
     if found is None:
         return None
     start, frame = found
@@ -104,7 +123,7 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
     if position > length:
         count, position = count - 1, position - frame.size
     elif position < length:
-        whole = read_at(file, position, 8).startswith(AT_THE_END) or is_blank(file, position)
+        whole = is_blank(file, position) or _is_tag(file, position)
     head, rest, stated = _with_length(file, found, length - start, count)
     return Mp3(
         frames=count if stated is None else count - 1,
@@ -113,6 +132,15 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
         head=head,
         rest=rest,
     )
+
+
+def _is_tag(file: BinaryIO, position: int) -> bool:
+    """Whether a tag begins at a position, and no sound follows.
+
+    A tag that says a wrong size would hide the sound behind it.
+    """
+    begins = read_at(file, position, 8).startswith(AT_THE_END)
+    return begins and _find(file, position, _SURE) is None
 
 
 def _following(file: BinaryIO, position: int, length: int) -> tuple[int, _Frame] | None:
@@ -141,8 +169,8 @@ def _with_length(
         length = struct.pack(">I", count - 1)
         if flags & 2:
             length += struct.pack(">I", stream_bytes & 0xFFFFFFFF)
-        head = read_at(file, 0, start + first.xing + 8) + length
-        return head, len(head), stated
+        head = read_at(file, start, first.xing + 8) + length
+        return head, start + len(head), stated
     header = bytearray(read_at(file, start, 4))
     header[1] |= 1  # no checksum
     header[2] = header[2] & 0x0D | 0x90  # a bit rate whose frame has room, no padding

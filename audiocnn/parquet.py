@@ -17,6 +17,12 @@ def writer(target: Any, columns: pa.Schema, **options: Any) -> pq.ParquetWriter:
     )
 
 
+def footer(data: bytes) -> bytes:
+    """What a Parquet file that was opened says of itself behind its pages."""
+    size = int.from_bytes(data[-8:-4], "little")
+    return data[-8 - size :]
+
+
 @contextmanager
 def opened(
     uri: str,

@@ -40,10 +40,15 @@ class Predictions:
     duration_s: np.ndarray
     scores: np.ndarray
 
+    @property
+    def silent(self) -> int:
+        """Clips of silence alone."""
+        return len(set(self.clip_ids)) - len(self.clips().clip_ids)
+
     def clips(self, temperature: float = 1.0) -> "Predictions":
         """The same with a row a clip: scores are the mean of its windows'.
 
-        Clips of silence alone are left out: nothing was said of them.
+        Clips of silence alone are left out: nothing was said of them. `silent` counts them.
         """
         scores = self.scores if temperature == 1.0 else tempered(self.scores, temperature)
         names, by_clip = metrics.clip_scores(self.clip_ids, self.duration_s, scores)
@@ -94,6 +99,11 @@ class Predictions:
         clips = self.clips()
         predicted = clips.scores.argmax(axis=1)
         return metrics.confusion_matrix(clips.truth(classes), predicted, len(classes))
+
+    def accuracy(self, classes: tuple[str, ...]) -> float | None:
+        """Part of the whole clips that are right; None where none of them can be heard."""
+        confusion = self.confusion(classes)
+        return metrics.accuracy(confusion) if confusion.any() else None
 
     def table(self) -> pa.Table:
         """As `predictions.parquet` has it."""

@@ -35,38 +35,49 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of `report.json`: a result a (fold, seed), and the calibration of its bundle.
 
-    Accuracies are of whole clips; deviations are over folds, and over seeds where there are more.
+    Accuracies are of whole clips that can be heard; deviations are over folds, and over seeds where
+    there are more. A fold of silence alone has no accuracy, and is in no mean.
     """
     classes = features.classes
     by_result = [result.confusion(classes) for result in results]
-    accuracies = np.array([metrics.accuracy(confusion) for confusion in by_result])
+    accuracies = [result.accuracy(classes) for result in results]
     together = np.sum(by_result, axis=0)
-    folds, seeds = (np.array([getattr(r, name) for r in results]) for name in ("fold", "seed"))
-    by_fold = [float(accuracies[folds == fold].mean()) for fold in sorted(set(folds))]
-    by_seed = {int(seed): float(accuracies[seeds == seed].mean()) for seed in sorted(set(seeds))}
+    by_fold = list(_means([result.fold for result in results], accuracies).values())
+    by_seed = _means([result.seed for result in results], accuracies)
+    seeds = sorted({result.seed for result in results})
     return {
         "format": REPORT_FORMAT,
         "features": features.fingerprint,
         "classes": list(classes),
-        "accuracy_mean": float(np.mean(by_fold)),
+        "accuracy_mean": float(np.mean(by_fold)) if by_fold else None,
         "accuracy_std": _deviation(by_fold),
         "accuracy_std_seeds": _deviation(list(by_seed.values())),
-        "seeds": [{"seed": seed, "accuracy_mean": mean} for seed, mean in by_seed.items()],
+        "seeds": [{"seed": seed, "accuracy_mean": by_seed.get(seed)} for seed in seeds],
         "macro_f1": metrics.macro_f1(together, classes),
-        "clips": int(together.sum()) // len(by_seed),
+        "clips": int(together.sum()) // len(seeds),
+        "silent": sum(result.silent for result in results) // len(seeds),
         "folds": [
-            {"fold": r.fold, "seed": r.seed, "clips": int(c.sum()), "accuracy": float(a)}
-            | {"bundle": r.bundle}
+            {"fold": r.fold, "seed": r.seed, "clips": int(c.sum()), "silent": r.silent}
+            | {"accuracy": a, "bundle": r.bundle}
             for r, c, a in zip(results, by_result, accuracies, strict=True)
         ],
         "per_class": [
-            {**asdict(row), "clips": row.clips // len(by_seed)}
+            {**asdict(row), "clips": row.clips // len(seeds)}
             for row in metrics.per_class(together, classes)
         ],
         "confusion": together.tolist(),
         "calibration": _calibration(results, calibrations, classes),
         "mistakes": _mistakes([result.clips() for result in results], classes),
     }
+
+
+def _means(keys: list[int], accuracies: list[float | None]) -> dict[int, float]:
+    """The mean accuracy of each key, a fold or a seed, of which any clip can be heard."""
+    found: dict[int, list[float]] = {key: [] for key in sorted(keys)}
+    for key, accuracy in zip(keys, accuracies, strict=True):
+        if accuracy is not None:
+            found[key].append(accuracy)
+    return {key: float(np.mean(known)) for key, known in found.items() if known}
 
 
 def _deviation(values: list[float]) -> float | None:
@@ -91,14 +102,15 @@ def _calibration(
         "before": _reliability_json(reliability(before, truth)),
         "after": _reliability_json(reliability(after, truth)),
         "temperatures": [c.temperature for c in calibrations],
-        "answered": float(known.mean()),
+        "answered": float(known.mean()) if len(known) else None,
         "accuracy_of_answers": float(right[known].mean()) if known.any() else None,
     }
 
 
 def _reliability_json(found: Reliability) -> dict[str, Any]:
     rows = {name: value.tolist() for name, value in vars(found).items()}
-    return {"expected_calibration_error": found.error, **rows}
+    error = found.error if found.counts.any() else None
+    return {"expected_calibration_error": error, **rows}
 
 
 def _mistakes(results: list[Predictions], classes: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -171,6 +183,24 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 
 
+def silence(summary: dict[str, Any]) -> str:
+    """What a summary leaves out for it cannot be heard, for people; "" for nothing."""
+    silent, clips = summary["silent"], summary["clips"]
+    if not silent:
+        return ""
+    deaf = sorted({row["fold"] for row in summary["folds"] if row["accuracy"] is None})
+    folds = ", ".join(map(str, deaf))
+    return (
+        f"{silent} of {clips + silent} clips are silence alone: they have no answer, and count for "
+        "nothing" + (f"; fold {folds} has no other clip, and is in no mean" if deaf else "")
+    )
+
+
+def percent(part: float | None) -> str:
+    """A part for people; a dash where it is not known."""
+    return "-" if part is None else f"{100 * part:.1f} %"
+
+
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -207,9 +237,24 @@ def _over_seeds(summary: dict[str, Any]) -> str:
     return f"; means of the seeds {means} %, ± {100 * deviation:.1f} over seeds"
 
 
+def _headline(summary: dict[str, Any]) -> str:
+    """The accuracy in large, and what it is of."""
+    mean, deviation = summary["accuracy_mean"], summary["accuracy_std"]
+    if mean is None:
+        return "No clip can be heard"
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    folds = len({row["fold"] for row in summary["folds"] if row["accuracy"] is not None})
+    return f"""{100 * mean:.1f}{spread} %
+<small>accuracy of whole clips, mean{" ± deviation" if spread else ""} over
+{folds} tested fold(s), {summary["clips"]} clips;
+macro F1 {summary["macro_f1"]:.3f}{_over_seeds(summary)}</small>"""
+
+
 def _scores(summary: dict[str, Any]) -> str:
     """How far scores are to be believed."""
     found = summary["calibration"]
+    if found["answered"] is None:
+        return "<p>There are none.</p>"
     names = ("counts", "scores", "accuracies")
     before, after = (
         Reliability(**{name: np.array(found[when][name]) for name in names})
@@ -233,10 +278,9 @@ def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[st
     confusion = picture(
         confusion_figure(np.array(summary["confusion"]), classes), "confusion matrix"
     )
-    deviation = summary["accuracy_std"]
-    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
-    columns = ["fold", "seed", "clips", "accuracy", "bundle"]
-    rows = [{**r, "accuracy": f"{100 * r['accuracy']:.1f} %"} for r in summary["folds"]]
+    left_out = f"<p>{silence(summary)}.</p>\n" if summary["silent"] else ""
+    columns = ["fold", "seed", "clips", "silent", "accuracy", "bundle"]
+    rows = [{**row, "accuracy": percent(row["accuracy"])} for row in summary["folds"]]
     folds = _table(columns, [[str(row[name]) for name in columns] for row in rows])
     per_class = _table(
         ["class", "clips", "precision", "recall", "F1"],
@@ -261,12 +305,9 @@ def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[st
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
 <meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<p class="big">{100 * summary["accuracy_mean"]:.1f}{spread} %
-<small>accuracy of whole clips, mean{" ± deviation" if spread else ""} over
-{len({r["fold"] for r in summary["folds"]})} tested fold(s), {summary["clips"]} clips;
-macro F1 {summary["macro_f1"]:.3f}{_over_seeds(summary)}</small></p>
-<p>Each fold was tested once{" for each seed" if tests > summary["clips"] else ""}, by a model that
-never saw it. {html.escape(made_with)}; features
+<p class="big">{_headline(summary)}</p>
+{left_out}<p>Each fold was tested once{" for each seed" if tests > summary["clips"] else ""}, by a
+model that never saw it. {html.escape(made_with)}; features
 <code>{summary["features"]}</code>.</p>
 <h2>Folds</h2>{folds}
 <h2>Scores</h2>{_scores(summary)}

@@ -13,19 +13,20 @@ _MARK = ".audiocnn-scratch"
 
 
 class Scratch(tempfile.TemporaryDirectory[str]):
-    """A temporary folder, as `tempfile` has them.
+    """A temporary folder, as `tempfile` has them, in `folder` or where the system has such.
 
-    The first one in a process removes those that killed processes left: folders with our mark,
-    which nobody holds locked.
+    The first one there in a process removes those that killed processes left: folders with our
+    mark, which nobody holds locked.
     """
 
-    def __init__(self) -> None:
-        _remove_left()
-        super().__init__(prefix="audiocnn-")
+    def __init__(self, folder: str | None = None) -> None:
+        folder = folder or tempfile.gettempdir()
+        _remove_left(folder)
+        super().__init__(prefix="audiocnn-", dir=folder, ignore_cleanup_errors=True)
         self._lock = _mark(self.name)
 
     def cleanup(self) -> None:
-        """Remove the folder."""
+        """Remove the folder, with whatever others are writing there."""
         super().cleanup()
         self._lock.close()
 
@@ -41,9 +42,9 @@ def _mark(folder: str) -> IO[bytes]:
 
 
 @cache
-def _remove_left() -> None:
-    """Remove the marked folders that nobody holds."""
-    for entry in os.scandir(tempfile.gettempdir()):
+def _remove_left(folder: str) -> None:
+    """Remove the marked folders there that nobody holds."""
+    for entry in os.scandir(folder):
         mark = os.path.join(entry.path, _MARK)
         if not entry.name.startswith("audiocnn-") or not os.path.isfile(mark):
             continue

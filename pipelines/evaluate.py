@@ -10,7 +10,7 @@ from audiocnn.errors import FormatError, MismatchError
 from audiocnn.featureset import FeatureSet
 from audiocnn.outputs import REPORT, Output
 from audiocnn.predictions import Predictions, calibrate, sha256_of
-from audiocnn.report import write_report
+from audiocnn.report import percent, silence, write_report
 from pipelines import display, session
 from pipelines.job import Job, plan
 from pipelines.options import Evaluate, Train
@@ -265,7 +265,7 @@ def print_report(summary: dict[str, Any], to: str) -> None:
         [
             f"fold {row['fold']}" + (f", seed {row['seed']}" if several else ""),
             str(row["clips"]),
-            f"{100 * row['accuracy']:.1f} %",
+            percent(row["accuracy"]),
         ]
         for row in summary["folds"]
     ]
@@ -274,7 +274,15 @@ def print_report(summary: dict[str, Any], to: str) -> None:
             mean = f"{100 * summary['accuracy_mean']:.1f} ± {100 * summary[deviation]:.1f} %"
             rows.append([f"mean ± sd over {name}", str(summary["clips"]), mean])
     display.table(["", "clips", "accuracy"], rows)
-    found = summary["calibration"]
+    if summary["silent"]:
+        display.warn(silence(summary))
+    if summary["clips"]:
+        _say_scores(summary["calibration"])
+    display.say(f"report -> {display.short(to)}/report.html")
+
+
+def _say_scores(found: dict[str, Any]) -> None:
+    """How far the scores of a report are to be believed."""
     before, after = (found[k]["expected_calibration_error"] for k in ("before", "after"))
     error = f"expected calibration error {100 * before:.1f} %"
     if found["calibrated"]:
@@ -284,4 +292,3 @@ def print_report(summary: dict[str, Any], to: str) -> None:
         )
     else:
         display.say(f"{error}; not calibrated, for that takes another fold")
-    display.say(f"report -> {display.short(to)}/report.html")

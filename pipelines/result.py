@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from audiocnn import metrics, storage
+from audiocnn import storage
 from audiocnn.bundle import Bundle
 from audiocnn.calibration import Calibration
 from audiocnn.figures import confusion_figure
@@ -55,10 +55,16 @@ def write_bundle(
 
 def _write_test(found: Predictions, job: Job, log: Log) -> dict[str, Any]:
     """Keep what was said of the tested fold; returns its figures for the bundle."""
-    epochs, confusion = job.options.training.epochs, found.confusion(job.features.classes)
-    accuracy = metrics.accuracy(confusion)
-    log.figure("confusion/test", confusion_figure(confusion, job.features.classes), epochs)
-    log.epoch({"epoch": epochs, "test_accuracy": accuracy})
+    epochs, classes = job.options.training.epochs, job.features.classes
+    accuracy = found.accuracy(classes)
+    log.figure("confusion/test", confusion_figure(found.confusion(classes), classes), epochs)
+    if accuracy is not None:
+        log.epoch({"epoch": epochs, "test_accuracy": accuracy})
     table = found.table()
     storage.write_parquet(storage.join(job.to, "predictions.parquet"), table)
-    return {"fold": found.fold, "accuracy": accuracy, "predictions_sha256": sha256_of(table)}
+    return {
+        "fold": found.fold,
+        "accuracy": accuracy,
+        "silent": found.silent,
+        "predictions_sha256": sha256_of(table),
+    }

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -29,6 +30,13 @@ MOST = "AUDIOCNN_CLUSTER_MAX"
 _FEWEST_CPUS = 2
 """That a cluster of one says it has: a job's workers must all have room."""
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+_IS_FULL = re.compile(
+    # torch's allocator, CUDA and its driver; NCCL
+    r"CUDA[\w ]*:? out of memory|Cuda failure .*out of memory"
+    # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    r"|\bCU[A-Z]+_\w*(?<!HOST_)ALLOC(ATION)?_FAILED"
+)
+"""What a line of an error says where a GPU's memory is full, whoever wanted more of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +81,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
             _join(address)
         else:
             write_token()
-            # On loopback alone: a cluster of one has no business on the network.
-            ray.init(
-                address="local",
-                num_cpus=max(_FEWEST_CPUS, machine.cpus()),
-                include_dashboard=False,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                _metrics_export_port=metrics_port,
-            )
+            _start(metrics_port)
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
@@ -134,15 +134,41 @@ def _grows() -> bool:
     return any(kind != f"node_{node}" for node, kind in types.items())
 
 
+def _start(metrics_port: int | None) -> None:
+    """Start a cluster of one on this machine. Raises ConfigError where Ray does not start."""
+    try:
+        # On loopback alone: a cluster of one has no business on the network.
+        ray.init(
+            address="local",
+            num_cpus=max(_FEWEST_CPUS, machine.cpus()),
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            _metrics_export_port=metrics_port,
+        )
+    # For a node that is not there after 30 s, which no setting changes, Ray 2.60 raises no less.
+    except Exception as error:
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise ConfigError(
+            f"Ray does not start on this machine ({_reason(error)}): its logs are below "
+            f"{folder}/ray, and RAY_TMPDIR names another folder; on a slow or busy machine, try "
+            "again"
+        ) from error
+
+
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            f"RAY_ADDRESS {address}: {reason} (no cluster there, or another version of Ray, or it "
-            "wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
+            f"RAY_ADDRESS {address}: {_reason(error)} (no cluster there, or another version of "
+            "Ray, or it wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Ray says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _quiet() -> None:
@@ -213,12 +239,13 @@ def user_errors() -> Iterator[None]:
 @contextmanager
 def gpu_memory(mend: str) -> Iterator[None]:
     """Raise ConfigError, with the mend, where a GPU's memory is full."""
-    import torch
-
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        what = ". ".join(str(error).split(". ")[:2])  # it goes on with many figures
+    except RuntimeError as error:
+        line = next(filter(_IS_FULL.search, str(error).splitlines()), None)
+        if line is None:
+            raise
+        what = ". ".join(line.split(". ")[:2])  # it goes on with many figures
         raise ConfigError(f"{what}: {mend}") from error
 
 

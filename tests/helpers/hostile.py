@@ -172,6 +172,15 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "ogg magic alone": (b"OggS" + b"\0" * 100, "truncated"),
     "flac magic alone": (b"fLaC" + b"\0" * 100, "decode"),
     "id3 that claims 256 MB": (b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + b"\0" * 500, "decode|empty"),
+    "id3 that claims 256 MB before an mp3": (
+        b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + sound("mp3"),
+        "decode",
+    ),
+    "id3 that claims 256 MB between two mp3s": (
+        sound("mp3") + b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + sound("mp3"),
+        "truncated",
+    ),
+    "id3 ten thousand times": (10_000 * b"ID3\x04\0\0\0\0\0\0" + sound("mp3"), "unrecognised"),
     "mp3 sync and noise": (b"\xff\xfb" + b"\x13" * 500, "decode|empty"),
     "wav with no samples": (wav(b""), "empty"),
     "one sample": (wav(b"\0\1"), "too_short"),

@@ -20,7 +20,7 @@ from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.cluster import Head
 from helpers.common import descendants, make_bundle
-from helpers.endpoint import PATIENT, load, wait_for_more
+from helpers.endpoint import PATIENT, haproxy_ends, load, wait_for_more
 from helpers.hostile import sound
 
 pytestmark = pytest.mark.slow
@@ -143,7 +143,10 @@ def deployed(
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
     }
     export = f"--metrics-export-port={exported}"
-    with Head("--num-cpus=2", "--num-gpus=1", export, **environment) as head:
+    with (
+        haproxy_ends(folder) as haproxy,
+        Head("--num-cpus=2", "--num-gpus=1", export, **environment, **haproxy) as head,
+    ):
         done = head.run(
             "audiocnn", "serve", bundles["old"][0], "--gpu", "0.5", "--replicas", "1", "2",
             "--queue", "8", "--timeout-s", PATIENCE_S, "--port", port,

@@ -12,6 +12,7 @@ from audiocnn.audio import decode, read_info
 from audiocnn.config import AudioLimits
 from audiocnn.errors import AudioError
 from audiocnn.frames import open_frames
+from audiocnn.mp3 import read_mp3
 from audiocnn.synthetic import encode
 from helpers.hostile import ID3, ID3V1, flac_that_says, pcm, rf64, sound, wav
 
@@ -128,7 +129,10 @@ def test_what_follows_a_flac_is_none_of_its_frames(behind: bytes) -> None:
 # MP3.
 
 
-@pytest.mark.parametrize("between", [b"", ID3, ID3V1, ID3V1 + ID3])
+APE = b"APETAGEX" + struct.pack("<IIIIQ", 2_000, 128, 1, 0xA000_0000, 0) + bytes(128)
+
+
+@pytest.mark.parametrize("between", [b"", ID3, ID3V1, ID3V1 + ID3, APE + ID3V1, APE + ID3V1 + ID3])
 def test_joined_mp3s_are_read_to_the_end_of_the_last(between: bytes) -> None:
     parts = [sound("mp3", seconds) for seconds in (2.0, 3.0, 4.0)]
     found = decoded(between.join(parts))
@@ -150,6 +154,60 @@ def test_an_mp3_that_ends_early_says_where() -> None:
 def test_tags_in_front_of_a_recording_are_passed_over(container: str, tags: bytes) -> None:
     assert np.array_equal(decoded(tags + sound(container)), WHOLE[container])
     assert read_info(tags + sound(container)).container == container
+
+
+def id3(size: int, said: int | None = None) -> bytes:
+    """A tag of so many bytes behind its header, and what that says of them."""
+    said = size if said is None else said
+    return b"ID3\x04\0\0" + bytes(said >> bits & 0x7F for bits in (21, 14, 7, 0)) + bytes(size)
+
+
+class Counting(io.BytesIO):
+    """A file that knows how often it was read, and how many bytes."""
+
+    reads = count = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.reads, self.count = self.reads + 1, self.count + len(data)
+        return data
+
+
+@pytest.mark.parametrize("container", ["wav", "flac", "ogg", "mp3"])
+def test_thousands_of_tags_in_a_row_are_not_read_to_their_end(container: str) -> None:
+    file = Counting(100_000 * id3(0) + sound(container))
+    with pytest.raises(AudioError, match="unrecognised: over 100 ID3 tags stand in front of it"):
+        open_frames(file)
+    assert file.reads < 200
+    assert np.array_equal(decoded(100 * id3(0) + sound(container)), WHOLE[container])
+    file = Counting(sound("mp3") + 100_000 * id3(0))
+    assert read_mp3(file) is not None
+    assert file.reads < 1_000
+
+
+def test_a_large_tag_in_front_of_an_mp3_is_not_kept_in_memory() -> None:
+    data = id3(20_000_000) + sound("mp3")
+    file = Counting(data)
+    mp3 = read_mp3(file)
+    assert mp3 is not None
+    assert len(mp3.head) < 1_000
+    assert file.count < 1_000_000
+    assert np.array_equal(decoded(data), WHOLE["mp3"])
+
+
+@pytest.mark.parametrize("said", [0, 100, 5_000, 100_000_000])
+def test_a_tag_that_lies_about_its_size_hides_no_sound(said: int) -> None:
+    with pytest.raises(AudioError, match=r"truncated: \d+ whole MP3 frames end at byte"):
+        decoded(sound("mp3") + id3(1_000, said) + sound("mp3"))
+    behind = sound("mp3") + id3(1_000, said)
+    assert np.array_equal(decoded(behind), WHOLE["mp3"])
+
+
+def test_what_might_begin_a_frame_at_every_place_is_looked_at_once() -> None:
+    file = Counting(400_000 * b"\xff\xfb\x90\0")  # each would be of 417 bytes
+    assert read_mp3(file) is None
+    assert file.reads < 10
+    assert file.count < 2 * len(file.getvalue())
 
 
 @pytest.mark.parametrize("container", ["wav", "flac"])

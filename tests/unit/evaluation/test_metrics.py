@@ -33,6 +33,7 @@ def test_a_class_without_clips_counts_for_nothing() -> None:
     assert [r.precision for r in rows] == [1, 1, 0]
     f1 = reference.f1_score(truth, predicted, labels=[0, 1], average="macro")
     assert metrics.macro_f1(confusion, CLASSES) == pytest.approx(f1)
+    assert metrics.macro_f1(np.zeros((3, 3), int), CLASSES) is None
 
 
 def test_a_class_that_is_never_answered_has_no_precision() -> None:

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,15 +32,83 @@ def test_a_picture_has_bounds_and_takes_any_name(count: int) -> None:
     assert picture(logmel_figure(logmel, SMALL, "a$b_$"), "x").startswith("<img")
 
 
+def said_of(fold: int, scores: list[list[float]], seed: int = 0) -> Predictions:
+    """A clip of class a and one of class b, with these scores."""
+    return Predictions(
+        fold=fold, seed=seed, bundle="f", clip_ids=[f"{fold}-a", f"{fold}-b"], uris=["a", "b"],
+        labels=["a", "b"], duration_s=np.ones(2), scores=np.array(scores),
+    )  # fmt: skip
+
+
 def results(scores: list[list[float]], folds: tuple[int, ...]) -> list[Predictions]:
-    """For each fold a clip of class a and one of class b, with these scores."""
-    return [
-        Predictions(
-            fold=fold, seed=0, bundle="f", clip_ids=[f"{fold}-a", f"{fold}-b"], uris=["a", "b"],
-            labels=["a", "b"], duration_s=np.ones(2), scores=np.array(scores),
-        )
-        for fold in folds
-    ]  # fmt: skip
+    """The same for each fold."""
+    return [said_of(fold, scores) for fold in folds]
+
+
+RIGHT, HALF_HEARD, SILENT = (
+    [[0.9, 0.1], [0.2, 0.8]],
+    [[0.9, 0.1], [0.0, 0.0]],
+    [[0.0, 0.0], [0.0, 0.0]],
+)
+
+
+def reported(found: list[Predictions], to: Path) -> tuple[dict[str, Any], str]:
+    """The content of `report.json`, as a program reads it that takes no NaN; and the page."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    features = write_features(str(to / "features"))
+    others = [[r for r in found if r.fold != one.fold] for one in found]
+    calibrations = [calibrate(several, features.classes) for several in others]
+    summary = report.write_report(str(to), found, calibrations, features, title="t", made_with="m")
+    text = (to / "report.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == summary
+    return summary, (to / "report.html").read_text()
+
+
+def test_clips_of_silence_are_counted_and_a_fold_of_them_is_in_no_mean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = [(1, HALF_HEARD), (2, SILENT), (3, RIGHT)]
+    found = [said_of(fold, scores, seed) for seed in (0, 1) for fold, scores in folds]
+    summary, page = reported(found, tmp_path)
+    rows = [(row["clips"], row["silent"], row["accuracy"]) for row in summary["folds"]]
+    assert rows == 2 * [(1, 1, 1.0), (0, 2, None), (2, 0, 1.0)]
+    assert (summary["clips"], summary["silent"], summary["accuracy_mean"]) == (3, 3, 1.0)
+    assert [row["accuracy_mean"] for row in summary["seeds"]] == [1.0, 1.0]
+    print_report(summary, "r")
+    said = (
+        "3 of 6 clips are silence alone: they have no answer, and count for nothing; fold 2 has no "
+        "other clip, and is in no mean"
+    )
+    assert said in page
+    assert f"! {said}" in capsys.readouterr().out
+    assert "over\n2 tested fold(s), 3 clips" in page
+
+
+def test_of_silence_alone_nothing_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary, page = reported([said_of(1, SILENT), said_of(2, SILENT)], tmp_path)
+    names = ("accuracy_mean", "accuracy_std", "accuracy_std_seeds", "macro_f1")
+    assert [summary[name] for name in names] == [None] * 4
+    found = summary["calibration"]
+    assert (found["answered"], found["accuracy_of_answers"]) == (None, None)
+    assert found["before"]["expected_calibration_error"] is None
+    print_report(summary, "r")
+    assert "4 of 4 clips are silence alone" in capsys.readouterr().out
+    assert "No clip can be heard" in page
+    assert "nan" not in re.sub(r'src="data:[^"]*"', "", page)
+
+
+def test_a_report_without_silence_does_not_speak_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary, page = reported([said_of(1, RIGHT), said_of(2, RIGHT)], tmp_path)
+    assert (summary["silent"], summary["accuracy_mean"]) == (0, 1.0)
+    print_report(summary, "r")
+    assert "silence" not in page + capsys.readouterr().out
 
 
 @pytest.mark.parametrize("scores", [[[0.9, 0.1], [0.2, 0.8]], [[0.9, 0.1], [0.7, 0.3]]])

@@ -81,16 +81,16 @@ def test_sixteen_damaged_bytes_anywhere_in_a_part_are_noticed(folder: Path) -> N
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_a_part_in_the_place_of_another_is_noticed(
-    folder: Path, known: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_part_in_the_place_of_another_is_noticed(folder: Path, known: bool) -> None:
+    """Also where the one that was there before is known to be whole."""
     first, second = sorted(folder.glob("parts/*.parquet"))
+    features = FeatureSet.read(str(folder))
     if known:
-        load(folder)
-        monkeypatch.setattr(featureset, "_known_to_be_whole", set())  # as in another process
+        features.load([1])
     shutil.copy(first, second)
-    with pytest.raises(FormatError, match=rf"{second.name}: its rows are not those .*delete it"):
-        load(folder)
+    for _ in range(2):
+        with pytest.raises(FormatError, match=rf"{second.name}: its rows are not those .*delete"):
+            features.load([1])
 
 
 def test_a_part_in_the_place_of_another_is_not_gone_on_with(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_features_that_were_written_without_checksums_load_and_are_compared(
         load(older)
 
 
-def test_rows_are_hashed_once_in_a_process_and_pages_checked_each_time(
+def test_rows_are_hashed_once_for_each_file_and_pages_checked_each_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Any] = []
@@ -131,13 +131,20 @@ def test_rows_are_hashed_once_in_a_process_and_pages_checked_each_time(
     monkeypatch.setattr(
         featureset, "rows_digest", lambda table: (hashed.append(table), real(table))[1]
     )
+    features = FeatureSet.read(str(folder))
     for _ in range(3):
-        load(folder)
+        features.load([1])
     assert len(hashed) == 2
     path = min(folder.glob("parts/*.parquet"))
+    whole = path.read_bytes()
+    without_checksums(path)  # another file, with the same rows
+    for _ in range(2):
+        features.load([1])
+    assert len(hashed) == 3
+    path.write_bytes(whole)
     damage(path, path.stat().st_size // 2)
     with pytest.raises(FormatError, match="CRC checksum"):
-        load(folder)
+        features.load([1])
 
 
 def test_a_disk_that_fails_is_no_damage(folder: Path) -> None:

@@ -118,7 +118,11 @@ def test_evaluation_and_calibration_leave_silence_out() -> None:
         assert clips.duration_s.tolist() == [2.0, 2.0]
     assert found.clips().scores[0].tolist() == pytest.approx([0.2, 0.7, 0.1])
     assert found.confusion(CLASSES).sum() == 2
+    assert (found.silent, found.accuracy(CLASSES)) == (1, 0.5)
     heard = said((0.2, 0.7, 0.1), (0.6, 0.3, 0.1), (0.5, 0.4, 0.1))
+    assert heard.silent == 0
+    silence = said(nothing, nothing)
+    assert (silence.silent, silence.accuracy(CLASSES)) == (1, None)
     assert calibrate([found], CLASSES) == calibrate([heard], CLASSES)
     assert calibrate([said(nothing, nothing)], CLASSES) == Calibration()
 

@@ -1,6 +1,8 @@
 """What a job asks of a cluster, and how it is refused what can never be had: no Ray is started."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from audiocnn.errors import ConfigError
-from helpers.common import make_bundle
+from helpers.common import AUDIOCNN, make_bundle
 from pipelines import session
 from pipelines.cli import main
 from pipelines.models import gpu_models
@@ -119,9 +121,7 @@ def test_what_can_never_be_had_is_told_at_once(
 ) -> None:
     """By the commands, on an idle head that an autoscaler gives nodes."""
     make_bundle(tmp_path / "bundle")
-    for name in ("dog/1.wav", "dog/2.wav", "rain/1.wav", "rain/2.wav"):
-        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "corpus" / name).write_bytes(b"")
+    small_corpus(tmp_path / "corpus")
     fake.resources, fake.kinds = {}, {"abc": "head"}
     fake.patched.setenv(MOST, "CPU=5,GPU=1")
     fake.patched.setenv("RAY_ADDRESS", "10.0.0.1:6379")
@@ -136,6 +136,56 @@ def test_what_can_never_be_had_is_told_at_once(
     assert said in err
     assert err.count("\n") == 1
     assert not list((tmp_path / "new").glob("parts/*"))
+
+
+def small_corpus(folder: Path) -> Path:
+    for name in ("dog/1.wav", "dog/2.wav", "rain/1.wav", "rain/2.wav"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    """Here, for its sockets would have paths that are too long."""
+    corpus, deep = small_corpus(tmp_path / "corpus"), tmp_path / ("x" * 120)
+    ours = {"RAY_TMPDIR": str(deep), "RAY_AUTH_TOKEN": 64 * "0", "RAY_ADDRESS": ""}
+    done = subprocess.run(
+        [AUDIOCNN, "ingest", corpus, "--to", tmp_path / "new", "--folds", "2"],
+        env={**os.environ, **ours}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("audiocnn: Ray does not start on this machine (")
+    assert "path length" in done.stderr
+    assert f"its logs are below {deep}/ray, and RAY_TMPDIR names another" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_ray_that_takes_too_long_to_start_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gives a node half a minute, and raises what nobody can tell from a bug by its class."""
+
+    def late(**_: object) -> None:
+        raise Exception(
+            "The current node timed out during startup. This could happen because some of the "
+            "raylet failed to startup or the GCS has become overloaded."
+        )
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(session, "divert_native_stderr", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", 64 * "0")
+    small_corpus(tmp_path / "corpus")
+    arguments = f"ingest {tmp_path}/corpus --to {tmp_path}/new --folds 2".split()
+    monkeypatch.setattr(sys, "argv", ["audiocnn", *arguments])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("audiocnn: Ray does not start on this machine (The current node timed")
+    assert err.endswith("on a slow or busy machine, try again\n")
+    assert err.count("\n") == 1
 
 
 def test_a_path_that_not_every_node_has_is_refused(fake: Fake) -> None:

@@ -88,9 +88,44 @@ def test_a_full_gpu_in_labelling_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert str(told.value) == str(caught.value)
 
 
-def test_other_errors_of_a_gpu_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="illegal access"), gpu_memory("the mend"):
-        raise RuntimeError("CUDA error: an illegal access was encountered")
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (str(FULL), "CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some "
+         "other API call.", "CUDA error: out of memory"),
+        ("CUDA driver error: out of memory", "CUDA driver error: out of memory"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED\nYou can try to "
+         "repro this exception using the following code snippet.\nimport torch",
+         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        ("cuFFT error: CUFFT_ALLOC_FAILED", "cuFFT error: CUFFT_ALLOC_FAILED"),
+        ("NCCL error in: NCCLUtils.cpp:77, unhandled cuda error\nncclUnhandledCudaError: Call to "
+         "CUDA function failed.\nLast error:\nCuda failure 2 'out of memory'",
+         "Cuda failure 2 'out of memory'"),
+    ],
+)  # fmt: skip
+def test_a_full_gpu_is_known_whoever_wanted_more_of_it(said: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught, gpu_memory("the mend"):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"{told}: the mend"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal access was encountered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "NCCL error: Connection closed by peer",
+    ],
+)
+def test_other_errors_of_a_gpu_stay_what_they_are(said: str) -> None:
+    with pytest.raises(RuntimeError) as caught, gpu_memory("the mend"):
+        raise RuntimeError(said)
+    assert str(caught.value) == said
 
 
 def test_float32_by_name_is_no_tf32() -> None:

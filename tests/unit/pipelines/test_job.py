@@ -1,5 +1,7 @@
-"""What a training job finds out before anything is started."""
+"""What a training job finds out before anything is started, and what it says of its test."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 
 from audiocnn.featureset import FeatureSet, Part
 from audiocnn.parts import BandSums
+from audiocnn.predictions import Predictions
 from helpers.common import SMALL
 from pipelines.job import plan
 from pipelines.options import Train
-from pipelines.train import doubts, warn_unseen
+from pipelines.result import _write_test
+from pipelines.tensorboard import Log
+from pipelines.train import _say_test, doubts, warn_unseen
 
 SUMS = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
 FEATURES = FeatureSet(
@@ -40,6 +45,7 @@ def asked(**options: object) -> Train:
             "fold 4 is far",
         ),
         ({"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.6}}, None),
+        ({"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": None}}, None),
     ],
 )
 def test_what_is_kept_and_far_worse_than_its_training_is_said(
@@ -48,6 +54,34 @@ def test_what_is_kept_and_far_worse_than_its_training_is_said(
     found = doubts(metrics)
     assert (found is None) == (said is None)
     assert said is None or said in str(found)
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracy", "silent"),
+    [
+        ([[0.9, 0.1, 0.0], [0.9, 0.1, 0.0]], 0.5, 0),
+        ([[0.9, 0.1, 0.0], [0.0, 0.0, 0.0]], 1.0, 1),
+        ([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], None, 2),
+    ],
+)
+def test_a_test_says_how_many_clips_are_silence_alone(
+    scores: list[list[float]],
+    accuracy: float | None,
+    silent: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = Predictions(
+        fold=3, seed=0, bundle="", clip_ids=["1", "2"], uris=["1", "2"], labels=["a", "c"],
+        duration_s=np.ones(2), scores=np.array(scores),
+    )  # fmt: skip
+    job = replace(plan(asked(test_fold=3), FEATURES), to=str(tmp_path))
+    test = _write_test(found, job, Log(job.tensorboard, ".x"))
+    assert (test["accuracy"], test["silent"]) == (accuracy, silent)
+    _say_test(test)
+    said = capsys.readouterr().out
+    assert ("of its clips" in said) == (accuracy is not None)
+    assert (f"! {silent} clips of fold 3 are silence alone" in said) == (silent > 0)
 
 
 def test_a_class_that_is_not_trained_on_is_said(capsys: pytest.CaptureFixture[str]) -> None:

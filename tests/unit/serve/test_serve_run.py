@@ -1,14 +1,19 @@
 """How `audiocnn serve` begins and ends."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from audiocnn.errors import ConfigError
+from helpers.asking import wait_until
 from serve import proxy, run
 from serve.options import Serve
 
@@ -57,6 +62,85 @@ def test_haproxys_settings_are_mended_before_it_starts(tmp_path: Path) -> None:
     answer = (tmp_path / "503.http").read_bytes()
     assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"content-type: application/problem+json\r\n" in answer
+
+
+KILLED = """
+import os, signal, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process is gone, or nobody has asked yet how it ended."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_haproxy_does_not_start_where_who_started_it_is_gone(tmp_path: Path) -> None:
+    """It takes some time to start: it may lose its parent before it is told to end with it."""
+    binary = proxy.install(tmp_path, "/bin/sleep", "127.0.0.1:8000", "secret")
+    gate, late = tmp_path / "gate", tmp_path / "bin" / "setpriv"
+    late.parent.mkdir()
+    late.write_text(
+        f"#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.05; done\n"
+        f'exec {shutil.which("setpriv")} "$@"\n'
+    )
+    late.chmod(0o700)
+    path = f"{late.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, binary, "1000"],
+        env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    haproxy = psutil.Process(int(done.stdout))
+    try:
+        gate.touch()
+        wait_until(lambda: has_ended(haproxy))
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            haproxy.kill()
+
+
+def test_what_runs_from_a_folder_still_is_ended_by_its_own_process_id(tmp_path: Path) -> None:
+    (tmp_path / "haproxy.cfg").write_text(CONFIG)
+    proxy.end(tmp_path)  # nothing was started
+    binary = proxy.install(tmp_path, "/usr/bin/tail", "127.0.0.1:8000", "secret")
+    command = [binary, "-f", tmp_path / "haproxy.cfg"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as started:
+        wait_until(lambda: psutil.Process(started.pid).name() == "tail")
+        with (tmp_path / "haproxy.pids").open("a") as pids:
+            pids.write(f"{os.getpid()}\n")  # as if its number were another one's by now
+        proxy.end(tmp_path)
+        assert started.wait() == -signal.SIGTERM
+
+
+PREPARED = """
+import os, signal, sys
+from serve import proxy
+proxy.prepare("127.0.0.1:8000")
+print(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], flush=True)
+if sys.argv[1:]:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_folder_of_a_killed_endpoint_is_removed_by_the_next() -> None:
+    killed, ended = (
+        subprocess.run(
+            [sys.executable, "-c", PREPARED, *how], stdout=subprocess.PIPE, text=True, check=False
+        )
+        for how in (["killed"], [])
+    )
+    assert (killed.returncode, ended.returncode) == (-signal.SIGKILL, 0)
+    for done in (killed, ended):
+        folder = Path(done.stdout.strip()).parent
+        assert folder.name.startswith("audiocnn-")
+        assert not folder.exists()
 
 
 def test_copies_are_as_many_as_fit_on_each_gpu() -> None:

@@ -124,6 +124,18 @@ def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
     assert read(tmp_path) == mine
 
 
+def test_what_a_killed_job_was_writing_goes_with_what_its_list_has(tmp_path: Path) -> None:
+    """Where it wrote files of the list; what is elsewhere may be of another job."""
+    half = f".audiocnn-{'0f' * 16}.tmp"
+    mine = {"notes.txt": "mine", ".notes.tmp": "mine", f"deep/{half}": "of another job"}
+    files = FileList(str(tmp_path), "list.json")
+    files.write_bytes("clips/1.wav", b"ours")
+    files.finish(())
+    write(tmp_path, {**mine, half: "half", f"clips/{half}": "half"})
+    FileList(str(tmp_path), "list.json").clear()
+    assert read(tmp_path) == {**mine, "list.json": read(tmp_path)["list.json"]}
+
+
 def test_wildcards_match_no_slash() -> None:
     assert outputs.matches("parts/part-1.parquet", "parts/part-*.parquet")
     for path in ("parts/part-1/mine.parquet", "parts/part-.parquet/x", "x/parts/part-1.parquet"):
