@@ -17,10 +17,9 @@ LIBRARY = [
     "audio", "recordings", "corpus", "failures", "webdataset", "folders", "layouts", "download",
     "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
     "featureset", "leaks", "predictions", "batches", "torch_features", "augment", "model",
-    "training", "checkpoint",
-    "bundle", "predictor", "heldout", "explain", "figures", "report", "manifest", "labels",
-    "labelset", "changes", "labeller", "events", "exports", "labelled", "shortlist", "similar",
-    "picking", "reviewpage", "sounds", "review", "revision", "browse",
+    "training", "checkpoint", "bundle", "predictor", "heldout", "explain", "figures", "report",
+    "manifest", "labels", "labelset", "changes", "labeller", "events", "exports", "labelled",
+    "shortlist", "similar", "picking", "reviewpage", "sounds", "review", "revision", "browse",
 ]  # fmt: skip
 """The library's modules; each imports only from those before it."""
 
