@@ -34,6 +34,7 @@ _SCRIPT = """\
 # HAProxy as `audiocnn serve` wants it: with its settings mended, and ending with the process that
 # started it, also where that one was killed and its port would stay taken.
 parent=$PPID
+test $parent -gt 1 || exit 1
 echo $$ >> {pids}
 for file in "$@"; do
   case $file in *.cfg) sed -i -E -f {rules} "$file";; esac

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each process of the test runner a folder for the Ray clusters that its tests start."""
+    # A shell has what it starts in the background ignore Ctrl-C, and what that starts too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="ac", dir="/tmp")  # short: Ray makes sockets below it
     os.environ["RAY_TMPDIR"] = folder
     # Ray's workers give way to everything else on a machine: a busy neighbour would stop them.

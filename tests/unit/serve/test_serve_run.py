@@ -65,9 +65,11 @@ def test_haproxys_settings_are_mended_before_it_starts(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, signal, subprocess, sys
-child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(sys.argv[2:], stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -84,16 +86,16 @@ def has_ended(process: psutil.Process) -> bool:
 def test_haproxy_does_not_start_where_who_started_it_is_gone(tmp_path: Path) -> None:
     """It takes some time to start: it may lose its parent before it is told to end with it."""
     binary = proxy.install(tmp_path, "/bin/sleep", "127.0.0.1:8000", "secret")
-    gate, late = tmp_path / "gate", tmp_path / "bin" / "setpriv"
+    begun, gate, late = tmp_path / "begun", tmp_path / "gate", tmp_path / "bin" / "setpriv"
     late.parent.mkdir()
     late.write_text(
-        f"#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.05; done\n"
+        f"#!/bin/sh\ntouch {begun}\nwhile [ ! -e {gate} ]; do sleep 0.05; done\n"
         f'exec {shutil.which("setpriv")} "$@"\n'
     )
     late.chmod(0o700)
     path = f"{late.parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, binary, "1000"],
+        [sys.executable, "-c", KILLED, begun, binary, "1000"],
         env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL
