@@ -17,6 +17,7 @@ import pytest
 from audiocnn.config import AudioLimits
 from audiocnn.errors import REASONS
 from audiocnn.featureset import FeatureSet
+from helpers.asking import PATIENCE_S
 from helpers.common import AUDIOCNN, SMALL
 from helpers.hostile import HOSTILE, TOLERATED, sound
 from pipelines.ingest import ingest
@@ -92,7 +93,7 @@ def test_each_bad_file_is_a_row_and_the_rest_is_ingested(folder: Path, tmp_path:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=drop_override,  # noqa: PLW1509
     )  # fmt: skip
     peak = largest_process(run)
-    out, err = run.communicate()
+    out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, out + err
     assert "Traceback" not in out + err
     features, failures = FeatureSet.read(str(to)), failures_of(to)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from audiocnn import storage
 from audiocnn.errors import ConfigError
-from helpers.asking import wait_until
+from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import AUDIOCNN, make_bundle
 from helpers.gate import Gate
 from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
@@ -160,11 +161,15 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path)
     run = subprocess.Popen(
         [AUDIOCNN, "label", folder, "--bundle", bundle, "--to", tmp_path / "labels"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, **gate.environment},
+        env={**os.environ, **gate.environment, "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     wait_until(lambda: parts(tmp_path / "labels") or run.poll() is not None)
     os.killpg(run.pid, signal.SIGINT)
-    out, err = run.communicate()
+    with suppress(subprocess.TimeoutExpired):
+        run.wait(PATIENCE_S)
+    if run.poll() is None:
+        run.send_signal(signal.SIGABRT)  # it says what its threads are at
+    out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130, out + err
     assert "Traceback" not in out + err
     assert err.startswith("audiocnn: stopped; ")
