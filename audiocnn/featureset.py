@@ -5,7 +5,7 @@ decibels. `features.json` is written last and lists the parts: a reader sees a w
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,18 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.parts import BandSums, add_digests, fits, int_keys, rows_digest, schema
+from audiocnn.parts import (
+    BandSums,
+    add_digests,
+    fits,
+    int_keys,
+    rows_digest,
+    rows_sha256,
+    schema,
+)
 
 FORMAT = "audiocnn.features/2"
+_FIRST = "audiocnn.features/1"
 _PARTS_AHEAD = 2
 
 
@@ -35,7 +44,7 @@ class Part:
     windows: dict[int, int]
     """Rows of each fold."""
     rows: str
-    """Names its rows by their content: see `parts.Ledger`."""
+    """Names its rows by their content: see `parts.Ledger`; in the first format `rows_sha256`."""
 
     def to_json(self) -> dict[str, Any]:
         """As `features.json` has it."""
@@ -43,8 +52,9 @@ class Part:
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "Part":
-        """What `to_json` gave."""
-        return Part(windows=int_keys(plain["windows"]), rows=plain["rows"])
+        """What `to_json` gave, in this version or an earlier one."""
+        rows = plain["sha256"] if "sha256" in plain else plain["rows"]
+        return Part(windows=int_keys(plain["windows"]), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,8 @@ class FeatureSet:
     """Clips by class in each fold."""
     bands: dict[int, BandSums]
     """By fold."""
+    format: str = FORMAT
+    """What they were written as."""
 
     @property
     def fingerprint(self) -> str:
@@ -70,11 +82,12 @@ class FeatureSet:
 
         It is the same wherever they lie and however their rows are shared out to parts.
         """
+        rows = [part.rows for _, part in sorted(self.parts.items())]
         return content_fingerprint(
             {
                 "config": self.config.fingerprint,
                 "classes": self.classes,
-                "rows": add_digests([part.rows for part in self.parts.values()]),
+                "rows": rows if self.format == _FIRST else add_digests(rows),
             }
         )
 
@@ -126,7 +139,8 @@ class FeatureSet:
     def read(uri: str) -> "FeatureSet":
         """The features at a URI. Raises StorageError, FormatError."""
         uri = storage.absolute(uri)
-        plain = storage.read_format(storage.join(uri, "features.json"), FORMAT, "features")
+        note = storage.join(uri, "features.json")
+        plain = storage.read_format(note, FORMAT, "features", _FIRST)
         try:
             features = FeatureSet(
                 uri=uri,
@@ -137,6 +151,7 @@ class FeatureSet:
                 parts={name: Part.from_json(part) for name, part in plain["parts"].items()},
                 folds=int_keys(plain["folds"]),
                 bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
+                format=plain["format"],
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"{uri}: features.json is damaged ({error})") from error
@@ -179,7 +194,8 @@ class FeatureSet:
         table = storage.read_parquet(uri)
         if not fits(table.schema, self.config):
             raise FormatError(f"{uri}: its columns are not those of features")
-        _require_rows(uri, table, self.parts[part].rows)
+        digest = rows_sha256 if self.format == _FIRST else rows_digest
+        _require_rows(uri, table, self.parts[part].rows, digest)
         return Rows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
         )
@@ -264,11 +280,11 @@ class Rows:
         return Rows(**merged)
 
 
-def _require_rows(uri: str, table: pa.Table, rows: str) -> None:
+def _require_rows(uri: str, table: pa.Table, rows: str, digest: Callable[[pa.Table], str]) -> None:
     """Compare a part's rows with their digest, once in a process; later, checksums must do."""
     if (uri, rows) in _known_to_be_whole:
         return
-    if rows_digest(table) != rows:
+    if digest(table) != rows:
         raise FormatError(
             f"{uri}: its rows are not those that features.json names: it was damaged, or another "
             "part is in its place; delete it, and the same `ingest` writes it again"
