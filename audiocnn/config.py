@@ -241,6 +241,10 @@ class TrainConfig:
         require(0 <= self.seed < 2**31, "seed must be within 0 and 2147483647")
 
 
+_BEFORE: dict[type[Any], dict[str, Any]] = {ModelConfig: {"pooling": "mean"}}
+"""Fields that files of earlier versions lack, with what those versions did."""
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
@@ -253,6 +257,7 @@ def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
     They name the file that it was read from.
     """
     where = f"{plain.uri}: " if isinstance(plain, Note) else ""
+    plain = _BEFORE.get(kind, {}) | plain
     hints = get_type_hints(kind)
     if set(plain) != set(hints):
         odd = ", ".join(sorted(set(plain) ^ set(hints)))

@@ -23,9 +23,18 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.parts import BandSums, add_digests, fits, int_keys, rows_digest, schema
+from audiocnn.parts import (
+    BandSums,
+    add_digests,
+    fits,
+    int_keys,
+    rows_digest,
+    rows_sha256,
+    schema,
+)
 
 FORMAT = "audiocnn.features/2"
+_FIRST = "audiocnn.features/1"
 _PARTS_AHEAD = 2
 
 
@@ -36,7 +45,7 @@ class Part:
     windows: dict[int, int]
     """Rows of each fold."""
     rows: str
-    """Names its rows by their content: see `parts.Ledger`."""
+    """Names its rows by their content: see `parts.Ledger`; in the first format `rows_sha256`."""
 
     def to_json(self) -> dict[str, Any]:
         """As `features.json` has it."""
@@ -44,8 +53,9 @@ class Part:
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "Part":
-        """What `to_json` gave."""
-        return Part(windows=int_keys(plain["windows"]), rows=plain["rows"])
+        """What `to_json` gave, in this version or an earlier one."""
+        rows = plain["sha256"] if "sha256" in plain else plain["rows"]
+        return Part(windows=int_keys(plain["windows"]), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,8 @@ class FeatureSet:
     """Clips by class in each fold."""
     bands: dict[int, BandSums]
     """By fold."""
+    format: str = FORMAT
+    """What they were written as."""
     _whole: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
     """Parts whose rows were compared with their digests, each by the digest of its footer."""
 
@@ -73,11 +85,12 @@ class FeatureSet:
 
         It is the same wherever they lie and however their rows are shared out to parts.
         """
+        rows = [part.rows for _, part in sorted(self.parts.items())]
         return content_fingerprint(
             {
                 "config": self.config.fingerprint,
                 "classes": self.classes,
-                "rows": add_digests([part.rows for part in self.parts.values()]),
+                "rows": rows if self.format == _FIRST else add_digests(rows),
             }
         )
 
@@ -129,7 +142,8 @@ class FeatureSet:
     def read(uri: str) -> "FeatureSet":
         """The features at a URI. Raises StorageError, FormatError."""
         uri = storage.absolute(uri)
-        plain = storage.read_format(storage.join(uri, "features.json"), FORMAT, "features")
+        note = storage.join(uri, "features.json")
+        plain = storage.read_format(note, FORMAT, "features", _FIRST)
         try:
             features = FeatureSet(
                 uri=uri,
@@ -140,6 +154,7 @@ class FeatureSet:
                 parts={name: Part.from_json(part) for name, part in plain["parts"].items()},
                 folds=int_keys(plain["folds"]),
                 bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
+                format=plain["format"],
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"{uri}: features.json is damaged ({error})") from error
@@ -195,7 +210,8 @@ class FeatureSet:
         """
         if self._whole.get(part) == footer:
             return
-        if rows_digest(table) != self.parts[part].rows:
+        digest = rows_sha256 if self.format == _FIRST else rows_digest
+        if digest(table) != self.parts[part].rows:
             raise FormatError(
                 f"{storage.join(self.uri, part)}: its rows are not those that features.json names: "
                 "it was damaged, or another part is in its place; delete it, and the same `ingest` "

@@ -18,13 +18,14 @@ from audiocnn import listing, outputs, parquet, storage
 from audiocnn.config import AudioLimits, from_json
 from audiocnn.errors import ConfigError
 from audiocnn.failures import FAILURES
-from audiocnn.labels import FORMAT, Ledger, is_part, read_ledger, reading
+from audiocnn.labels import FORMAT, Ledger, is_part, read_ledger, reading, schema
 from audiocnn.listing import StoredFile
 from audiocnn.outputs import Notes, Output
 from audiocnn.storage import ahead, open_binary
 
 NOTE = "labels.json"
 SUMMARY = "summary.json"
+_FIRST = "audiocnn.labels/1"
 _PARTS = "parts/part-*.parquet"
 _VERSION = re.compile(r"version-([2-9]|[1-9]\d{1,8})")
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
@@ -80,7 +81,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def read_note(uri: str) -> dict[str, Any]:
     """`labels.json`. Raises StorageError where there is none, FormatError for another format."""
-    return storage.read_format(storage.join(uri, NOTE), FORMAT, "labels")
+    note, summary = storage.join(uri, NOTE), storage.join(uri, SUMMARY)
+    if not storage.exists(note) and storage.exists(summary):
+        storage.read_format(summary, FORMAT, "labels")  # the first format had no note
+    return storage.read_format(note, FORMAT, "labels")
 
 
 def limits_of(made_with: dict[str, Any]) -> AudioLimits:
@@ -201,14 +205,18 @@ def _listings(notes: Notes) -> set[str]:
 
 
 def read_labels(uri: str) -> pa.Table:
-    """The labels at a URI as one table. Raises StorageError, FormatError."""
-    storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels")
-    listings = read_note(uri)["listings"]
-    tables = []
-    for part, file in files(find_parts(uri, listings)):
-        with reading(part, file) as opened:
-            tables.append(opened.read())
-    # What was written by an earlier version may lack columns.
+    """The labels at a URI as one table, of any format. Raises StorageError, FormatError.
+
+    Columns that an earlier version did not write are null.
+    """
+    summary = storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels", _FIRST)
+    tables = [schema().empty_table()]
+    if summary["format"] == _FIRST:
+        tables += [storage.read_parquet(storage.join(uri, name)) for name in summary["parts"]]
+    else:
+        for part, file in files(find_parts(uri, read_note(uri)["listings"])):
+            with reading(part, file) as opened:
+                tables.append(opened.read())
     return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
 
 

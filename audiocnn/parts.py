@@ -342,19 +342,33 @@ class _FoldSums:
 
 def rows_digest(table: pa.Table) -> str:
     """`Ledger.rows` of the rows of a part."""
-    total = 0
+    return _hex(sum(int.from_bytes(_row_digest(*row), "big") for row in _rows(table)))
+
+
+def rows_sha256(table: pa.Table) -> str:
+    """What the first format had in its place: one SHA-256 of all rows, in their order."""
+    digest = hashlib.sha256()
+    for row, logmel in _rows(table):
+        digest.update(_said(row))
+        digest.update(logmel.data)
+    return digest.hexdigest()
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     for batch in table.to_batches():
         rows = batch.select(_DECIDE).to_pylist()
-        for row, logmel in zip(rows, batch.column("logmel").to_numpy_ndarray(), strict=True):
-            total += int.from_bytes(_row_digest(row, logmel), "big")
-    return _hex(total)
+        yield from zip(rows, batch.column("logmel").to_numpy_ndarray(), strict=True)
 
 
 def _row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
     """Names a row by what a model learns from: not by where it was read."""
-    digest = hashlib.sha256(json.dumps([row[name] for name in _DECIDE]).encode())
+    digest = hashlib.sha256(_said(row))
     digest.update(logmel.data)
     return digest.digest()
+
+
+def _said(row: dict[str, Any]) -> bytes:
+    return json.dumps([row[name] for name in _DECIDE]).encode()
 
 
 def read_ledger(uri: str) -> Ledger | None:

@@ -293,14 +293,17 @@ def read_json(uri: str) -> dict[str, Any]:
     return notes.parse(uri, read_bytes(uri))
 
 
-def read_format(uri: str, expected: str, what: str) -> dict[str, Any]:
-    """A JSON file of ours. Raises StorageError where it is missing, FormatError for another one."""
+def read_format(uri: str, expected: str, what: str, *earlier: str) -> dict[str, Any]:
+    """A JSON file of ours, of the format of this version or an earlier one.
+
+    Raises StorageError where it is missing, FormatError for another format.
+    """
     if not exists(uri):
         folder, _, name = uri.rpartition("/")
         raise StorageError(f"{folder}: no {what} there ({name} not found)")
     plain = read_json(uri)
     found = plain.get("format")
-    if found != expected:
+    if found not in (expected, *earlier):
         raise FormatError(f"{uri}: its format is {found!r}; this version reads {expected!r}")
     return plain
 

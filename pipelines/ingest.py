@@ -148,7 +148,8 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
                 "or pass --overwrite"
             )
         return
-    before = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")["options"]
+    note = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")
+    before = to_json(AudioLimits()) | note["options"]  # a limit that is missing came later
     differ = ", ".join(
         f"{name} {before.get(name)!r} and not {value!r}"
         for name, value in options.items()

@@ -129,10 +129,10 @@ def test_other_options_are_refused_by_name(first: FeatureSet, sounds: Path) -> N
 
 
 def test_features_of_an_older_version_are_refused(sounds: Path, tmp_path: Path) -> None:
-    (tmp_path / "features.json").write_text(json.dumps({"format": "audiocnn.features/1"}))
+    (tmp_path / "features.json").write_text(json.dumps({"format": "audiocnn.features/0"}))
     with pytest.raises(ConfigError, match="another version"):
         ingest(options(sounds, to=str(tmp_path)))
-    with pytest.raises(FormatError, match="features/1"):
+    with pytest.raises(FormatError, match="features/0"):
         FeatureSet.read(str(tmp_path))
 
 

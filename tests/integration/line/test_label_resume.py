@@ -15,13 +15,16 @@ import pytest
 
 from audiocnn import storage
 from audiocnn.errors import ConfigError
+from benchmarks.seaweed import SeaweedFS
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import AUDIOCNN, make_bundle
 from helpers.gate import Gate
+from helpers.kept import BUCKET, KEPT, put_sounds
 from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
 from helpers.small_parts import labels_part, left_behind
 from pipelines import label as job
 from pipelines.label import label
+from pipelines.options import Label
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -174,3 +177,25 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path)
     assert "Traceback" not in out + err
     assert err.startswith("audiocnn: stopped; ")
     assert "of 200 recordings are done, and the same command goes on" in err
+
+
+def test_labels_of_an_earlier_version_go_on(s3: SeaweedFS, tmp_path: Path) -> None:
+    kept = KEPT / "2026-11-26"
+    put_sounds(s3.client())
+    to = shutil.copytree(kept / "labels", tmp_path / "labels")
+    before, version_2 = rows(to), rows(to / "version-2")
+    bundle = str(kept / "bundle")
+    asked = Label(bucket=BUCKET, bundle=bundle, to=str(to), top_k=2, embeddings=True, workers=1)
+    summary = label(asked)
+    check_sums(to, summary)
+    assert (summary["labelled"], summary["failed"], summary["done_now"]) == (3, 1, 0)
+    assert rows(to) == before
+    storage.write_bytes(f"{BUCKET}/later.flac", sound(1))
+    try:
+        summary = label(asked)
+    finally:
+        storage.remove(f"{BUCKET}/later.flac")
+    check_sums(to, summary)
+    assert (summary["labelled"], summary["done_now"]) == (4, 1)
+    assert before.items() <= rows(to).items()
+    assert rows(to / "version-2") == version_2
