@@ -103,7 +103,7 @@ class _Level:
 def _levels_of_folds(paths: list[Folders]) -> Iterator[_Level]:
     """The levels that every recording has and that may be of folds, the outermost first.
 
-    There are none where most recordings lie in one folder alone: that is their class.
+    There are none where most folders lie in no other one: those are classes.
     """
     if 2 * sum(len(path) > 1 for path in paths) <= len(paths):
         return

@@ -15,7 +15,8 @@ _PAGE = b"OggS"
 _HEADER_BYTES = 27
 _BEGINS, _ENDS = 2, 4
 """Bits of a page's flags: the first and the last page of a stream."""
-_CHUNK = 1 << 16
+_LEAST, _CHUNK = 1 << 8, 1 << 16
+"""Bytes that are searched at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,11 @@ def _page(file: BinaryIO, position: int) -> _Page | None:
 
 def _find(file: BinaryIO, position: int) -> int | None:
     """Where the next page begins: something else stands between."""
-    while chunk := read_at(file, position, _CHUNK):
+    size = _LEAST  # a file may have a byte of something else behind every page
+    while len(chunk := read_at(file, position, size)) >= len(_PAGE):
         found = chunk.find(_PAGE)
         if found >= 0:
             return position + found
-        position += max(1, len(chunk) - 3)
-        if len(chunk) < 4:
-            return None
+        position += len(chunk) - 3
+        size = min(2 * size, _CHUNK)
     return None

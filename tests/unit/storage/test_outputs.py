@@ -127,11 +127,13 @@ def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
 def test_what_a_killed_job_was_writing_goes_with_what_its_list_has(tmp_path: Path) -> None:
     """Where it wrote files of the list; what is elsewhere may be of another job."""
     half = f".audiocnn-{'0f' * 16}.tmp"
-    mine = {"notes.txt": "mine", ".notes.tmp": "mine", f"deep/{half}": "of another job"}
+    mine = {"notes.txt": "mine", ".notes.tmp": "mine", f"deep/{half}": "half of a file"}
     files = FileList(str(tmp_path), "list.json")
     files.write_bytes("clips/1.wav", b"ours")
     files.finish(())
-    write(tmp_path, {**mine, half: "half", f"clips/{half}": "half"})
+    write(tmp_path, mine)
+    for folder in (".", "clips", "deep"):
+        left_behind(tmp_path / folder / half)
     FileList(str(tmp_path), "list.json").clear()
     assert read(tmp_path) == {**mine, "list.json": read(tmp_path)["list.json"]}
 
