@@ -91,12 +91,12 @@ def total(costs: Costs) -> float:
 def slowdown(now: Costs, before: Costs) -> float:
     """How many times slower this machine is than the table's; at least 1.
 
-    Of the seconds in the table, 40 % are of files that slowed down by more than this. A file that
-    grew or is new does not change it much, and a machine that is slower changes all of them.
+    Of the seconds in the table, a quarter is of files that slowed down by more than this. A file
+    that grew or is new does not change it much, and a machine that is slower changes all of them.
     """
     known = [name for name in before if name in now and before[name].seconds >= 1]
     ratios = sorted((now[name].seconds / before[name].seconds, name) for name in known)
-    left = 0.6 * sum(before[name].seconds for name in known)
+    left = 0.75 * sum(before[name].seconds for name in known)
     for ratio, name in ratios:
         left -= before[name].seconds
         if left <= 0:

@@ -24,7 +24,7 @@ from pipelines.ingest import ingest
 from pipelines.options import Evaluate, Ingest, Train
 from pipelines.train import train
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 TINY = ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0)
 SHORT = TrainConfig(epochs=5, batch_size=16, max_lr=1e-2)

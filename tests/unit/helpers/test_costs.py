@@ -6,8 +6,8 @@ from helpers.costs import MOST, Cost, growth, read_runs, read_table, slowdown, w
 
 BEFORE = {
     "unit/a.py": Cost(10, 20.0, 0),
-    "line/b.py": Cost(3, 60.0, 1),
-    "kills/c.py": Cost(2, 40.0, 4),
+    "line/b.py": Cost(3, 80.0, 1),
+    "kills/c.py": Cost(2, 20.0, 4),
 }
 
 
@@ -49,6 +49,6 @@ def test_new_files_and_files_that_grew_are_growth_on_a_slow_machine_too() -> Non
     times, lines = growth(scaled(3) | {"new.py": Cost(1, 120.0, 0)}, BEFORE)
     assert times > MOST
     assert lines == ["new.py: +40 s"]
-    times, lines = growth(scaled(3) | {"kills/c.py": Cost(2, 240.0, 4)}, BEFORE)
+    times, lines = growth(scaled(3) | {"kills/c.py": Cost(2, 180.0, 4)}, BEFORE)
     assert times > MOST
     assert lines == ["kills/c.py: +40 s"]
