@@ -74,6 +74,7 @@ def walked() -> Iterator[Walk]:
         for name, value in os.environ.items()
         if not name.startswith(("AWS_", "RAY_", "AUDIOCNN_"))
     } | {"RAY_TMPDIR": str(here), "RAY_worker_niceness": "0"}
+    clean["PYTHONDONTWRITEBYTECODE"] = "1"  # jobs would write it to what was sent
     before = set(here.glob("ray/session_[!l]*"))
     lines = lines.removesuffix(DOWN).replace(endpoint, str(first + 10))
     try:

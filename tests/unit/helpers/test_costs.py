@@ -27,6 +27,7 @@ def test_junit_files_are_summed_up_by_file(tmp_path: Path) -> None:
         '<testsuites><testsuite><testcase classname="tests.unit.a" name="test_x" time="1.5">'
         '<properties><property name="clusters" value="2"/></properties></testcase>'
         '<testcase classname="tests.unit.a" name="test_y" time="0.5"/>'
+        '<testcase classname="" name="tests.browser.skipped" time="0.0"/>'
         '<testcase classname="tests.line.b" name="test_z" time="3"/></testsuite></testsuites>'
     )
     assert read_runs([tmp_path / "test.xml"]) == {
