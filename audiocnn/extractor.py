@@ -35,6 +35,7 @@ _START_S = 300.0
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy's, which ours multiplies matrices by
     # glibc gives arrays of a few hundred kB back to the kernel and faults them in again.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),

@@ -190,14 +190,14 @@ def is_temporary(path: str) -> bool:
 def is_left(path: str) -> bool:
     """Whether a path is one of a temporary file that nobody will put in its place any more.
 
-    Its process has ended; of a process that cannot be seen from here, it was last changed a day
-    ago.
+    Its process has ended, or it was last changed a day ago: that process may be on another machine,
+    or another one may have its number by now.
     """
     name = _TEMPORARY.fullmatch(os.path.basename(path))
     if name is None:
         return False
-    if name["place"] == _place():
-        return not _runs(int(name["process"], 16))
+    if name["place"] == _place() and not _runs(int(name["process"], 16)):
+        return True
     with suppress(FileNotFoundError):  # it is in its place by now
         return time.time() - os.stat(path).st_mtime > _OLD_S
     return False

@@ -6,6 +6,7 @@ about 38 a second of sound, and shows a cut end. Source: ISO 11172-3 and 13818-3
 """
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -24,6 +25,8 @@ _RATES = {
     _V25: (11_025, 12_000, 8_000),
 }
 _LAYER_III = 1
+_SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+"""The first two bytes of a frame of layer III."""
 _MONO = 3
 _CHUNK, _AHEAD = 1 << 20, 1 << 13
 """Bytes that are searched at a time, and with them what frames that begin there may need.
@@ -84,12 +87,13 @@ def _frame(header: bytes) -> _Frame | None:
 def _find(file: BinaryIO, start: int, count: int) -> tuple[int, _Frame] | None:
     """The first of so many frames in a row, and where it begins: each byte is looked at once."""
     while chunk := read_at(file, start, _CHUNK + _AHEAD):
-        at = chunk.find(b"\xff")
-        while 0 <= at < _CHUNK:
+        for candidate in _SYNC.finditer(chunk):
+            at = candidate.start()
+            if at >= _CHUNK:
+                break
             first = _first_of(chunk, at, count)
             if first is not None:
                 return start + at, first
-            at = chunk.find(b"\xff", at + 1)
         start += _CHUNK
     return None
 
@@ -139,8 +143,10 @@ def _is_tag(file: BinaryIO, position: int) -> bool:
 
     A tag that says a wrong size would hide the sound behind it.
     """
-    begins = read_at(file, position, 8).startswith(AT_THE_END)
-    return begins and _find(file, position, _SURE) is None
+    if not read_at(file, position, 8).startswith(AT_THE_END):
+        return False
+    ends = behind_tags(file, position) == file.seek(0, io.SEEK_END)
+    return ends or _find(file, position, _SURE) is None
 
 
 def _following(file: BinaryIO, position: int, length: int) -> tuple[int, _Frame] | None:

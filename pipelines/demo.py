@@ -87,7 +87,8 @@ def _claim(options: Demo) -> str:
     to = output.uri
     if os.path.isdir(to) and os.listdir(to) and not output.notes:
         raise ConfigError(f"--to {to}: not empty, and no earlier demo's; name a new folder")
-    if storage.is_within(storage.real(options.corpus), storage.real(to)):
+    named = options.corpus in ("synthetic", "esc50") and not os.path.exists(options.corpus)
+    if not named and storage.is_within(storage.real(options.corpus), storage.real(to)):
         raise ConfigError(f"--to {to}: the corpus lies in it; name another folder")
     outputs.claim(f"{to}/features", outputs.FEATURES)
     claim(f"{to}/bundle")

@@ -168,7 +168,8 @@ def _refuse_other_reading(to: str, notes: Notes, corpus: Corpus, ledgers: list[L
     Where a manifest or a table says otherwise than before, somebody wanted that.
     """
     why = _other_reading(notes.get("job.json", {}), corpus, ledgers)
-    if why and any(ledger.ingested for ledger in ledgers):
+    ingested = {clip_id for ledger in ledgers for clip_id in ledger.ingested}
+    if why and any(clip.clip_id in ingested for clip in corpus.clips):
         how = "".join(f"; {remark}" for remark in corpus.remarks)
         raise ConfigError(
             f"--to {to}: {corpus.uri} is read otherwise than when these features were begun: {why}"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from audiocnn.audio import Samples
 from audiocnn.bundle import Bundle
@@ -131,6 +132,7 @@ class LocalModel:
 
     def _work(self) -> None:
         torch.set_num_threads(1)  # a copy a core; OpenMP counts for each thread by itself
+        threadpool_limits(1, user_api="blas")  # NumPy's, for the log-mel
         waiting: list[_Job] = []
         while True:
             job = None if waiting else self._jobs.get()

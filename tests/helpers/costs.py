@@ -14,6 +14,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,17 +94,12 @@ def total(costs: Costs) -> float:
 def slowdown(now: Costs, before: Costs) -> float:
     """How many times slower this machine is than the table's; at least 1.
 
-    Of the seconds in the table, a quarter is of files that slowed down by more than this. A file
-    that grew or is new does not change it much, and a machine that is slower changes all of them.
+    It is the median of what files slowed down by, however dear they are. A few files that grew do
+    not change it, and a machine that is slower changes all of them.
     """
     known = [name for name in before if name in now and before[name].seconds >= 1]
-    ratios = sorted((now[name].seconds / before[name].seconds, name) for name in known)
-    left = 0.75 * sum(before[name].seconds for name in known)
-    for ratio, name in ratios:
-        left -= before[name].seconds
-        if left <= 0:
-            return max(1.0, ratio)
-    return 1.0
+    ratios = [now[name].seconds / before[name].seconds for name in known]
+    return max(1.0, median(ratios)) if ratios else 1.0
 
 
 def growth(now: Costs, before: Costs) -> tuple[float, list[str]]:

@@ -181,6 +181,13 @@ def id3(size: int, said: int | None = None) -> bytes:
     return b"ID3\x04\0\0" + bytes(said >> bits & 0x7F for bits in (21, 14, 7, 0)) + bytes(size)
 
 
+def test_a_tag_at_the_end_may_hold_what_looks_like_sound() -> None:
+    whole = sound("mp3")
+    tag = bytearray(id3(len(whole)))
+    tag[10:] = whole
+    assert len(decoded(whole + bytes(tag))) == len(decoded(whole))
+
+
 @pytest.mark.parametrize("container", ["wav", "flac", "ogg", "mp3"])
 def test_thousands_of_tags_in_a_row_are_not_read_to_their_end(container: str) -> None:
     file = Counting(100_000 * id3(0) + sound(container))

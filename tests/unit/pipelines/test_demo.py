@@ -11,12 +11,14 @@ import pytest
 from audiocnn import listing, synthetic
 from audiocnn.audio import decode
 from audiocnn.config import AudioLimits
+from audiocnn.errors import ConfigError
 from audiocnn.extractor import Extractor
 from audiocnn.featureset import FeatureSet, Part
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import item_of
 from helpers.common import SMALL
-from pipelines.demo import fold_files
+from pipelines.demo import _claim, fold_files
+from pipelines.options import Demo
 
 LABELS = ("bell", "buzz", "siren")
 
@@ -85,3 +87,14 @@ def test_the_clips_of_a_fold_become_files(
         found = np.concatenate(list(decode(data, 16_000)))
         assert len(found) == 16_000
         assert np.abs(found - sound(str(label), 2)).max() < 1e-4
+
+
+@pytest.mark.parametrize("corpus", ["synthetic", "esc50"])
+def test_a_corpus_asked_for_by_its_name_is_no_folder(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _claim(Demo(corpus=corpus, to=".")) == str(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConfigError, match="the corpus lies in it"):
+        _claim(Demo(corpus="mine", to="."))

@@ -136,3 +136,14 @@ def test_what_a_manifest_says_otherwise_is_taken(tmp_path: Path) -> None:
     options = begin(manifest, tmp_path / "features")
     manifest.write_text("uri,label\n0.wav,cat\n1.wav,dog\n")
     check(options)
+
+
+def test_a_corpus_of_which_no_clip_is_left_is_read_as_it_is(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    fill(corpus, SPLIT)
+    options = begin(corpus, tmp_path / "features")
+    for path in sorted(corpus.rglob("*.wav")):
+        to = corpus / path.parent.name / f"{path.parent.parent.name}.wav"
+        to.parent.mkdir(exist_ok=True)
+        path.rename(to)
+    check(options)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -39,13 +40,13 @@ def start(part: Path) -> tuple[subprocess.Popen[str], Path]:
 
 
 def test_what_is_being_written_is_left_to_its_process(tmp_path: Path) -> None:
-    """Here, and by another job, however long that takes."""
+    """Here, and by another job, if it has been written to within a day."""
     mine, theirs = tmp_path / "parts" / "part-1.parquet", tmp_path / "parts" / "part-2.parquet"
     process, path = start(theirs)
     with storage.placed(str(mine)) as temporary:
         Path(temporary).write_bytes(b"a part")
         for written in (path, Path(temporary)):
-            os.utime(written, (0, 0))
+            os.utime(written, (time.time() - 80_000,) * 2)
         sweep(tmp_path)
         assert path.exists()
     process.communicate("")
@@ -54,6 +55,19 @@ def test_what_is_being_written_is_left_to_its_process(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "parts").iterdir()} == {
         mine.name, theirs.name, "notes.txt"
     }  # fmt: skip
+
+
+def test_what_nobody_wrote_to_for_a_day_is_left_whoever_has_its_process_number_now(
+    tmp_path: Path,
+) -> None:
+    with storage.placed(str(tmp_path / "parts" / "part-1.parquet")) as temporary:
+        Path(temporary).write_bytes(b"a part")
+        copy = Path(temporary).with_suffix(".kept")
+        os.link(temporary, copy)
+        os.utime(temporary, (0, 0))
+        sweep(tmp_path)
+        assert not Path(temporary).exists()
+        os.link(copy, temporary)
 
 
 def test_what_a_killed_process_left_is_removed_at_once(tmp_path: Path) -> None:
