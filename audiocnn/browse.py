@@ -98,6 +98,8 @@ class State:
     """Fingerprint of the one that made the labels."""
     limits: AudioLimits
     """What a recording may be that was labelled."""
+    listed: bool = False
+    """Whether the parts were listed once; before that, what follows says nothing."""
     finished: bool = False
     """Whether the job that writes the labels has ended."""
     parts: int = 0
@@ -261,7 +263,7 @@ class Browser:
                 if others or parts.get(uri) != copied.part:  # it was written anew
                     self._database.execute("DELETE FROM labels WHERE part = $uri", {"uri": uri})
                     del self._read[uri]
-            now = replace(now, finished=finished, parts=len(parts))
+            now = replace(now, listed=True, finished=finished, parts=len(parts))
             self._count(now, self._read.values())
         new = [part for uri, part in parts.items() if uri not in self._read]
         for part, (_, file) in zip(new, files(new), strict=True):

@@ -52,6 +52,7 @@ class Results:
         return {
             "bucket": state.bucket,
             "bundle": state.bundle,
+            "listed": state.listed,
             "finished": state.finished,
             "parts": state.parts,
             "parts_read": state.parts_read,

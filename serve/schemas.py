@@ -228,6 +228,7 @@ class LabelsCard(BaseModel):
 
     bucket: str
     bundle: str
+    listed: bool = Field(description="Whether the parts were listed; until then ask again.")
     finished: bool
     parts: int
     parts_read: int

@@ -11,7 +11,7 @@ from audiocnn.layouts import read_corpus
 
 pytest.importorskip("playwright", reason="`make test-browser` installs it")
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from helpers.chromium import assert_accessible, looks, shades, shoot
 
@@ -78,6 +78,21 @@ def test_windows_are_found_by_class_score_and_name(bucket: Page, labelled: Label
     bucket.goto("about:blank")
     bucket.goto(shared)
     expect(total).to_have_text(re.compile(f"of {len(long_ones)} windows"))
+
+
+def test_labels_that_are_being_read_are_asked_for_again(page: Page, labelled: Labelled) -> None:
+    windows = len(labelset.read_labels(str(labelled[1])))
+    unread = {"listed": False, "finished": False, "parts": 0, "parts_read": 0, "windows": 0}
+
+    def first(route: Route) -> None:
+        route.fulfill(json=route.fetch().json() | unread)
+
+    page.route("**/v1/labels", first, times=1)
+    page.get_by_role("button", name="Labelled bucket").click()
+    expect(page.get_by_text("0 windows of")).to_be_visible()
+    expect(page.get_by_text("Reading the labels.")).to_be_visible()
+    expect(page.get_by_text(f" {windows} windows of")).to_be_visible()
+    expect(page.get_by_text("Reading the labels.")).not_to_be_visible()
 
 
 def titles(bars: Locator) -> list[str]:

@@ -22,7 +22,7 @@ export function Bucket({ model, view, onView }: { model: Model; view: View; onVi
   const [turn, setTurn] = useState(0);
   const asked = useAsked(`labels ${turn}`, labels);
   const card = useKept(asked.found);
-  const reading = card !== undefined && card.parts_read < card.parts;
+  const reading = card !== undefined && (!card.listed || card.parts_read < card.parts);
   useEffect(() => {
     if (!reading) return;
     const timer = setTimeout(() => setTurn((before) => before + 1), 2_000);
@@ -141,8 +141,9 @@ function Table({
 
 function Facts({ card, model }: { card: LabelsCard; model: Model }) {
   const warnings = [
+    !card.listed && "Reading the labels.",
     card.parts_read < card.parts && `Reading the labels: ${card.parts_read} of ${card.parts} parts are here.`,
-    !card.finished && "The job that writes these labels has not ended.",
+    card.listed && !card.finished && "The job that writes these labels has not ended.",
     card.bundle !== model.bundle &&
       `These labels are by bundle ${card.bundle}, and ${model.bundle} answers now: it may say something else.`,
     card.trouble && `Not up to date: ${card.trouble}`,

@@ -441,6 +441,11 @@ export interface components {
             bucket: string;
             /** Bundle */
             bundle: string;
+            /**
+             * Listed
+             * @description Whether the parts were listed; until then ask again.
+             */
+            listed: boolean;
             /** Finished */
             finished: boolean;
             /** Parts */
