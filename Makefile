@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 ESC10 ?= ../shared/data/esc10
 # Files of tests side by side: what they wait for is mostly Ray's start.
-TWO_AT_ONCE := -n 2 --dist loadfile
+TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # Each run says what its tests cost, to people and, for `make costs`, to a file.
 COST = --durations=25 --junitxml=build/tests/$@.xml
 

@@ -29,6 +29,7 @@ MOST = "AUDIOCNN_CLUSTER_MAX"
 """What an autoscaler may bring at most, like CPU=32,GPU=4: Ray's own does not tell."""
 _FEWEST_CPUS = 2
 """That a cluster of one says it has: a job's workers must all have room."""
+_API_SERVER, _NOBODY = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1"
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
 _IS_FULL = re.compile(
     # torch's allocator, CUDA and its driver; NCCL
@@ -137,15 +138,16 @@ def _grows() -> bool:
 def _start(metrics_port: int | None) -> None:
     """Start a cluster of one on this machine. Raises ConfigError where Ray does not start."""
     try:
-        # On loopback alone: a cluster of one has no business on the network.
-        ray.init(
-            address="local",
-            num_cpus=max(_FEWEST_CPUS, machine.cpus()),
-            include_dashboard=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            _metrics_export_port=metrics_port,
-        )
+        with _without_api_server():
+            # On loopback alone: a cluster of one has no business on the network.
+            ray.init(
+                address="local",
+                num_cpus=max(_FEWEST_CPUS, machine.cpus()),
+                include_dashboard=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                _metrics_export_port=metrics_port,
+            )
     # For a node that is not there after 30 s, which no setting changes, Ray 2.60 raises no less.
     except Exception as error:
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
@@ -154,6 +156,26 @@ def _start(metrics_port: int | None) -> None:
             f"{folder}/ray, and RAY_TMPDIR names another folder; on a slow or busy machine, try "
             "again"
         ) from error
+
+
+@contextmanager
+def _without_api_server() -> Iterator[None]:
+    """Have processes that are started meanwhile see at once that no API server is there.
+
+    The API server is part of the dashboard. Ray Train asks it whether a training still runs. Where
+    there is none, Ray looks for it for 40 s, and the end of each training waited for 12 of them.
+    Where RAY_API_SERVER_ADDRESS names another cluster, Ray Train would ask that one, which does not
+    know this training, and take it for dead.
+    """
+    before = os.environ.get(_API_SERVER)
+    os.environ[_API_SERVER] = _NOBODY
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_API_SERVER]
+        else:
+            os.environ[_API_SERVER] = before
 
 
 def _join(address: str) -> None:

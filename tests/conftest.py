@@ -17,6 +17,7 @@ import torch
 from audiocnn import storage, synthetic
 from benchmarks.seaweed import SeaweedFS
 from helpers.common import CLUSTERS, SHARED, clusters_started
+from helpers.costs import TABLE, Cost, read_table
 
 torch.set_num_threads(1)
 
@@ -41,9 +42,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by their first folder, so that `-m "not integration"` and the like work."""
+    """Mark tests by their first folder, and put the dearest files first.
+
+    The marks are for `-m "not integration"` and the like. By the order, no process of the runner is
+    left with a long file at the end.
+    """
+    costs = read_table(TABLE.read_text())
+    seconds: dict[str, float] = {}
     for item in items:
-        item.add_marker(item.path.relative_to(config.rootpath / "tests").parts[0])
+        path = item.path.relative_to(config.rootpath / "tests")
+        item.add_marker(path.parts[0])
+        seconds[item.nodeid] = costs.get(path.as_posix(), Cost()).seconds
+    items.sort(key=lambda item: -seconds[item.nodeid])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 """Ingest begun, stopped, gone on with, grown: every clip once, and nothing read twice."""
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.util.state import get_actor
+from ray.util.state.exception import ServerUnavailable
 
 from audiocnn import synthetic
 from audiocnn.config import AudioLimits
@@ -100,6 +103,18 @@ def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
     assert (finished.fingerprint, finished.counts) == (first.fingerprint, first.counts)
     now = written(finished)
     assert all(now[name] == when for name, when in parts.items() if name not in lost)
+
+
+def test_nothing_waits_for_an_api_server_that_is_not_there(first: FeatureSet) -> None:
+    """Where Ray Train did, the end of each training took 12 s."""
+
+    @ray.remote
+    def ask() -> None:
+        get_actor("0" * 32)
+
+    with pytest.raises(ServerUnavailable):
+        ray.get(ask.remote())
+    assert os.environ.get("RAY_API_SERVER_ADDRESS") is None
 
 
 def test_a_second_run_reads_nothing(

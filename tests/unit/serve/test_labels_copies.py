@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from starlette.testclient import TestClient
 
 from audiocnn import browse, labelset
 from audiocnn.bundle import Bundle
-from audiocnn.labelset import part_name
+from audiocnn.labelset import find_parts, part_name
 from audiocnn.predictor import Predictor
 from helpers.asking import wait_until
 from helpers.clients import problem
@@ -214,3 +215,15 @@ def test_a_copy_starts_without_the_labels_and_shows_them_once_they_are_there(
             problem(copy.get(path), 503, "storage")
     note.write_text(text)
     wait_until(lambda: total(copy) == len(copies.rows))
+
+
+def test_labels_that_were_not_listed_yet_are_not_shown_as_none(
+    copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Event()
+    monkeypatch.setattr(browse, "find_parts", lambda *args: listed.wait() and find_parts(*args))
+    copy = copies.copy()
+    assert copy.get("/v1/labels").json()["listed"] is False
+    listed.set()
+    wait_until(lambda: copy.get("/v1/labels").json()["listed"])
+    assert copy.get("/v1/labels").json()["parts"] == 3

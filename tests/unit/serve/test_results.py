@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from audiocnn.browse import Browser, Query
 from audiocnn.errors import FormatError, MismatchError, StorageError
 from audiocnn.extractor import Extractor
 from audiocnn.labels import LabelWriter, Scored
-from audiocnn.labelset import find_parts
 from audiocnn.layouts import read_corpus
 from audiocnn.parts import item_of
 from audiocnn.predictor import Predictor
@@ -217,21 +215,6 @@ def test_the_card_says_what_is_there(client: Client, bucket: Path, rows: list[Ro
     counts = [(one["class"], one["windows"]) for one in card["classes"]]
     assert dict(counts) == Counter(row["label"] for row in rows)
     assert counts == sorted(counts, key=lambda pair: (-pair[1], pair[0]))
-
-
-def test_labels_that_were_not_listed_yet_are_not_shown_as_none(
-    made: Path, monkeypatch: pytest.MonkeyPatch, rows: list[Row]
-) -> None:
-    listed = Event()
-    monkeypatch.setattr(browse, "find_parts", lambda *args: listed.wait() and find_parts(*args))
-    browser = Browser(str(made))
-    browser.refresh()
-    assert not browser.state.listed
-    listed.set()
-    browser.refresh(wait=True)
-    assert browser.state.listed
-    assert browser.state.sums.windows == len(rows)
-    browser.close()
 
 
 def test_an_endpoint_without_labels_says_so(client: Client) -> None:
