@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from audiocnn import storage
+from audiocnn import __version__, storage
 from audiocnn.calibration import Calibration
 from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
 from audiocnn.errors import FormatError, MismatchError
@@ -52,6 +52,7 @@ class Bundle:
         storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
         plain: dict[str, Any] = {
             "format": FORMAT,
+            "written_by": __version__,
             "fingerprint": "",
             "model": to_json(self.model.config),
             "feature": to_json(self.feature),
@@ -83,9 +84,11 @@ class Bundle:
         if hashlib.sha256(weights).hexdigest() != plain["weights_sha256"]:
             raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
         try:
-            feature = from_json(FeatureConfig, plain["feature"])
+            written_by = plain.get("written_by")
+            feature = from_json(FeatureConfig, plain["feature"], written_by)
             classes = tuple(plain["classes"])
-            model = AudioCNN(from_json(ModelConfig, plain["model"]), feature.n_mels, len(classes))
+            config = from_json(ModelConfig, plain["model"], written_by)
+            model = AudioCNN(config, feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
         except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
             first = str(error).splitlines()[0]  # torch lists every tensor

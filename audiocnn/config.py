@@ -10,16 +10,28 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_type_hints
 
+from audiocnn import __version__
 from audiocnn.errors import ConfigError, FormatError
 from audiocnn.notes import Note
 
 Config = TypeVar("Config")
+
+_ADDED = "added"
 
 UNKNOWN = "unknown"
 """The answer below a class's threshold: no class may be called so."""
 
 FRONT_END_VERSION = 1
 """Raise when the same bytes and the same FeatureConfig begin to give another log-mel."""
+
+
+def added(default: Any) -> Any:
+    """A field that the first version of its format did not have.
+
+    A file without it means the default. A config that has the default is written without it, so
+    that its fingerprint stays the same and earlier versions can read it.
+    """
+    return field(default=default, metadata={_ADDED: True})
 
 
 def require(condition: bool, message: str) -> None:
@@ -241,27 +253,33 @@ class TrainConfig:
         require(0 <= self.seed < 2**31, "seed must be within 0 and 2147483647")
 
 
-_BEFORE: dict[type[Any], dict[str, Any]] = {ModelConfig: {"pooling": "mean"}}
-"""Fields that files of earlier versions lack, with what those versions did."""
-
-
 def to_json(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    """A config as plain JSON values, without fields that are `added` and have their default."""
+    plain = {}
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        if dataclasses.is_dataclass(value):
+            value = to_json(value)
+        if not (_ADDED in one.metadata and value == one.default):
+            plain[one.name] = json.loads(json.dumps(value))
     return plain
 
 
-def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
-    """The config that `to_json` wrote. Raises FormatError, and ConfigError for its values.
+def from_json(kind: type[Config], plain: dict[str, Any], written_by: str | None = None) -> Config:
+    """The config that `to_json` wrote; a field that is missing has its default.
 
-    They name the file that it was read from.
+    Raises FormatError for a field that this version does not know, and ConfigError for a value
+    that is not allowed. Both name the file that the config was read from. `written_by` is the
+    version of audiocnn that wrote it, where the file says so.
     """
     where = f"{plain.uri}: " if isinstance(plain, Note) else ""
-    plain = _BEFORE.get(kind, {}) | plain
     hints = get_type_hints(kind)
-    if set(plain) != set(hints):
-        odd = ", ".join(sorted(set(plain) ^ set(hints)))
-        raise FormatError(f"{where}{kind.__name__} of another version: it differs in {odd}")
+    unknown = ", ".join(sorted(set(plain) - set(hints)))
+    if unknown:
+        raise FormatError(
+            f"{where}{kind.__name__} has {unknown}, which audiocnn {__version__} does not know; "
+            f"read it with the version that wrote it ({written_by or 'a later one'}) or a later one"
+        )
     values = {}
     for name, value in plain.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -281,5 +299,5 @@ def content_fingerprint(plain: dict[str, Any]) -> str:
 
 def differences(mine: Any, theirs: Any) -> str:
     """The fields in which a config is not another one of its kind, for an error message."""
-    a, b = to_json(mine), to_json(theirs)
+    a, b = dataclasses.asdict(mine), dataclasses.asdict(theirs)
     return ", ".join(f"{name} {a[name]!r} and not {b[name]!r}" for name in a if a[name] != b[name])

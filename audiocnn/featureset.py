@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from audiocnn import parquet, storage
+from audiocnn import __version__, parquet, storage
 from audiocnn.config import (
     FeatureConfig,
     content_fingerprint,
@@ -124,6 +124,7 @@ class FeatureSet:
             storage.join(self.uri, "features.json"),
             {
                 "format": FORMAT,
+                "written_by": __version__,
                 "fingerprint": self.fingerprint,
                 "config": to_json(self.config),
                 "config_fingerprint": self.config.fingerprint,
@@ -147,7 +148,7 @@ class FeatureSet:
         try:
             features = FeatureSet(
                 uri=uri,
-                config=from_json(FeatureConfig, plain["config"]),
+                config=from_json(FeatureConfig, plain["config"], plain.get("written_by")),
                 classes=tuple(plain["classes"]),
                 corpus=plain["corpus"],
                 counts=plain["counts"],

@@ -73,7 +73,7 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
     note = read_note(uri)
     made_with, where = note["made_with"], storage.absolute(bundle or note["bundle"])
     summary = _bundle(where, made_with["bundle"], uri)
-    feature = from_json(FeatureConfig, summary["feature"])
+    feature = from_json(FeatureConfig, summary["feature"], summary.get("written_by"))
     return Labelled(
         uri=uri,
         bucket=made_with["bucket"],

@@ -73,9 +73,9 @@ def _versions(to: str) -> dict[int, str]:
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(
-        f"{name} {before.get(name)} and not {value}"
-        for name, value in now.items()
-        if before.get(name) != value
+        f"{name} {before.get(name)} and not {now.get(name)}"
+        for name in now | before
+        if before.get(name) != now.get(name)
     )
 
 
@@ -89,8 +89,8 @@ def read_note(uri: str) -> dict[str, Any]:
 
 def limits_of(made_with: dict[str, Any]) -> AudioLimits:
     """What a recording may be, by the `made_with` of a note."""
-    limits = {field.name: made_with[field.name] for field in fields(AudioLimits)}
-    return from_json(AudioLimits, limits)
+    names = {field.name for field in fields(AudioLimits)}
+    return from_json(AudioLimits, {name: made_with[name] for name in names & made_with.keys()})
 
 
 def require_apart(bucket: str, to: str) -> None:

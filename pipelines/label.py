@@ -119,8 +119,9 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
         if to != output.uri:
             output = outputs.claim(to, LABELS)
     note = note or {
-        "format": FORMAT, "made_with": made_with, "bundle": storage.absolute(options.bundle),
-        "listings": [], "listing": None, "formats": ["parquet"],
+        "format": FORMAT, "written_by": audiocnn.__version__, "made_with": made_with,
+        "bundle": storage.absolute(options.bundle), "listings": [], "listing": None,
+        "formats": ["parquet"],
     }  # fmt: skip
     # A format that was asked for once is kept up to date.
     note["formats"] = list(dict.fromkeys([*note["formats"], *options.formats]))
