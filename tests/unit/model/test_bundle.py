@@ -110,7 +110,7 @@ def test_an_edited_bundle_with_a_fitting_fingerprint_is_still_checked(
     path = tmp_path / "bundle" / "bundle.json"
     original = json.loads(path.read_text())
     for changes, message in [
-        ({"feature": {"n_mels": 64}}, "another version"),
+        ({"feature": {"n_mels": 64}}, "damaged"),
         ({"model": {**original["model"], "stages": [9, 9, 9, 9]}}, "damaged"),
         ({"feature_fingerprint": "0"}, "front end"),
         ({"classes": ["a"]}, "damaged"),

@@ -71,7 +71,7 @@ NOTES: dict[str, tuple[str, Callable[[Path], Read]]] = {
     "labels": (labelset.NOTE, labels),
     "ingest": ("job.json", ingested),
 }
-NEVER_READ = {"format", "mean", "std", "run"}
+NEVER_READ = {"format", "mean", "std", "run", "written_by"}
 """By a reader; another format is another error."""
 
 
