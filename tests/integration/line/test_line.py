@@ -253,6 +253,7 @@ def test_tensorboard_has_every_epoch_and_the_confusion(bundle: Path) -> None:
     assert log.Tags()["images"] == ["confusion/test"]
 
 
+@pytest.mark.thorough
 def test_two_workers_give_the_same_bundle_each_time(
     features: FeatureSet, bundle: Path, tmp_path: Path
 ) -> None:
@@ -266,13 +267,9 @@ def test_a_validation_fold_chooses_the_epoch_and_streaming_trains(
     features: FeatureSet, tmp_path: Path
 ) -> None:
     options = training(
-        features,
-        tmp_path / "b",
-        workers=2,
-        validation_fold=2,
-        data="stream",
+        features, tmp_path / "b", workers=2, validation_fold=2, data="stream",
         settings={"ema_decay": 0.5},
-    )
+    )  # fmt: skip
     made = train(options)
     assert made.provenance["train_folds"] == [3, 4, 5]
     log = EventAccumulator(str(tmp_path / "b" / "tensorboard"))
