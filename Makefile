@@ -11,8 +11,6 @@ export PYTHONDONTWRITEBYTECODE :=
 ESC10 ?= ../shared/data/esc10
 # Files of tests side by side: what they wait for is mostly Ray's start.
 TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
-# Jobs that are killed and clusters that start wait more than they compute.
-THREE_AT_ONCE := -n 3 --dist loadfile --no-loadscope-reorder
 # Each run says what its tests cost, to people and, for `make costs`, to a file.
 COST = --durations=25 --junitxml=build/tests/$@.xml
 
@@ -42,7 +40,7 @@ test: lint  ## Lint and the default tests; real recordings where ../shared/data 
 	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) --ignore tests/contract/test_house.py
 
 test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Kills and whole commands
-	$(BIN)/pytest $(THREE_AT_ONCE) $(COST) -m 'slow and not thorough'
+	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m 'slow and not thorough'
 
 test-browser: $(VENV)/.browser check-dashboard  ## The dashboard in Chromium, which must be there
 	$(BIN)/pytest $(COST) -m browser

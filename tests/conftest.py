@@ -38,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_TMPDIR"] = folder
     # Ray's workers give way to everything else on a machine: a busy neighbour would stop them.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+    # Ray would start a process for each CPU that no test may ever use.
+    os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
     config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 

@@ -73,7 +73,10 @@ def walked() -> Iterator[Walk]:
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("AWS_", "RAY_", "AUDIOCNN_"))
-    } | {"RAY_TMPDIR": str(here), "RAY_worker_niceness": "0"}
+    } | {
+        "RAY_TMPDIR": str(here), "RAY_worker_niceness": "0",
+        "RAY_prestart_worker_first_driver": "0",
+    }  # fmt: skip
     clean["PYTHONDONTWRITEBYTECODE"] = "1"  # jobs would write it to what was sent
     before = set(here.glob("ray/session_[!l]*"))
     lines = lines.removesuffix(DOWN).replace(endpoint, str(first + 10))
