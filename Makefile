@@ -30,7 +30,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "installing the pinned dependencies into $(VENV) (some minutes, once)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@$(BIN)/python -c 'from pipelines.doctor import mend_torchaudio; mend_torchaudio()'
+	@$(BIN)/python -c 'from pipelines.tools.doctor import mend_torchaudio; mend_torchaudio()'
 	@touch $@
 
 demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
@@ -63,7 +63,7 @@ PAGE_HASH = { git ls-files --cached --others --exclude-standard serve/dashboard 
   | xargs -0 sha256sum 2> /dev/null | sha256sum
 
 check-dashboard: setup
-	@$(BIN)/python -m serve.http > serve/dashboard/openapi.json
+	@$(BIN)/python -m serve.api.app > serve/dashboard/openapi.json
 	@test "$$($(PAGE_HASH))" = "$$(cat serve/page.sha256)" || $(MAKE) dashboard
 	@test -z "$$(git status --porcelain serve/page serve/page.sha256 serve/dashboard)" \
 	  || { git status --short serve/page serve/page.sha256 serve/dashboard; \
@@ -131,7 +131,7 @@ bench-float16: setup  ## What float16 features cost in accuracy: ten minutes
 # Node 20 or newer; who only uses audiocnn needs none, for what this builds is kept in serve/page.
 dashboard: setup  ## Build the dashboard's page anew
 	cd serve/dashboard && npm ci --no-audit --no-fund --loglevel=error
-	$(BIN)/python -m serve.http > serve/dashboard/openapi.json
+	$(BIN)/python -m serve.api.app > serve/dashboard/openapi.json
 	cd serve/dashboard && npm run --silent types && npm run --silent check \
 	  && NEXT_TELEMETRY_DISABLED=1 npm run --silent build
 	rm -rf serve/page && mkdir serve/page

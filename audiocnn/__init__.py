@@ -11,35 +11,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from audiocnn.bundle import Bundle
     from audiocnn.config import AudioLimits, FeatureConfig, ModelConfig, TrainConfig
-    from audiocnn.corpus import Clip, Corpus
+    from audiocnn.corpus.clips import Clip, Corpus
+    from audiocnn.corpus.read import read_corpus
     from audiocnn.errors import AudioCNNError, AudioError
-    from audiocnn.features import LogMel
-    from audiocnn.featureset import FeatureSet
-    from audiocnn.layouts import read_corpus
-    from audiocnn.model import AudioCNN, Taps
-    from audiocnn.predictor import Prediction, Predictor
+    from audiocnn.features.feature_set import FeatureSet
+    from audiocnn.features.logmel import LogMel
+    from audiocnn.model.bundle import Bundle
+    from audiocnn.model.predictor import Prediction, Predictor
+    from audiocnn.model.resnet import AudioCNN, Taps
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AudioCNN": "model",
+    "AudioCNN": "model.resnet",
     "AudioCNNError": "errors",
     "AudioError": "errors",
     "AudioLimits": "config",
-    "Bundle": "bundle",
-    "Clip": "corpus",
-    "Corpus": "corpus",
+    "Bundle": "model.bundle",
+    "Clip": "corpus.clips",
+    "Corpus": "corpus.clips",
     "FeatureConfig": "config",
-    "FeatureSet": "featureset",
-    "LogMel": "features",
+    "FeatureSet": "features.feature_set",
+    "LogMel": "features.logmel",
     "ModelConfig": "config",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
-    "Taps": "model",
+    "Prediction": "model.predictor",
+    "Predictor": "model.predictor",
+    "Taps": "model.resnet",
     "TrainConfig": "config",
-    "read_corpus": "layouts",
+    "read_corpus": "corpus.read",
 }
 
 __all__ = [

@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from audiocnn import __version__
 from audiocnn.errors import ConfigError, FormatError
-from audiocnn.notes import Note
 
 Config = TypeVar("Config")
 
@@ -272,7 +271,8 @@ def from_json(kind: type[Config], plain: dict[str, Any], written_by: str | None 
     that is not allowed. Both name the file that the config was read from. `written_by` is the
     version of audiocnn that wrote it, where the file says so.
     """
-    where = f"{plain.uri}: " if isinstance(plain, Note) else ""
+    uri = getattr(plain, "uri", None)
+    where = f"{uri}: " if uri else ""
     hints = get_type_hints(kind)
     unknown = ", ".join(sorted(set(plain) - set(hints)))
     if unknown:

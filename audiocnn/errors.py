@@ -18,6 +18,8 @@ AudioCNNError                 a mistake of the user or the world: one line, exit
 Anything else that escapes is our own bug and shows a traceback.
 """
 
+from collections.abc import Sequence
+
 REASONS = {
     "unrecognised": "not WAV, FLAC, OGG or MP3 audio that we read",
     "empty": "no bytes, or no samples",
@@ -120,3 +122,12 @@ class TrainingError(AudioCNNError):
 
 class InstallationError(AudioCNNError):
     """Installed packages that do not fit each other."""
+
+
+_NAMED = 8
+
+
+def few(names: Sequence[str]) -> str:
+    """The first few of some names, and how many more there are, for a message."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

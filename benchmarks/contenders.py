@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from audiocnn.config import FeatureConfig
-from audiocnn.parts import schema, tensor_array
+from audiocnn.features.part import schema, tensor_array
 from benchmarks.processes import run
 from benchmarks.progress import Finished
 
@@ -131,8 +131,8 @@ def _bare_worker(job: Job, index: int, ready: Any, *, write: bool) -> None:
 @cache
 def _kernel() -> Any:
     """Bytes -> [windows, n_mels, n_frames] float16, by our own front end."""
-    from audiocnn.audio import AudioLimits, windows
-    from audiocnn.features import LogMel
+    from audiocnn.audio.decode import AudioLimits, windows
+    from audiocnn.features.logmel import LogMel
 
     logmel, limits = LogMel(FEATURE), AudioLimits()
 
@@ -213,7 +213,7 @@ def torchaudio_logmel(windows: Any) -> Any:
 
 
 def cut(samples: np.ndarray) -> list[np.ndarray]:
-    """The windows of a recording, as `audiocnn.audio.windows` cuts and pads them."""
+    """The windows of a recording, as `audiocnn.audio.decode.windows` cuts and pads them."""
     size, least = FEATURE.window_samples, FEATURE.min_tail_s * FEATURE.sample_rate
     starts = range(0, max(1, len(samples)), size)
     found = [samples[start : start + size] for start in starts]

@@ -5,7 +5,7 @@ import shutil
 from itertools import cycle, islice
 from pathlib import Path
 
-from audiocnn.layouts import read_corpus
+from audiocnn.corpus.read import read_corpus
 
 
 def many(original: str, to: Path, clips: int) -> Path:

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 import tyro
 
-from audiocnn.audio import windows
-from audiocnn.batches import MemoryBatches
+from audiocnn.audio.decode import windows
 from audiocnn.config import FeatureConfig, TrainConfig
-from audiocnn.corpus import Clip
-from audiocnn.features import LogMel
-from audiocnn.layouts import read_corpus
-from audiocnn.metrics import clip_scores
-from audiocnn.model import AudioCNN
-from audiocnn.parts import BandSums
-from audiocnn.training import Trainer
+from audiocnn.corpus.clips import Clip
+from audiocnn.corpus.read import read_corpus
+from audiocnn.features.logmel import LogMel
+from audiocnn.features.part import BandSums
+from audiocnn.model.clip_scores import clip_scores
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.training.batches import MemoryBatches
+from audiocnn.training.trainer import Trainer
 from benchmarks.harness import RECORDINGS, Report
 from pipelines.recipes import Recipe, esc10
 

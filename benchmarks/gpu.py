@@ -15,12 +15,12 @@ import torch
 import tyro
 from torch.nn import functional
 
-from audiocnn.batches import MemoryBatches
 from audiocnn.config import TrainConfig
-from audiocnn.features import LogMel
-from audiocnn.model import AudioCNN
-from audiocnn.torch_features import TorchLogMel
-from audiocnn.training import Trainer, allow_tf32
+from audiocnn.features.logmel import LogMel
+from audiocnn.features.torch_logmel import TorchLogMel
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.training.batches import MemoryBatches
+from audiocnn.training.trainer import Trainer, allow_tf32
 from benchmarks.harness import Report
 from pipelines.recipes import RECIPES
 

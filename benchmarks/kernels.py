@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from audiocnn.audio import windows
-from audiocnn.features import LogMel
+from audiocnn.audio.decode import windows
+from audiocnn.features.logmel import LogMel
 from benchmarks.contenders import (
     FEATURE,
     librosa_logmel,

@@ -23,8 +23,8 @@ from typing import Any
 import tyro
 
 from audiocnn import storage
-from audiocnn.labels import read_ledger
-from audiocnn.labelset import SUMMARY
+from audiocnn.labels.label_set import SUMMARY
+from audiocnn.labels.part import read_ledger
 from benchmarks import corpora, progress, resume
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, ROOT, Report

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from audiocnn.predictor import Predictor
+from audiocnn.model.predictor import Predictor
 from benchmarks.contenders import Job, side_by_side, torchaudio_logmel, torchaudio_windows
 from benchmarks.progress import Finished
 

@@ -17,11 +17,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import tyro
 
-from audiocnn import labels, listing
-from audiocnn.changes import compared
-from audiocnn.labels import Ledger
-from audiocnn.labelset import find_parts, part_name
-from audiocnn.manifest import Census, row_of, write_manifest
+from audiocnn.labels import part as label_part
+from audiocnn.labels.diff import compared
+from audiocnn.labels.label_set import find_parts, part_name
+from audiocnn.labels.part import Ledger
+from audiocnn.labels.shard_list import Census, row_of, write_manifest
+from audiocnn.storage import listing
 from benchmarks import objects
 from benchmarks.harness import Report
 from benchmarks.processes import run
@@ -96,7 +97,7 @@ def _write_parts(manifest: Path, to: Path) -> None:
         name = part_name("before", index)
         with pq.ParquetWriter(to / name, batch.schema) as writer:
             writer.write_batch(batch)
-            labels._close(writer, Ledger(labelled=len(batch)), name)
+            label_part._close(writer, Ledger(labelled=len(batch)), name)
 
 
 def listing_of(work: Path) -> None:

@@ -24,13 +24,13 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from audiocnn.augment import augment, mixup
 from audiocnn.config import ModelConfig, TrainConfig
-from audiocnn.featureset import FeatureSet
-from audiocnn.layouts import read_corpus
-from audiocnn.model import AudioCNN
-from audiocnn.torch_features import load_torchaudio
-from audiocnn.training import in_bfloat16
+from audiocnn.corpus.read import read_corpus
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.torch_logmel import load_torchaudio
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.training.augment import augment, mixup
+from audiocnn.training.trainer import in_bfloat16
 from pipelines.recipes import RECIPES
 
 Epoch = Callable[[], Iterator[int]]

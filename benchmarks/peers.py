@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from audiocnn.predictor import Predictor
+from audiocnn.model.predictor import Predictor
 
 BUNDLE = os.environ.get("AUDIOCNN_BENCH_BUNDLE", "")
 WORKERS = int(os.environ.get("AUDIOCNN_BENCH_WORKERS", "2"))

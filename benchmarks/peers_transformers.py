@@ -20,7 +20,7 @@ from transformers.modeling_outputs import (  # type: ignore[import-not-found]
     SequenceClassifierOutput,
 )
 
-from audiocnn.bundle import Bundle
+from audiocnn.model.bundle import Bundle
 from benchmarks.contenders import FEATURE, Job, torchaudio_logmel
 from benchmarks.labellers import BATCH
 from benchmarks.progress import Finished

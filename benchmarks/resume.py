@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audiocnn import labelset, storage
-from audiocnn.audio import AUDIO_SUFFIXES
-from audiocnn.manifest import shard_sizes
+from audiocnn import storage
+from audiocnn.audio.decode import AUDIO_SUFFIXES
+from audiocnn.labels import label_set
+from audiocnn.labels.shard_list import shard_sizes
 from benchmarks.harness import ROOT, Report
 from benchmarks.processes import descendants, run, whole_environment
 from benchmarks.proxy import Exchange, proxy
@@ -106,11 +107,11 @@ def _wait(process: subprocess.Popen[bytes], began: float) -> None:
 
 def _listed(to: str) -> str | None:
     """The listing that a job made; none before that is done."""
-    note = storage.join(to, labelset.NOTE)
+    note = storage.join(to, label_set.NOTE)
     found = storage.read_json(note)["listing"] if storage.exists(note) else None
     return str(found["id"]) if found else None
 
 
 def _done(to: str, listed: str, sizes: list[int]) -> int:
     """Recordings in the parts that are there."""
-    return sum(sizes[part.shard] for part in labelset.find_parts(to, [listed]))
+    return sum(sizes[part.shard] for part in label_set.find_parts(to, [listed]))

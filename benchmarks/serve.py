@@ -26,10 +26,10 @@ import numpy as np
 import torch
 import tyro
 
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
 from audiocnn.config import FeatureConfig, ModelConfig
-from audiocnn.model import AudioCNN
+from audiocnn.corpus import synthetic
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.resnet import AudioCNN
 from benchmarks import peers
 from benchmarks.harness import RECORDINGS, ROOT, Report
 from benchmarks.load import Outcome, closed_loop, open_loop, post

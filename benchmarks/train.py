@@ -19,8 +19,8 @@ import torch
 import tyro
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from audiocnn.featureset import FeatureSet
-from audiocnn.training import in_bfloat16
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.training.trainer import in_bfloat16
 from benchmarks import corpora
 from benchmarks.harness import RECORDINGS, Report
 from benchmarks.processes import Memory, run, script

@@ -30,14 +30,14 @@ from serve.options import Serve
 
 
 def _ingest(options: Ingest) -> None:
-    from pipelines.ingest import ingest
-    from pipelines.survey import survey
+    from pipelines.ingest.dry_run import survey
+    from pipelines.ingest.job import ingest
 
     (survey if options.dry_run else ingest)(options)
 
 
 def _train(options: Train) -> None:
-    from pipelines.train import train
+    from pipelines.train.job import train
 
     train(options)
 
@@ -49,8 +49,8 @@ def _evaluate(options: Evaluate) -> None:
 
 
 def _label(options: Label) -> None:
-    from pipelines.label import label
-    from pipelines.prospect import prospect
+    from pipelines.label.dry_run import prospect
+    from pipelines.label.job import label
 
     (prospect if options.dry_run else label)(options)
 
@@ -68,32 +68,32 @@ def _review(options: Review) -> None:
 
 
 def _serve(options: Serve) -> None:
-    from pipelines import display, session
-    from serve import configfile, proxy, run
+    from pipelines.runtime import session, terminal
+    from serve.deploy import config_file, haproxy, run
 
     keys = run.check(options)
     if options.config is not None:
-        display.say(f"{configfile.write_config(options)}: Ray's `serve deploy` takes it")
+        terminal.say(f"{config_file.write_config(options)}: Ray's `serve deploy` takes it")
         return
-    display.step(f"serve {display.short(options.bundle)}")
+    terminal.step(f"serve {terminal.short(options.bundle)}")
     if not run.is_joined():
-        proxy.prepare(options.address)
+        haproxy.prepare(options.address)
     cluster = session.connect(options.metrics_port)
     options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
     run.listen(options)
     try:  # what is refused until here has ended nothing that others serve
         address = run.start(options, keys)
-        display.say(f"{address} shows and explains, for people; Ctrl-C ends it")
-        display.say(f"{address}/v1/predict answers; {address}/docs says how to ask")
+        terminal.say(f"{address} shows and explains, for people; Ctrl-C ends it")
+        terminal.say(f"{address}/v1/predict answers; {address}/docs says how to ask")
         for event in run.rolls(options, keys):
-            display.say(event)
+            terminal.say(event)
     finally:
         run.stop()
 
 
 def _submit(options: Submit) -> None:
-    from pipelines.reach import require_shared
-    from pipelines.submit import submit
+    from pipelines.runtime.reachable import require_shared
+    from pipelines.tools.submit import submit
 
     if not options.command:
         raise ConfigError(f"submit: which verb? One of {', '.join(VERBS)}")
@@ -105,13 +105,13 @@ def _submit(options: Submit) -> None:
 
 
 def _demo(options: Demo) -> None:
-    from pipelines.demo import demo
+    from pipelines.tools.demo import demo
 
     demo(options)
 
 
 def _doctor(options: Doctor) -> None:
-    from pipelines.doctor import doctor
+    from pipelines.tools.doctor import doctor
 
     if not doctor(options):
         raise SystemExit(2)
@@ -166,9 +166,9 @@ def _main() -> None:
             _prepare(verb, options)
         run(options)
     except AudioCNNError as error:
-        from pipelines import display
+        from pipelines.runtime import terminal
 
-        if not display.error(str(error)):
+        if not terminal.error(str(error)):
             print(f"audiocnn: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt as stop:
@@ -261,10 +261,10 @@ def _defaults(kind: type, recipe: Any) -> Any:
 
 
 def _prepare(verb: str, options: Any) -> None:
-    from pipelines import display, session
+    from pipelines.runtime import session, terminal
 
     session.divert_native_stderr()
-    display.about(verb=verb, job=session.job_id())
+    terminal.about(verb=verb, job=session.job_id())
     if os.environ.get("RAY_ADDRESS"):
         session.connect()
         session.require_reach(options)

@@ -4,17 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from audiocnn import bundle, outputs, storage
-from audiocnn.calibration import Calibration
+from audiocnn import storage
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.featureset import FeatureSet
-from audiocnn.outputs import REPORT, Output
-from audiocnn.predictions import Predictions, calibrate, sha256_of
-from audiocnn.report import percent, silence, write_report
-from pipelines import display, session
-from pipelines.job import Job, plan
+from audiocnn.evaluation.predictions import Predictions, calibrate, sha256_of
+from audiocnn.evaluation.report import percent, silence, write_report
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.model import bundle
+from audiocnn.model.calibration import Calibration
+from audiocnn.storage import output_folder
+from audiocnn.storage.output_folder import REPORT, Output
 from pipelines.options import Evaluate, Train
-from pipelines.train import (
+from pipelines.runtime import session, terminal
+from pipelines.train.job import (
     begin,
     claim,
     clear,
@@ -24,6 +25,7 @@ from pipelines.train import (
     refuse_other_run,
     warn_unseen,
 )
+from pipelines.train.plan import Job, plan
 
 _FORMAT = "audiocnn.evaluate/1"
 
@@ -38,7 +40,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     AudioCNNError as `train` does.
     """
     storage.configure(options.storage_options)
-    output = outputs.claim(options.to, REPORT)
+    output = output_folder.claim(options.to, REPORT)
     features = FeatureSet.read(options.features)
     models = _models(options, features, output)
     jobs = [_job(options, features, models, fold, seed) for fold, seed in models]
@@ -49,19 +51,19 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     cluster.require(options.workers_range[0], gpu=options.gpu)
     _begin(output, models, todo, folders)
     slots = cluster.groups(options.workers_range[1], gpu=options.gpu)
-    display.step(_headline(options, models, min(slots, max(1, len(todo)))))
+    terminal.step(_headline(options, models, min(slots, max(1, len(todo)))))
     for job in {job.options.test_fold: job for job in todo}.values():
         warn_unseen(job)
     if len(todo) < len(jobs):
-        display.say(f"{len(jobs) - len(todo)} bundles are there already")
+        terminal.say(f"{len(jobs) - len(todo)} bundles are there already")
     fit({_name(job): job for job in todo}, slots)
     for job in todo:
         doubt = doubts(bundle.read_summary(job.to)["metrics"])
         if doubt:
-            display.warn(f"{_name(job)}: {doubt}")
+            terminal.warn(f"{_name(job)}: {doubt}")
     results, calibrations = _calibrated(jobs)
     summary = _write(results, calibrations, features, output.uri, jobs[0].to)
-    outputs.remove_temporary(output.uri)
+    output_folder.remove_temporary(output.uri)
     print_report(summary, output.uri)
     return summary
 
@@ -115,7 +117,7 @@ def _models(options: Evaluate, features: FeatureSet, output: Output) -> Models:
         if models.are_in(output.notes.get("report.json", {})):
             output.require_unfinished()
         if set(models) != set(asked):
-            display.say(
+            terminal.say(
                 f"with what an earlier run here was asked for: folds "
                 f"{', '.join(map(str, models.folds))}; {len(models.seeds)} seeds"
             )
@@ -259,7 +261,7 @@ def _write(
 
 def print_report(summary: dict[str, Any], to: str) -> None:
     """The report as a table, and where its page is."""
-    display.step("report: accuracy of whole clips, each tested once by a model that never saw it")
+    terminal.step("report: accuracy of whole clips, each tested once by a model that never saw it")
     several = len(summary["seeds"]) > 1
     rows = [
         [
@@ -273,12 +275,12 @@ def print_report(summary: dict[str, Any], to: str) -> None:
         if summary[deviation] is not None:
             mean = f"{100 * summary['accuracy_mean']:.1f} ± {100 * summary[deviation]:.1f} %"
             rows.append([f"mean ± sd over {name}", str(summary["clips"]), mean])
-    display.table(["", "clips", "accuracy"], rows)
+    terminal.table(["", "clips", "accuracy"], rows)
     if summary["silent"]:
-        display.warn(silence(summary))
+        terminal.warn(silence(summary))
     if summary["clips"]:
         _say_scores(summary["calibration"])
-    display.say(f"report -> {display.short(to)}/report.html")
+    terminal.say(f"report -> {terminal.short(to)}/report.html")
 
 
 def _say_scores(found: dict[str, Any]) -> None:
@@ -286,9 +288,9 @@ def _say_scores(found: dict[str, Any]) -> None:
     before, after = (found[k]["expected_calibration_error"] for k in ("before", "after"))
     error = f"expected calibration error {100 * before:.1f} %"
     if found["calibrated"]:
-        display.say(
+        terminal.say(
             f"{error}, calibrated {100 * after:.1f} %; {100 * found['answered']:.0f} % answered, "
             f"{100 * (found['accuracy_of_answers'] or 0):.1f} % of the answers right"
         )
     else:
-        display.say(f"{error}; not calibrated, for that takes another fold")
+        terminal.say(f"{error}; not calibrated, for that takes another fold")

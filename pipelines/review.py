@@ -3,11 +3,11 @@
 from collections import Counter
 
 from audiocnn import storage
-from audiocnn.labelled import open_labels
-from audiocnn.picking import MOST_OF_A_RECORDING, choose
-from audiocnn.review import MANIFEST, PAGE, Written, claim, write_review
-from pipelines import display
+from audiocnn.labels.reader import open_labels
+from audiocnn.review.folder import MANIFEST, PAGE, Written, claim, write_review
+from audiocnn.review.selection import MOST_OF_A_RECORDING, choose
 from pipelines.options import Review
+from pipelines.runtime import terminal
 from pipelines.similar import warn_unfinished
 
 
@@ -20,12 +20,12 @@ def review(options: Review) -> Written:
     labels = open_labels(options.labels, options.bundle)
     to = claim(options.to, labels, overwrite=options.overwrite)
     warn_unfinished(labels)
-    display.step(f"review {display.short(labels.uri)}")
+    terminal.step(f"review {terminal.short(labels.uri)}")
     picks = choose(labels, options.count)
     kept: dict[str, str] = {}
     written = write_review(to, labels, picks, kept.__setitem__)
-    display.warn_kept("review", kept)
-    _say(options, display.short(to), written)
+    terminal.warn_kept("review", kept)
+    _say(options, terminal.short(to), written)
     return written
 
 
@@ -33,18 +33,18 @@ def _say(options: Review, to: str, written: Written) -> None:
     picks = [clip.pick for clip in written.clips]
     reasons = ", ".join(f"{n} {why}" for why, n in Counter(pick.why for pick in picks).items())
     recordings = len({pick.uri for pick in picks})
-    display.say(f"{len(picks)} windows of {recordings} recordings ({reasons}) -> {to}")
+    terminal.say(f"{len(picks)} windows of {recordings} recordings ({reasons}) -> {to}")
     if written.skipped:
         uri, reason = next(iter(written.skipped.items()))
-        display.warn(
+        terminal.warn(
             f"{len(written.skipped)} recordings are left out, for they are not what was labelled: "
             f"{uri} ({reason})" + (", and others" if len(written.skipped) > 1 else "")
         )
     elif len(picks) < options.count:
-        display.say(
+        terminal.say(
             f"fewer than {options.count}: at most {MOST_OF_A_RECORDING} are taken of a recording, "
             "and none that overlap"
         )
-    display.say(
-        f"listen and label in {to}/{PAGE}; then: {display.command()} ingest {to}/{MANIFEST}"
+    terminal.say(
+        f"listen and label in {to}/{PAGE}; then: {terminal.command()} ingest {to}/{MANIFEST}"
     )

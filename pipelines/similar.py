@@ -2,13 +2,14 @@
 
 from rich.cells import set_cell_size
 
-from audiocnn import outputs, storage
+from audiocnn import storage
 from audiocnn.errors import AudioError, ConfigError
-from audiocnn.labelled import Labelled, open_labels
-from audiocnn.predictor import Predictor
-from audiocnn.similar import Found, Match, embed, matches_csv, nearest
-from pipelines import display
+from audiocnn.labels.reader import Labelled, open_labels
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.search import Found, Match, embed, matches_csv, nearest
+from audiocnn.storage import output_folder
 from pipelines.options import Similar
+from pipelines.runtime import terminal
 
 _LABEL_CELLS = 24
 
@@ -30,30 +31,30 @@ def similar(options: Similar) -> Found:
     except AudioError as error:
         raise ConfigError(f"--to-clip {options.to_clip}: {error}") from error
     found = nearest(labels, clip, options.count)
-    display.step(
-        f"{found.windows} windows of {display.short(labels.bucket)} compared with "
-        f"{len(clip)} of {display.short(options.to_clip)}"
+    terminal.step(
+        f"{found.windows} windows of {terminal.short(labels.bucket)} compared with "
+        f"{len(clip)} of {terminal.short(options.to_clip)}"
     )
     _say(labels, found.matches)
     if found.unusable:
-        display.warn(f"{found.unusable} windows have an embedding that is zero or not finite")
+        terminal.warn(f"{found.unusable} windows have an embedding that is zero or not finite")
     if to:
         storage.write_bytes(to, matches_csv(found.matches, labels.fingerprint))
-        display.say(f"-> {display.short(to)}")
+        terminal.say(f"-> {terminal.short(to)}")
     return found
 
 
 def warn_unfinished(labels: Labelled) -> None:
     """Say so where labels are not whole."""
     if not labels.finished:
-        display.warn(
-            f"{display.short(labels.uri)} is not whole, for `label` did not end there: "
+        terminal.warn(
+            f"{terminal.short(labels.uri)} is not whole, for `label` did not end there: "
             f"{len(labels.parts)} parts are used"
         )
 
 
 def _claim(to: str, *, overwrite: bool) -> str:
-    to = outputs.resolve(to)
+    to = output_folder.resolve(to)
     if storage.exists(to) and not overwrite:
         raise ConfigError(f"--to {to}: it is there already; name another file, or pass --overwrite")
     return to
@@ -61,12 +62,12 @@ def _claim(to: str, *, overwrite: bool) -> str:
 
 def _say(labels: Labelled, matches: list[Match]) -> None:
     """A table by hand: names of recordings are whole, to be copied, however long they are."""
-    display.say(f"similarity  {'label':{_LABEL_CELLS}}  score  seconds             recording")
+    terminal.say(f"similarity  {'label':{_LABEL_CELLS}}  score  seconds             recording")
     for match in matches:
         label = set_cell_size(_plain(match.label), _LABEL_CELLS)
         seconds = f"{match.start_s:.2f}\u2013{match.end_s:.2f}"
         name = _plain(labels.name(match.uri))
-        display.say(f"{match.similarity:10.4f}  {label}  {match.score:.3f}  {seconds:18}  {name}")
+        terminal.say(f"{match.similarity:10.4f}  {label}  {match.score:.3f}  {seconds:18}  {name}")
 
 
 def _plain(text: str) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiocnn import storage, synthetic
+from audiocnn import storage
+from audiocnn.corpus import synthetic
 from benchmarks.seaweed import SeaweedFS
 from helpers.common import CLUSTERS, SHARED, clusters_started
 from helpers.costs import TABLE, Cost, read_table
@@ -121,7 +122,7 @@ def ray_cluster(s3: SeaweedFS, _last_ray: None) -> None:
 
     The S3 server comes first: its variables are those of the cluster's processes too.
     """
-    from pipelines import session
+    from pipelines.runtime import session
 
     session.connect()
 

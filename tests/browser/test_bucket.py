@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import labelset
-from audiocnn.layouts import read_corpus
+from audiocnn.corpus.read import read_corpus
+from audiocnn.labels import label_set
 
 pytest.importorskip("playwright", reason="`make test-browser` installs it")
 
@@ -43,7 +43,7 @@ def scores_shown(page: Page) -> list[float]:
 
 
 def test_windows_are_found_by_class_score_and_name(bucket: Page, labelled: Labelled) -> None:
-    table = labelset.read_labels(str(labelled[1])).to_pylist()
+    table = label_set.read_labels(str(labelled[1])).to_pylist()
     total = bucket.get_by_text(re.compile(r"\d+ to \d+ of \d+ windows"))
     expect(total).to_have_text(f"1 to 25 of {len(table)} windows")
     assert scores_shown(bucket) == sorted(scores_shown(bucket), reverse=True)
@@ -81,7 +81,7 @@ def test_windows_are_found_by_class_score_and_name(bucket: Page, labelled: Label
 
 
 def test_labels_that_are_being_read_are_asked_for_again(page: Page, labelled: Labelled) -> None:
-    windows = len(labelset.read_labels(str(labelled[1])))
+    windows = len(label_set.read_labels(str(labelled[1])))
     unread = {"listed": False, "finished": False, "parts": 0, "parts_read": 0, "windows": 0}
 
     def first(route: Route) -> None:

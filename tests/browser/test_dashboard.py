@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
+from audiocnn.corpus import synthetic
+from audiocnn.model.bundle import Bundle
 from helpers.asking import wait_until
 from helpers.endpoint import Endpoint
 

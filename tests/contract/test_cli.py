@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from audiocnn import __version__
+from audiocnn.corpus.synthetic import write_corpus
 from audiocnn.errors import ConfigError
-from audiocnn.synthetic import write_corpus
 from helpers.common import AUDIOCNN
 from helpers.forked import Forked
 from pipelines.cli import VERBS, parse
@@ -29,7 +29,7 @@ def light() -> Iterator[Forked]:
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Forked]:
     """Commands that need not wait for the libraries of jobs."""
-    with Forked("ray.data", "ray.serve", "ray.train.torch", "pipelines.train") as commands:
+    with Forked("ray.data", "ray.serve", "ray.train.torch", "pipelines.train.job") as commands:
         yield commands
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import bundle, storage
-from audiocnn.bundle import Bundle
+from audiocnn import storage
 from audiocnn.config import (
     AudioLimits,
     AugmentConfig,
@@ -21,8 +20,10 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError
-from audiocnn.featureset import FeatureSet
-from audiocnn.labelset import limits_of, read_note
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.labels.label_set import limits_of, read_note
+from audiocnn.model import bundle
+from audiocnn.model.bundle import Bundle
 from helpers.kept import KEPT
 
 CONFIGS = [AudioLimits, AugmentConfig, FeatureConfig, ModelConfig, TrainConfig]

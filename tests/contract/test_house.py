@@ -4,41 +4,58 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 from helpers.common import ROOT
 
-LIBRARY = [
-    "errors", "wording", "machine", "notes", "cells", "config", "local", "rangefile", "scratch",
-    "parquet", "s3answers", "s3", "otherstores", "storage", "listing", "outputs", "filelist",
-    "tars", "tags", "mp3", "ogg", "flac", "wav", "containers", "frames", "channels", "windowing",
-    "audio", "recordings", "corpus", "failures", "webdataset", "folders", "layouts", "download",
-    "synthetic", "features", "parts", "extractor", "extracting", "metrics", "calibration",
-    "featureset", "leaks", "predictions", "batches", "torch_features", "augment", "model",
-    "training", "checkpoint", "bundle", "predictor", "heldout", "explain", "figures", "report",
-    "manifest", "labels", "labelset", "changes", "labeller", "events", "exports", "labelled",
-    "shortlist", "similar", "picking", "reviewpage", "sounds", "review", "revision", "browse",
-]  # fmt: skip
-"""The library's modules; each imports only from those before it."""
+BEFORE = {
+    "audiocnn": {
+        "errors": "",
+        "config": "errors",
+        "storage": "errors config",
+        "audio": "errors config storage",
+        "corpus": "errors config storage audio",
+        "features": "errors config storage audio corpus",
+        "model": "errors config storage audio corpus features",
+        "training": "errors config storage audio corpus features model",
+        "evaluation": "errors config storage audio corpus features model training",
+        "labels": "errors config storage audio corpus features model",
+        "review": "errors config storage audio corpus features model labels",
+    },
+    "pipelines": {
+        "recipes": "",
+        "options": "recipes",
+        "runtime": "options",
+        "ingest": "options recipes runtime",
+        "train": "options recipes runtime",
+        "evaluate": "options recipes runtime train",
+        "label": "options recipes runtime ingest",
+        "similar": "options runtime",
+        "review": "options runtime similar",
+        "tools": "options recipes runtime ingest train evaluate label review",
+        "cli": "options recipes runtime ingest train evaluate label similar review tools",
+    },
+    "serve": {
+        "options": "",
+        "problems": "options",
+        "engine": "options problems",
+        "api": "options problems engine",
+        "deploy": "options problems engine api",
+        "app": "deploy",
+    },
+}
+"""The stages of each package, and what each may import; inside a stage there are no circles."""
 
-PIPELINES = [
-    "recipes", "options", "display", "reach", "auth", "session", "meters", "progress",
-    "tensorboard", "shards", "survey", "ingest", "job", "result", "rank", "gloo", "train",
-    "evaluate", "models", "labelling", "label", "prospect", "similar", "review", "submit", "demo",
-    "doctor", "cli",
-]  # fmt: skip
-"""The jobs' modules, likewise."""
-
-SERVE = [
-    "options", "problems", "keys", "arrays", "encoding", "meters", "decoding", "decoder", "model",
-    "service", "results", "schemas", "stream", "gate", "docs", "pages", "http", "configfile",
-    "proxy", "kept", "app", "run",
-]  # fmt: skip
-"""The endpoint's modules, likewise; Ray is known to `kept`, `app` and `run` alone."""
-
-ORDER = {"audiocnn": LIBRARY, "pipelines": PIPELINES, "serve": SERVE}
+PACKAGES = [ROOT / name for name in BEFORE]
+FOLDERS = sorted(
+    path
+    for package in PACKAGES
+    for path in (package, *package.rglob("*"))
+    if (path / "__init__.py").exists()
+)
 SOURCES = sorted(
     path
     for name in ("audiocnn", "pipelines", "serve", "benchmarks")
@@ -57,30 +74,55 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_the_order_lists_every_module() -> None:
-    for package, order in ORDER.items():
-        there = {p.stem for p in (ROOT / package).glob("*.py")} - {"__init__"}
-        assert there == set(order)
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, without what only tools leave there."""
+    return [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__pycache__"]
+
+
+def modules(folder: Path) -> dict[str, list[Path]]:
+    """The sources of each module or folder in a folder, by its name."""
+    found = {p.stem: [p] for p in folder.glob("*.py") if p.stem != "__init__"}
+    within = {p.parent.name: sorted(p.parent.rglob("*.py")) for p in folder.glob("*/__init__.py")}
+    return found | within
+
+
+def siblings(path: Path, folder: Path) -> set[str]:
+    """The modules and folders of a folder that a file imports."""
+    start = ".".join(folder.relative_to(ROOT).parts) + "."
+    names = (name.removeprefix(start) for name in imported(path) if name.startswith(start))
+    return {name.split(".")[0] for name in names} & modules(folder).keys()
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_stages_import_only_what_is_before_them(package: Path) -> None:
+    before = BEFORE[package.name]
+    assert modules(package).keys() == before.keys()
+    for name, files in modules(package).items():
+        for file in files:
+            assert siblings(file, package) - {name} <= set(before[name].split()), file
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_is_small_and_has_no_circles(folder: Path) -> None:
+    assert len(entries(folder)) <= 12
+    found = modules(folder)
+    graph = {name: set().union(*(siblings(f, folder) for f in files)) - {name}
+             for name, files in found.items()}  # fmt: skip
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_modules_import_only_what_lies_before_them(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    names = set(imported(path))
-    tops = {name.split(".")[0] for name in names}
+def test_packages_import_only_what_they_may(path: Path) -> None:
+    package, stage, *_ = (*path.relative_to(ROOT).with_suffix("").parts, "")
+    tops = {name.split(".")[0] for name in imported(path)}
     assert package == "benchmarks" or "benchmarks" not in tops
     if package == "audiocnn":
         assert not tops & {"ray", "fastapi", "pipelines", "serve", "tyro"}
-    if package == "pipelines" and path.stem != "cli":
+    if package == "pipelines" and stage != "cli":
         assert "serve" not in tops
     if package == "serve":
         assert "pipelines" not in tops
-        assert "ray" not in tops or path.stem in ("kept", "app", "run")
-    order = ORDER.get(package, [])
-    if path.stem in order:
-        before = set(order[: order.index(path.stem)])
-        siblings = {n.split(".")[1] for n in names if n.startswith(f"{package}.")} & set(order)
-        assert siblings <= before
+        assert "ray" not in tops or stage == "deploy"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -128,15 +170,20 @@ def run(script: str, tmp_path: Path) -> str:
     return done.stdout.strip()
 
 
+def dotted(package: str) -> list[str]:
+    """The names of a package's modules."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+
+
 def test_importing_the_library_does_nothing_and_loads_nothing(tmp_path: Path) -> None:
     assert run(INERT.format(names=["audiocnn"], allowed="-"), tmp_path) == ""
 
 
 def test_importing_every_module_does_nothing(tmp_path: Path) -> None:
-    library = [f"audiocnn.{name}" for name in LIBRARY]
+    library = dotted("audiocnn")
     assert "ray" not in run(INERT.format(names=library, allowed="-"), tmp_path).split(",")
-    jobs = [f"pipelines.{name}" for name in PIPELINES]
-    jobs += [f"serve.{name}" for name in SERVE]
+    jobs = dotted("pipelines") + dotted("serve")
     # Ray and torch set variables of their own when they are imported.
     run(INERT.format(names=jobs, allowed=("RAY_", "KMP_", "TORCH", "TF_", "PYTHON")), tmp_path)
 

@@ -12,22 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import labelset
-from audiocnn.browse import Browser, Query
-from audiocnn.bundle import Bundle
-from audiocnn.changes import compared
 from audiocnn.config import AudioLimits, FeatureConfig
 from audiocnn.errors import ConfigError, FormatError
-from audiocnn.featureset import FeatureSet
-from audiocnn.labelled import open_labels
-from audiocnn.manifest import Census, row_of
-from audiocnn.picking import choose
-from audiocnn.predictor import Predictor
-from audiocnn.similar import embed, nearest
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.labels import label_set
+from audiocnn.labels.diff import compared
+from audiocnn.labels.reader import open_labels
+from audiocnn.labels.shard_list import Census, row_of
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.label_index import Browser, Query
+from audiocnn.review.search import embed, nearest
+from audiocnn.review.selection import choose
 from benchmarks.seaweed import SeaweedFS
 from helpers.kept import BUCKET, CORPUS, FRONT_END, KEPT, ROW, known_sound, put_sounds
-from pipelines import label as job
-from pipelines.ingest import ingest
+from pipelines.ingest.job import ingest
+from pipelines.label import job
 from pipelines.options import Ingest, Label
 
 
@@ -110,7 +110,7 @@ def test_a_bundle_answers_as_it_did(kept: Kept) -> None:
 
 @EVERY
 def test_labels_are_read(kept: Kept) -> None:
-    rows = labelset.read_labels(kept.uri("labels")).select(ROW).to_pylist()
+    rows = label_set.read_labels(kept.uri("labels")).select(ROW).to_pylist()
     assert sorted(rows, key=lambda row: (row["uri"], row["start_s"])) == kept.known["labels"]
     assert {row["uri"] for row in rows} == {
         f"{BUCKET}/{name}.wav" for name in ("one", "day/two", "day/three")
@@ -165,7 +165,7 @@ def test_label_goes_on(kept: Kept, sounds: None, tmp_path: Path) -> None:
     assert run.to == to
     assert run.note["listings"]
     later = {"uri": f"{BUCKET}/later.wav", "size": 1, "version": "v", "wrong": None}
-    files = Census().of_recordings(labelset.iter_bucket(BUCKET, to))
+    files = Census().of_recordings(label_set.iter_bucket(BUCKET, to))
     with compared(chain(map(row_of, files), [later])) as changes:
         changes.against(run.parts(), retry_failed=False)
         assert list(changes.to_do()) == [later]

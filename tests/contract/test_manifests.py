@@ -30,10 +30,10 @@ from helpers.manifests import (
     rendered,
     templates,
 )
-from pipelines import session
 from pipelines.cli import parse
-from serve.configfile import read_args, write_config
-from serve.keys import VARIABLE
+from pipelines.runtime import session
+from serve.api.keys import VARIABLE
+from serve.deploy.config_file import read_args, write_config
 from serve.options import Serve
 
 SCHEMAS = Path(__file__).with_name("data") / "kuberay-1.6.2.json.gz"
@@ -211,7 +211,7 @@ def test_jobs_are_commands_that_fit_their_cluster_and_are_tried_again(overlay: s
 
 @each_overlay
 def test_heads_say_what_their_cluster_can_grow_to(overlay: str) -> None:
-    """What `pipelines.session` believes: more is refused before anybody waits for it."""
+    """What `pipelines.runtime.session` believes: more is refused before anybody waits for it."""
     for where, cluster in clusters(overlay).items():
         if where.startswith("RayService"):  # whose copies are in its own config
             continue

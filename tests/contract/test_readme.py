@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig
-from audiocnn.model import AudioCNN
+from audiocnn.corpus import synthetic
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.resnet import AudioCNN
 from helpers.common import ROOT, SMALL
 from pipelines.cli import parse
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
-from audiocnn.predictor import Predictor
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
 from helpers.asking import PATIENCE_S
 from helpers.endpoint import Endpoint
 from helpers.small_labels import label_bucket
-from pipelines.ingest import ingest
+from pipelines.ingest.job import ingest
 from pipelines.options import Ingest, Train
 from pipelines.recipes import esc10
-from pipelines.train import train
+from pipelines.train.job import train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,7 +31,7 @@ def bundle(
     recordings: Path, tmp_path_factory: pytest.TempPathFactory, s3: object, _last_ray: None
 ) -> Path:
     """A small model of ESC-10's first fold, trained on the cluster that `ray_cluster` gives."""
-    from pipelines import session
+    from pipelines.runtime import session
 
     folder, recipe = tmp_path_factory.mktemp("browser"), esc10()
     shutil.copytree(recordings / "esc10", folder / "corpus", ignore=_later_folds)

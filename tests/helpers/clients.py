@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from serve.keys import read_keys
-from serve.meters import Meters
+from serve.api.keys import read_keys
+from serve.engine.metrics import Meters
 from serve.problems import KINDS
 
 KEY = "a key that nobody would guess".replace(" ", "-")

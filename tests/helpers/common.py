@@ -9,9 +9,9 @@ import psutil
 import pytest
 import torch
 
-from audiocnn.bundle import Bundle
 from audiocnn.config import FeatureConfig, ModelConfig
-from audiocnn.model import AudioCNN
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.resnet import AudioCNN
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -6,18 +6,19 @@ into the processes that decode and into no other; the product knows nothing of i
 
 from pathlib import Path
 
-from audiocnn.synthetic import encode
+from audiocnn.corpus.synthetic import encode
 
 MARKS = {"segfault": b"MARK-SEGFAULT", "hang": b"MARK-HANG", "memory": b"MARK-MEMORY"}
 
 _HOLE = f"""
 import sys
 
-if any(n in a for n in ("audiocnn.extracting", "serve.decoding") for a in sys.orig_argv):
+CHILDREN = "audiocnn.features.extractor_child", "serve.engine.decoder_child"
+if any(child in word for child in CHILDREN for word in sys.orig_argv):
     import os, signal, time
-    import audiocnn.audio
+    import audiocnn.audio.decode
 
-    plain, plain_read = audiocnn.audio.windows, audiocnn.audio.read
+    plain, plain_read = audiocnn.audio.decode.windows, audiocnn.audio.decode.read
 
     def suffer(source):
         if {MARKS["segfault"]!r} in source:
@@ -35,7 +36,7 @@ if any(n in a for n in ("audiocnn.extracting", "serve.decoding") for a in sys.or
         suffer(source)
         return plain_read(source, *more)
 
-    audiocnn.audio.windows, audiocnn.audio.read = windows, read
+    audiocnn.audio.decode.windows, audiocnn.audio.decode.read = windows, read
 """
 
 

@@ -23,7 +23,7 @@ from benchmarks.load import Outcome, closed_loop, post
 from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import AUDIOCNN, descendants
-from serve import proxy
+from serve.deploy import haproxy
 
 PATIENT = {
     f"RAY_SERVE_{name}_TIMEOUT_S": str(PATIENCE_S)
@@ -40,7 +40,7 @@ def haproxy_ends(folder: Path) -> Iterator[dict[str, str]]:
     """
     script = folder / "haproxy"
     script.write_text(
-        f'#!/bin/sh\necho $$ >> {folder / proxy.PIDS}\nexec {get_haproxy_binary()} "$@"\n'
+        f'#!/bin/sh\necho $$ >> {folder / haproxy.PIDS}\nexec {get_haproxy_binary()} "$@"\n'
     )
     script.chmod(0o700)
     try:
@@ -49,7 +49,7 @@ def haproxy_ends(folder: Path) -> Iterator[dict[str, str]]:
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         }
     finally:
-        proxy.end(folder)
+        haproxy.end(folder)
 
 
 @contextmanager

@@ -96,9 +96,9 @@ def wrap_services(module):
 
 
 WRAP = {
-    "audiocnn.storage": wrap_storage,
-    "audiocnn.training": wrap_training,
-    "audiocnn.s3": wrap_s3,
+    "audiocnn.storage.files": wrap_storage,
+    "audiocnn.training.trainer": wrap_training,
+    "audiocnn.storage.stores.s3": wrap_s3,
     "ray._private.services": wrap_services,
 }
 
@@ -161,7 +161,7 @@ class Gate:
         return self._passed.stat().st_size if self._passed.exists() else 0
 
 
-FRONT_END, WORKER = "audiocnn.extracting", "MapWorker"
+FRONT_END, WORKER = "audiocnn.features.extractor_child", "MapWorker"
 """What the processes of `ingest` and `label` have in their command lines."""
 
 

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import soundfile
 
-from audiocnn.synthetic import encode
+from audiocnn.corpus.synthetic import encode
 
 
 def wav(

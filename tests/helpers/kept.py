@@ -116,8 +116,8 @@ def _run_verbs() -> None:
     _verb("ingest", CORPUS, "--to", "features", "--folds", "2", *front_end)
     _verb("train", "features", "--to", "bundle", *front_end, *_MODEL)
     if _has("calibration"):
-        from audiocnn.bundle import recalibrate
-        from audiocnn.calibration import Calibration
+        from audiocnn.model.bundle import recalibrate
+        from audiocnn.model.calibration import Calibration
 
         thresholds = (0.3, 0.99, 0.3)  # one that is not always reached
         recalibrate(str(_PLACE / "bundle"), Calibration(temperature=1.5, thresholds=thresholds))
@@ -135,7 +135,7 @@ def _verb(*words: str) -> None:
 
 
 def _bundle() -> dict[str, Any]:
-    from audiocnn.predictor import Predictor
+    from audiocnn.model.predictor import Predictor
 
     found = Predictor.load(_PLACE / "bundle").predict(known_sound(), top_k=3)
     return {
@@ -146,7 +146,7 @@ def _bundle() -> dict[str, Any]:
 
 
 def _features() -> dict[str, Any]:
-    from audiocnn.featureset import FeatureSet
+    from audiocnn.features.feature_set import FeatureSet
 
     features = FeatureSet.read(str(_PLACE / "features"))
     rows = features.load(list(features.folds))

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
-from audiocnn import synthetic
+from audiocnn.corpus import synthetic
 from helpers.hostile import HOSTILE
 from pipelines.options import Label
 

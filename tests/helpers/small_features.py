@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from audiocnn import storage
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.parts import BandSums, rows_digest, schema, tensor_array
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import BandSums, rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
 

@@ -8,14 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audiocnn import labels, labelset, storage
+from audiocnn import storage
+from audiocnn.audio.recording import Recording
 from audiocnn.config import AudioLimits, to_json
-from audiocnn.extractor import Extractor
-from audiocnn.labeller import Labeller, Model
-from audiocnn.listing import list_files
-from audiocnn.manifest import Entry
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording
+from audiocnn.features.extractor import Extractor
+from audiocnn.labels import label_set, part as label_part
+from audiocnn.labels.labeller import Labeller, Model
+from audiocnn.labels.shard_list import Entry
+from audiocnn.model.predictor import Predictor
+from audiocnn.storage.listing import list_files
 
 
 def write_notes(to: str, bucket: str, predictor: Predictor, bundle: str, **changes: Any) -> None:
@@ -30,9 +31,14 @@ def write_notes(to: str, bucket: str, predictor: Predictor, bundle: str, **chang
         **to_json(AudioLimits()),
         **changes,
     }
-    note = {"format": labels.FORMAT, "made_with": made_with, "bundle": bundle, "listings": ["aa"]}
-    storage.write_json(f"{to}/{labelset.NOTE}", note)
-    storage.write_json(f"{to}/{labelset.SUMMARY}", {"format": labels.FORMAT})
+    note = {
+        "format": label_part.FORMAT,
+        "made_with": made_with,
+        "bundle": bundle,
+        "listings": ["aa"],
+    }
+    storage.write_json(f"{to}/{label_set.NOTE}", note)
+    storage.write_json(f"{to}/{label_set.SUMMARY}", {"format": label_part.FORMAT})
 
 
 def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> None:
@@ -45,7 +51,7 @@ def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> Non
     with Extractor(predictor.bundle.feature, AudioLimits(), storage.configured()) as extractor:
         labeller = Labeller(predictor.bundle, extractor, judge, 2, embeddings=True)
         for shard, start in enumerate(range(0, len(found), 10)):
-            name = labelset.part_name("aa", shard)
+            name = label_set.part_name("aa", shard)
             with storage.placed(f"{to}/{name}") as path:
                 labeller.part(found[start : start + 10], path, name)
     write_notes(to, bucket, predictor, bundle)
@@ -58,8 +64,8 @@ def write_parts(to: Path, rows: Sequence[dict[str, Any]], parts: int = 3) -> Non
     (to / "parts").mkdir(parents=True, exist_ok=True)
     for part in range(parts):
         mine = [filled(row) for row in rows if uris.index(row["uri"]) % parts == part]
-        table = pa.Table.from_pylist(mine, labels.schema(size))
-        pq.write_table(table, to / labelset.part_name("aa", part), row_group_size=100)
+        table = pa.Table.from_pylist(mine, label_part.schema(size))
+        pq.write_table(table, to / label_set.part_name("aa", part), row_group_size=100)
 
 
 def filled(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from audiocnn.bundle import Bundle
+from audiocnn.audio.recording import Recording
 from audiocnn.errors import AudioError
-from audiocnn.labels import LabelWriter
-from audiocnn.labelset import part_name as labels_part_name
-from audiocnn.parts import PartWriter, part_name
-from audiocnn.recordings import Recording
+from audiocnn.features.part import PartWriter, part_name
+from audiocnn.labels.label_set import part_name as labels_part_name
+from audiocnn.labels.part import LabelWriter
+from audiocnn.model.bundle import Bundle
 from helpers.common import SMALL
 
 _EMPTY = AudioError("empty", "no bytes")

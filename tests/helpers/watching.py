@@ -18,7 +18,10 @@ SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_s
 def ours() -> dict[str, set[str]]:
     """The names that our metrics have in Prometheus, each with its labels."""
     found: dict[str, set[str]] = {}
-    for path in (ROOT / "serve" / "app.py", ROOT / "pipelines" / "meters.py"):
+    for path in (
+        ROOT / "serve" / "deploy" / "application.py",
+        ROOT / "pipelines" / "runtime" / "metrics.py",
+    ):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in SUFFIXES:
                 texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]

@@ -8,19 +8,19 @@ import librosa
 import numpy as np
 import pytest
 
-from audiocnn.audio import windows
+from audiocnn.audio.decode import windows
 from audiocnn.config import ModelConfig, TrainConfig, WindowConfig
-from audiocnn.corpus import Clip
+from audiocnn.corpus.clips import Clip
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import AudioError
-from audiocnn.features import LogMel
-from audiocnn.labelset import read_labels
-from audiocnn.layouts import read_corpus
-from audiocnn.predictor import Predictor
-from pipelines.ingest import ingest
-from pipelines.label import label
+from audiocnn.features.logmel import LogMel
+from audiocnn.labels.label_set import read_labels
+from audiocnn.model.predictor import Predictor
+from pipelines.ingest.job import ingest
+from pipelines.label.job import label
 from pipelines.options import Ingest, Label, Train
 from pipelines.recipes import esc10, esc50
-from pipelines.train import train
+from pipelines.train.job import train
 
 
 def read(clip: Clip) -> bytes:

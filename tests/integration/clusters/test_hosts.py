@@ -16,15 +16,18 @@ import pytest
 import torch
 import yaml
 
-from audiocnn import checkpoint, labelset, storage, synthetic
-from audiocnn.bundle import read_summary
-from audiocnn.featureset import FeatureSet
+from audiocnn import storage
+from audiocnn.corpus import synthetic
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.labels import label_set
+from audiocnn.model.bundle import read_summary
+from audiocnn.training import checkpoint
 from benchmarks.seaweed import SeaweedFS
 from helpers.asking import clients, wait_until
 from helpers.common import ROOT, make_bundle
 from helpers.gate import Gate
 from helpers.hosts import Cluster, Said, running_cluster
-from pipelines.ingest import ingest
+from pipelines.ingest.job import ingest
 from pipelines.options import Ingest
 from pipelines.recipes import demo
 
@@ -158,7 +161,7 @@ def label_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
     )  # fmt: skip
     cluster.add(1)
     assert f"{CLIPS} listed = {CLIPS} labelled + 0 skipped + 0 failed" in out
-    uris = labelset.read_labels(f"{bucket}/labels")["uri"].to_pylist()
+    uris = label_set.read_labels(f"{bucket}/labels")["uri"].to_pylist()
     assert len(set(uris)) == len(uris) == CLIPS  # a window each
 
 

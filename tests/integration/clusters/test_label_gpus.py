@@ -20,15 +20,17 @@ from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-from audiocnn import manifest, storage, synthetic
+from audiocnn import storage
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
-from audiocnn.labelset import find_parts
+from audiocnn.labels import shard_list
+from audiocnn.labels.label_set import find_parts
 from helpers.asking import wait_until
 from helpers.common import descendants, make_bundle
 from helpers.gate import Gate
-from pipelines.label import label
+from pipelines.label.job import label
 from pipelines.options import Label
-from pipelines.session import MOST
+from pipelines.runtime.session import MOST
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +134,7 @@ def work(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
     gate.open()
     ray.shutdown()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(manifest, "_RECORDINGS", (A_PART, 4_096))
+        patched.setattr(shard_list, "_RECORDINGS", (A_PART, 4_096))
         for name, value in gate.environment.items():
             patched.setenv(name, value)
         of_head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False}

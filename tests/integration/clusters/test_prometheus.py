@@ -161,8 +161,8 @@ def test_the_rules_are_well_and_nothing_is_wrong(prometheus: Prometheus) -> None
 
 STANDS_STILL = """
 import threading
-from pipelines import session
-from pipelines.meters import meters
+from pipelines.runtime import session
+from pipelines.runtime.metrics import meters
 session.connect()
 meters("still").now(running=1)
 threading.Event().wait()

@@ -16,11 +16,11 @@ import pytest
 
 from audiocnn.config import AudioLimits
 from audiocnn.errors import REASONS
-from audiocnn.featureset import FeatureSet
+from audiocnn.features.feature_set import FeatureSet
 from helpers.asking import PATIENCE_S
 from helpers.common import AUDIOCNN, SMALL
 from helpers.hostile import HOSTILE, TOLERATED, sound
-from pipelines.ingest import ingest
+from pipelines.ingest.job import ingest
 from pipelines.options import Ingest
 
 FLAGS = [

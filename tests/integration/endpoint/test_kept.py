@@ -8,26 +8,26 @@ import pytest
 import ray
 
 from audiocnn import storage
-from audiocnn.bundle import Bundle
 from audiocnn.errors import AudioCNNError, MismatchError
-from audiocnn.predictor import Predictor
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
 from helpers.common import make_bundle
 from helpers.hostile import wav
 from helpers.small_labels import label_bucket
-from serve import kept, run
-from serve.app import Endpoint, ModelReplica
+from serve.deploy import run, served_bundles
+from serve.deploy.application import Endpoint, ModelReplica
 from serve.options import Asked, Serve
 
 
 @pytest.fixture(autouse=True)
 def forgotten(ray_cluster: None) -> None:
-    kept.forget()
+    served_bundles.forget()
 
 
 @ray.remote(num_cpus=0)
 def read_elsewhere(fingerprint: str) -> str | None:
     """What another process of the cluster finds."""
-    bundle = kept.read(fingerprint)
+    bundle = served_bundles.read(fingerprint)
     return None if bundle is None else bundle.fingerprint
 
 
@@ -45,7 +45,7 @@ def test_a_replacement_is_of_the_bundle_that_is_served(
     make_bundle(tmp_path / "second", seed=1)
     uri = f"{bucket}/model" if place == "s3" else str(tmp_path / "served")
     overwrite(uri, tmp_path / "first")
-    fingerprint = kept.keep(uri)
+    fingerprint = served_bundles.keep(uri)
     if then == "another":
         overwrite(uri, tmp_path / "second")
     elif then == "half":
@@ -73,7 +73,11 @@ def test_the_one_beside_is_kept_too(tmp_path: Path) -> None:
     served, beside = str(tmp_path / "served"), str(tmp_path / "beside")
     make_bundle(tmp_path / "served")
     make_bundle(tmp_path / "beside", seed=1)
-    asked = {"bundle": served, "fingerprint": kept.keep(served), "beside": kept.keep(beside)}
+    asked = {
+        "bundle": served,
+        "fingerprint": served_bundles.keep(served),
+        "beside": served_bundles.keep(beside),
+    }
     shutil.rmtree(served)
     shutil.rmtree(beside)
     endpoint = Endpoint(Serve(bundle=served, beside=beside), ())
@@ -85,7 +89,7 @@ def test_the_one_beside_is_kept_too(tmp_path: Path) -> None:
 def test_without_a_fingerprint_it_is_what_lies_at_the_uri(tmp_path: Path) -> None:
     """As `serve deploy` has it: another bundle has another URI."""
     uri = str(tmp_path / "served")
-    kept.keep(str(make_at(tmp_path / "served", 0)))
+    served_bundles.keep(str(make_at(tmp_path / "served", 0)))
     second = Bundle.read(str(make_at(tmp_path / "served", 1))).fingerprint
     endpoint = Endpoint(Serve(bundle=uri), ())
     asyncio.run(endpoint.reconfigure({"bundle": uri}))
@@ -104,19 +108,19 @@ def make_at(folder: Path, seed: int) -> Path:
 def test_what_is_served_and_what_was_before_is_kept_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "_PIECE", 10_000)  # so that weights are several messages
-    found = [kept.keep(str(make_at(tmp_path / str(seed), seed))) for seed in range(4)]
+    monkeypatch.setattr(served_bundles, "_PIECE", 10_000)  # so that weights are several messages
+    found = [served_bundles.keep(str(make_at(tmp_path / str(seed), seed))) for seed in range(4)]
     assert len(set(found)) == 4
-    assert kept.served() is None
-    kept.settle({"fingerprint": found[1], "beside": found[2]}, {"fingerprint": found[0]})
-    assert kept.served() == {"fingerprint": found[1], "beside": found[2]}
-    read = [kept.read(fingerprint) for fingerprint in found]
+    assert served_bundles.served() is None
+    served_bundles.settle({"fingerprint": found[1], "beside": found[2]}, {"fingerprint": found[0]})
+    assert served_bundles.served() == {"fingerprint": found[1], "beside": found[2]}
+    read = [served_bundles.read(fingerprint) for fingerprint in found]
     assert [b.fingerprint if b else None for b in read] == [*found[:3], None]
-    kept.settle({"fingerprint": found[1]})
-    assert [kept.read(one) is not None for one in found] == [False, True, False, False]
-    kept.forget()
-    assert kept.served() is None
-    assert kept.read(found[1]) is None
+    served_bundles.settle({"fingerprint": found[1]})
+    assert [served_bundles.read(one) is not None for one in found] == [False, True, False, False]
+    served_bundles.forget()
+    assert served_bundles.served() is None
+    assert served_bundles.read(found[1]) is None
 
 
 def test_half_a_bundle_is_not_kept(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_half_a_bundle_is_not_kept(tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(AudioCNNError, match="is not the one that"):
-        kept.keep(str(folder))
+        served_bundles.keep(str(folder))
 
 
 def test_a_roll_over_labels_of_another_bundle_is_refused(tmp_path: Path) -> None:
@@ -134,12 +138,12 @@ def test_a_roll_over_labels_of_another_bundle_is_refused(tmp_path: Path) -> None
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "a.wav").write_bytes(wav())
     label_bucket(str(tmp_path / "labels"), str(tmp_path / "bucket"), first, str(folder))
-    served = kept.keep(str(folder))
-    kept.settle({"fingerprint": served})
+    served = served_bundles.keep(str(folder))
+    served_bundles.settle({"fingerprint": served})
     second = make_bundle(folder, seed=1).fingerprint
     options = Serve(bundle=str(folder), labels=str(tmp_path / "labels"))
     with pytest.raises(MismatchError, match=f"made by bundle {served}, and .* is {second}"):
         run.roll(options, ())
-    assert kept.served() == {"fingerprint": served}
-    assert kept.read(served) is not None
-    assert kept.read(second) is None
+    assert served_bundles.served() == {"fingerprint": served}
+    assert served_bundles.read(served) is not None
+    assert served_bundles.read(second) is None

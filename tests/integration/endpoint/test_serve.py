@@ -21,15 +21,15 @@ import soundfile
 from hypothesis import given, settings
 from websockets.sync.client import connect
 
-from audiocnn.bundle import recalibrate
-from audiocnn.calibration import Calibration
 from audiocnn.errors import REASONS
+from audiocnn.model.bundle import recalibrate
+from audiocnn.model.calibration import Calibration
 from benchmarks.load import Outcome, post
 from helpers.asking import PATIENCE_S, status, wait_until
 from helpers.common import BIN, ROOT, descendants, make_bundle
 from helpers.endpoint import Endpoint, answer_of, wait_for_more
 from helpers.hostile import HOSTILE, sound
-from pipelines.label import label
+from pipelines.label.job import label
 from pipelines.options import Label
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from audiocnn.predictor import Predictor
+from audiocnn.model.predictor import Predictor
 from benchmarks.load import Connection, Outcome, post
 from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, wait_until

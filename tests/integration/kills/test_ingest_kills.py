@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn.featureset import FeatureSet
-from audiocnn.synthetic import encode
+from audiocnn.corpus.synthetic import encode
+from audiocnn.features.feature_set import FeatureSet
 from helpers.common import AUDIOCNN
 from helpers.gate import FRONT_END, NODES, WORKER, Job, Start
 

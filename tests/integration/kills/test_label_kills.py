@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from audiocnn import labels, labelset, listing, storage
+from audiocnn import storage
+from audiocnn.labels import label_set, part as label_part
+from audiocnn.storage import listing
 from benchmarks.seaweed import SeaweedFS
 from helpers.asking import PATIENCE_S
 from helpers.common import AUDIOCNN, SHARED, make_bundle
@@ -46,13 +48,13 @@ def rows_of(to: str) -> tuple[Rows, dict[str, str]]:
     """What readers of the parts see, by recording and time, and what failed; each once."""
     rows: Rows = {}
     failures: dict[str, str] = {}
-    for part in labelset.find_parts(to):
+    for part in label_set.find_parts(to):
         for row in storage.read_parquet(part.uri).to_pylist():
             key = row["uri"], row["start_s"]
             assert key not in rows, f"twice: {key}"
             top = tuple((one["label"], round(one["score"], 3)) for one in row["top_k"])
             rows[key] = row["version"], row["end_s"], row["label"], top, row["bundle"]
-        for failure in labels.read_ledger(part.uri).failures:
+        for failure in label_part.read_ledger(part.uri).failures:
             assert failure["uri"] not in failures, f"twice: {failure['uri']}"
             failures[failure["uri"]] = failure["reason"].split(":")[0]
     assert not {uri for uri, _ in rows} & failures.keys()
@@ -381,5 +383,5 @@ def test_what_is_deleted_or_overwritten_meanwhile(
 
 
 def is_listed(to: str) -> bool:
-    note = f"{to}/{labelset.NOTE}"
+    note = f"{to}/{label_set.NOTE}"
     return storage.exists(note) and bool(storage.read_json(note)["listing"])

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiocnn import checkpoint, storage
-from audiocnn.bundle import read_summary
+from audiocnn import storage
+from audiocnn.model.bundle import read_summary
+from audiocnn.training import checkpoint
 from benchmarks.seaweed import SeaweedFS
 from helpers.common import AUDIOCNN, SMALL_FLAGS, descendants
 from helpers.disk import Disk

@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn.bundle import Bundle, read_summary
 from audiocnn.config import UNKNOWN, ModelConfig, TrainConfig
 from audiocnn.errors import ConfigError, CorpusError, MismatchError
-from audiocnn.featureset import FeatureSet
-from audiocnn.parts import rows_digest, tensor_array
-from audiocnn.predictor import Predictor
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.part import rows_digest, tensor_array
+from audiocnn.model.bundle import Bundle, read_summary
+from audiocnn.model.predictor import Predictor
 from helpers.common import SMALL
 from pipelines.evaluate import evaluate
-from pipelines.ingest import ingest
+from pipelines.ingest.job import ingest
 from pipelines.options import Evaluate, Ingest, Train
-from pipelines.train import train
+from pipelines.train.job import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

@@ -15,18 +15,18 @@ import ray
 from ray.util.state import get_actor
 from ray.util.state.exception import ServerUnavailable
 
-from audiocnn import synthetic
 from audiocnn.config import AudioLimits
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, CorpusError, FormatError
-from audiocnn.featureset import FeatureSet
-from audiocnn.parts import Ledger
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.part import Ledger
 from helpers import deadly
 from helpers.common import SMALL
 from helpers.small_parts import features_part, left_behind
-from pipelines import ingest as job
-from pipelines import session
-from pipelines.ingest import ingest
+from pipelines.ingest import job
+from pipelines.ingest.job import ingest
 from pipelines.options import Ingest
+from pipelines.runtime import session
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from audiocnn import synthetic
 from audiocnn.config import AudioLimits
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, LedgerError, MismatchError, StorageError
-from audiocnn.labelset import read_labels
-from audiocnn.predictor import Predictor
+from audiocnn.labels.label_set import read_labels
+from audiocnn.model.predictor import Predictor
 from helpers.common import make_bundle
 from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
-from pipelines import label as job
-from pipelines.label import label
+from pipelines.label import job
+from pipelines.label.dry_run import prospect
+from pipelines.label.job import label
 from pipelines.options import Label
-from pipelines.prospect import prospect
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -22,8 +22,8 @@ from helpers.gate import Gate
 from helpers.kept import BUCKET, KEPT, put_sounds
 from helpers.label_runs import check_sums, fill_bucket, options, parts, rows, sound
 from helpers.small_parts import labels_part, left_behind
-from pipelines import label as job
-from pipelines.label import label
+from pipelines.label import job
+from pipelines.label.job import label
 from pipelines.options import Label
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

@@ -12,24 +12,26 @@ import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from audiocnn import checkpoint, storage, synthetic
-from audiocnn.audio import windows
-from audiocnn.bundle import Bundle
+from audiocnn import storage
+from audiocnn.audio.decode import windows
 from audiocnn.config import ModelConfig, TrainConfig
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import AudioCNNError, ConfigError, FormatError, MismatchError
-from audiocnn.features import LogMel
-from audiocnn.featureset import FeatureSet
-from audiocnn.labelset import read_labels
-from audiocnn.layouts import read_corpus
-from audiocnn.predictor import Predictor
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.logmel import LogMel
+from audiocnn.labels.label_set import read_labels
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.training import checkpoint
 from helpers.common import SMALL
 from helpers.small_parts import features_part
 from pipelines.evaluate import evaluate, report_on
-from pipelines.ingest import ingest
-from pipelines.job import plan
-from pipelines.label import label
+from pipelines.ingest.job import ingest
+from pipelines.label.job import label
 from pipelines.options import Evaluate, Ingest, Label, Train
-from pipelines.train import train
+from pipelines.train.job import train
+from pipelines.train.plan import plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -386,11 +388,8 @@ def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_p
         )
     )
     expected = predictor.scores(by_ingest)
-    rows_of_a = [
-        row
-        for row in read_labels(str(tmp_path / "l")).to_pylist()
-        if row["uri"].endswith("a/0.flac")
-    ]
+    rows = read_labels(str(tmp_path / "l")).to_pylist()
+    rows_of_a = [row for row in rows if row["uri"].endswith("a/0.flac")]
     assert len(rows_of_a) == len(expected) == 3
     for row, scores in zip(rows_of_a, expected, strict=True):
         assert row["label"] == predictor.bundle.classes[int(scores.argmax())]

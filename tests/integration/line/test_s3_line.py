@@ -4,20 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import listing, storage
-from audiocnn.bundle import Bundle
+from audiocnn import storage
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.errors import StorageError
-from audiocnn.featureset import FeatureSet
-from audiocnn.labelset import read_labels
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.labels.label_set import read_labels
+from audiocnn.model.bundle import Bundle
+from audiocnn.storage import listing
 from benchmarks.seaweed import SeaweedFS
 from helpers.common import SMALL
-from pipelines.doctor import doctor
 from pipelines.evaluate import evaluate
-from pipelines.ingest import ingest
-from pipelines.label import label
+from pipelines.ingest.job import ingest
+from pipelines.label.job import label
 from pipelines.options import Doctor, Evaluate, Ingest, Label, Train
-from pipelines.train import train
+from pipelines.tools.doctor import doctor
+from pipelines.train.job import train
 
 # The server first, for its variables are those of the cluster's processes too.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("s3", "ray_cluster")]

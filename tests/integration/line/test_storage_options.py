@@ -4,16 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from audiocnn import listing, storage, synthetic
+from audiocnn import storage
 from audiocnn.config import ModelConfig, TrainConfig
+from audiocnn.corpus import synthetic
 from audiocnn.errors import StorageError
+from audiocnn.storage import listing
 from benchmarks.seaweed import KEY, SECRET, SeaweedFS
 from helpers.common import SMALL
-from pipelines import session
-from pipelines.ingest import ingest
-from pipelines.label import label
+from pipelines.ingest.job import ingest
+from pipelines.label.job import label
 from pipelines.options import Evaluate, Ingest, Label, Train
-from pipelines.train import train
+from pipelines.runtime import session
+from pipelines.train.job import train
 
 
 @pytest.fixture

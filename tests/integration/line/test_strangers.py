@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, TrainConfig
-from audiocnn.featureset import FeatureSet
-from audiocnn.labelset import read_labels
+from audiocnn.corpus import synthetic
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.labels.label_set import read_labels
+from audiocnn.model.bundle import Bundle
 from helpers import strangers
 from helpers.common import SMALL, make_bundle
 from helpers.label_runs import check_sums, fill_bucket
-from pipelines.demo import demo
 from pipelines.evaluate import evaluate
-from pipelines.ingest import ingest
-from pipelines.label import label
+from pipelines.ingest.job import ingest
+from pipelines.label.job import label
 from pipelines.options import Demo, Evaluate, Ingest, Label, Review, Train
 from pipelines.recipes import RECIPES
 from pipelines.review import review
-from pipelines.train import train
+from pipelines.tools.demo import demo
+from pipelines.train.job import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

@@ -6,12 +6,12 @@ import pytest
 import soundfile
 import soxr
 
-from audiocnn.audio import decode, read_info, windows
+from audiocnn.audio.containers.mp3 import read_mp3
+from audiocnn.audio.containers.sniff import sniff
+from audiocnn.audio.decode import decode, read_info, windows
 from audiocnn.config import AudioLimits, WindowConfig
-from audiocnn.containers import sniff
+from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
-from audiocnn.mp3 import read_mp3
-from audiocnn.synthetic import encode
 from helpers.hostile import HOSTILE, TOLERATED, sound
 
 Tone = Callable[..., np.ndarray]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiocnn.audio import Window, decode, windows
-from audiocnn.channels import to_mono
+from audiocnn.audio.channels import to_mono
+from audiocnn.audio.containers.frames import BLOCK_FRAMES
+from audiocnn.audio.decode import Window, decode, windows
 from audiocnn.config import WindowConfig
-from audiocnn.frames import BLOCK_FRAMES
-from audiocnn.synthetic import encode
+from audiocnn.corpus.synthetic import encode
 
 RATE = 16_000
 CONFIG = WindowConfig(sample_rate=RATE, window_s=1.0, hop_s=1.0)

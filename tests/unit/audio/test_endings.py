@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocnn.audio import decode, read_info
+from audiocnn.audio.containers.frames import open_frames
+from audiocnn.audio.containers.mp3 import read_mp3
+from audiocnn.audio.containers.ogg import read_links
+from audiocnn.audio.decode import decode, read_info
 from audiocnn.config import AudioLimits
+from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
-from audiocnn.frames import open_frames
-from audiocnn.mp3 import read_mp3
-from audiocnn.ogg import read_links
-from audiocnn.synthetic import encode
 from helpers.hostile import ID3, ID3V1, flac_that_says, pcm, rf64, sound, wav
 
 

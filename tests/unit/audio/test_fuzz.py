@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from audiocnn.config import AudioLimits
-from audiocnn.corpus import Clip
-from audiocnn.extractor import Extractor
-from audiocnn.parts import item_of
+from audiocnn.corpus.clips import Clip
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.part import item_of
 from helpers.common import SHARED, SMALL
 from helpers.hostile import HOSTILE, TOLERATED, sound
 

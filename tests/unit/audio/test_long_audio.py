@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocnn.audio import Source, count_windows, decode, windows
+from audiocnn.audio.decode import Source, count_windows, decode, windows
 from audiocnn.config import AudioLimits, WindowConfig
+from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
-from audiocnn.synthetic import encode
 
 Tone = Callable[..., np.ndarray]
 CONFIG = WindowConfig(sample_rate=16_000, window_s=1.0, hop_s=0.5)
@@ -108,7 +108,7 @@ def long_wav(path: Path, hours: float, rate: int) -> None:
 
 MEASURE = """
 import resource, sys
-from audiocnn.audio import windows
+from audiocnn.audio.decode import windows
 from audiocnn.config import AudioLimits, WindowConfig
 config = WindowConfig(sample_rate=8_000, window_s=5.0, hop_s=5.0)
 for path in sys.argv[1:]:

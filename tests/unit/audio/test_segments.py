@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocnn import frames
-from audiocnn.audio import Segment, Source, decode, read_info
+from audiocnn.audio.containers import frames
+from audiocnn.audio.decode import Segment, Source, decode, read_info
 from audiocnn.errors import AudioError
 from helpers.hostile import ID3
 

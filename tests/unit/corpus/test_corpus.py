@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from audiocnn import storage
-from audiocnn.corpus import Clip, Corpus, with_folds
+from audiocnn.corpus.clips import Clip, Corpus, with_folds
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import REASONS, CorpusError
-from audiocnn.layouts import read_corpus
 
 GOOD = [("good 1.wav", "x"), ("good 2.wav", "y")]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import download
+from audiocnn.corpus import download
 from audiocnn.errors import CorpusError, StorageError
 from helpers import strangers
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from audiocnn import storage
-from audiocnn.corpus import with_folds
+from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.read import LAYOUTS, read_corpus
 from audiocnn.errors import CorpusError, StorageError
-from audiocnn.layouts import LAYOUTS, read_corpus
 
 ODD = ["a#b.wav", "100%.wav", "x::y.wav", "new\nline.wav", 'quote".wav', "ü 音.wav", " lead.wav"]
 

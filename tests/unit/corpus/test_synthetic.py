@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiocnn import synthetic
-from audiocnn.audio import windows
+from audiocnn.audio.decode import windows
 from audiocnn.config import WindowConfig
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import AudioError
-from audiocnn.layouts import read_corpus
 
 
 def test_the_corpus_is_ten_classes_of_real_files_in_five_folds(corpus: Path) -> None:

@@ -6,11 +6,12 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from audiocnn import listing, storage
-from audiocnn.corpus import Corpus
+from audiocnn import storage
+from audiocnn.audio.recording import Archive
+from audiocnn.corpus.clips import Corpus
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import REASONS, CorpusError, StorageError
-from audiocnn.layouts import read_corpus
-from audiocnn.recordings import Archive
+from audiocnn.storage import listing
 from helpers.tars import tar
 
 SOUND = b"RIFF" + bytes(2000)

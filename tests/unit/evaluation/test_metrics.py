@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from audiocnn import metrics
+from audiocnn.evaluation import metrics
+from audiocnn.model.clip_scores import clip_scores
 
 CLASSES = ("a", "b", "c")
 RNG = np.random.default_rng(0)
@@ -48,6 +49,6 @@ def test_a_class_that_is_never_answered_has_no_precision() -> None:
 
 def test_a_clips_score_is_its_windows_by_duration() -> None:
     scores = np.array([[0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
-    names, by_clip = metrics.clip_scores(["x", "y", "x"], np.array([4.0, 1.0, 1.0]), scores)
+    names, by_clip = clip_scores(["x", "y", "x"], np.array([4.0, 1.0, 1.0]), scores)
     assert names == ["x", "y"]
     assert by_clip == pytest.approx(np.array([[0.72, 0.28], [0.5, 0.5]]))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocnn import report
-from audiocnn.featureset import FeatureSet
-from audiocnn.figures import class_figure, confusion_figure, logmel_figure, picture
-from audiocnn.predictions import Predictions, calibrate
+from audiocnn.evaluation import report
+from audiocnn.evaluation.figures import class_figure, confusion_figure, logmel_figure, picture
+from audiocnn.evaluation.predictions import Predictions, calibrate
+from audiocnn.features.feature_set import FeatureSet
 from helpers.common import SMALL
 from helpers.small_features import write_features
 from pipelines.evaluate import print_report

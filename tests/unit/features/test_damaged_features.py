@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import featureset, parquet, synthetic
 from audiocnn.config import AudioLimits
-from audiocnn.corpus import Clip
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.clips import Clip
 from audiocnn.errors import FormatError
-from audiocnn.extractor import Extractor
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.parts import BandSums, item_of, part_name
+from audiocnn.features import feature_set
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import BandSums, item_of, part_name
+from audiocnn.storage import parquet
 from helpers.common import SMALL
-from pipelines.ingest import _ledgers
+from pipelines.ingest.job import _ledgers
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def folder(written: FeatureSet, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written.uri, tmp_path / "features"))
 
 
-def load(folder: Path) -> featureset.Rows:
+def load(folder: Path) -> feature_set.Rows:
     return FeatureSet.read(str(folder)).load([1])
 
 
@@ -127,9 +129,9 @@ def test_rows_are_hashed_once_for_each_file_and_pages_checked_each_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Any] = []
-    real = featureset.rows_digest
+    real = feature_set.rows_digest
     monkeypatch.setattr(
-        featureset, "rows_digest", lambda table: (hashed.append(table), real(table))[1]
+        feature_set, "rows_digest", lambda table: (hashed.append(table), real(table))[1]
     )
     features = FeatureSet.read(str(folder))
     for _ in range(3):

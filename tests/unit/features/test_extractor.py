@@ -14,16 +14,16 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import synthetic
-from audiocnn.audio import windows
+from audiocnn.audio.decode import windows
+from audiocnn.audio.recording import Archive, Recording
 from audiocnn.config import AudioLimits
-from audiocnn.corpus import Clip
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.clips import Clip
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import InstallationError, StorageError
-from audiocnn.extractor import Ended, Extractor
-from audiocnn.features import LogMel
-from audiocnn.layouts import read_corpus
-from audiocnn.parts import BandSums, Item, Ledger, item_of, read_ledger
-from audiocnn.recordings import Archive, Recording
+from audiocnn.features.extractor import Ended, Extractor
+from audiocnn.features.logmel import LogMel
+from audiocnn.features.part import BandSums, Item, Ledger, item_of, read_ledger
 from helpers import deadly
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import SMALL
@@ -194,7 +194,7 @@ def test_deadly_recordings_cost_themselves_alone(
         bad["segfault"], *sounds[:3], bad["hang"], bad["memory"], *sounds[3:], bad["segfault"],
     ]  # fmt: skip
     clock = Clock(order.index(bad["hang"]))
-    monkeypatch.setattr("audiocnn.extractor.monotonic", clock)
+    monkeypatch.setattr("audiocnn.features.extractor.monotonic", clock)
     with Extractor(SMALL, LIMITS, silence_s=0.8) as extractor:
         clock.extractor = extractor
         answers = read(order, tmp_path, extractor)
@@ -244,7 +244,7 @@ def test_a_full_disk_ends_the_part_and_blames_no_clip(
 
 def test_it_dies_with_its_owner() -> None:
     code = (
-        "import os, signal, sys; from audiocnn.extractor import Extractor;"
+        "import os, signal, sys; from audiocnn.features.extractor import Extractor;"
         "from audiocnn.config import *; e = Extractor(FeatureConfig(), AudioLimits());"
         "print(e._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )

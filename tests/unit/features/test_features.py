@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from audiocnn import synthetic
 from audiocnn.config import FeatureConfig, TrainConfig, from_json, to_json
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
-from audiocnn.features import LogMel, mel_filters
-from audiocnn.torch_features import TorchLogMel
+from audiocnn.features.logmel import LogMel, mel_filters
+from audiocnn.features.torch_logmel import TorchLogMel
 from pipelines.recipes import RECIPES
 
 _RANGE_DB = 70
@@ -110,7 +110,7 @@ def test_the_filters_are_torchaudios() -> None:
 
 def test_a_front_end_starts_without_torch() -> None:
     """It is a process of its own beside each worker: torch takes most of a second and 200 MB."""
-    code = "import sys, audiocnn.extracting; print('torch' in sys.modules)"
+    code = "import sys, audiocnn.features.extractor_child; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from audiocnn import leaks, storage
+from audiocnn import storage
 from audiocnn.errors import CorpusError
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.parts import BandSums, rows_digest, schema, tensor_array
+from audiocnn.features import leaks
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import BandSums, rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
 

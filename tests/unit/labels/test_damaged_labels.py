@@ -7,14 +7,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import browse, labels, labelset, listing, manifest, storage, synthetic
-from audiocnn.browse import Browser, Query
-from audiocnn.changes import compared
+from audiocnn import storage
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ChangedError, FormatError
-from audiocnn.labelled import open_labels
-from audiocnn.labelset import Part
-from audiocnn.manifest import row_of
-from audiocnn.predictor import Predictor
+from audiocnn.labels import label_set, part as label_part, shard_list
+from audiocnn.labels.diff import compared
+from audiocnn.labels.label_set import Part
+from audiocnn.labels.reader import open_labels
+from audiocnn.labels.shard_list import row_of
+from audiocnn.model.predictor import Predictor
+from audiocnn.review import label_index
+from audiocnn.review.label_index import Browser, Query
+from audiocnn.storage import listing
 from helpers.common import make_bundle
 from helpers.small_labels import label_bucket
 
@@ -42,33 +46,33 @@ def damage(path: Path, at: int) -> None:
 def readers(to: Path, part: Part) -> list[Callable[[], object]]:
     """All that read a part of labels."""
     return [
-        lambda: labelset.read_labels(str(to)),
-        lambda: list(labelset.batches([part], ["uri", "start_s", "score", "embedding"])),
-        lambda: labels.without(part.uri, {"nobody"}),
+        lambda: label_set.read_labels(str(to)),
+        lambda: list(label_set.batches([part], ["uri", "start_s", "score", "embedding"])),
+        lambda: label_part.without(part.uri, {"nobody"}),
     ]
 
 
 def test_a_part_in_the_place_of_another_is_refused(place: Path, tmp_path: Path) -> None:
     """The sums would add up: it has as many recordings."""
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
-    (listed,) = labelset.find_parts(str(to), ["aa"])
-    labels.without(listed.uri, {str(place / "bucket" / "0.wav")})
-    (part,) = labelset.find_parts(str(to), ["aa"])
+    (listed,) = label_set.find_parts(str(to), ["aa"])
+    label_part.without(listed.uri, {str(place / "bucket" / "0.wav")})
+    (part,) = label_set.find_parts(str(to), ["aa"])
     for read in readers(to, part):  # a part that was rewritten is still itself
         read()
-    other = to / labelset.part_name("aa", 1)
+    other = to / label_set.part_name("aa", 1)
     shutil.copy(part.uri, other)
-    _, copied = labelset.find_parts(str(to), ["aa"])
-    for read in (*readers(to, copied), lambda: labels.read_ledger(copied.uri)):
+    _, copied = label_set.find_parts(str(to), ["aa"])
+    for read in (*readers(to, copied), lambda: label_part.read_ledger(copied.uri)):
         with pytest.raises(FormatError, match=rf"{other.name}: it is parts/part-aa-000000\.parq"):
             read()
 
 
 def test_damaged_labels_are_refused_wherever_they_are_read(place: Path, tmp_path: Path) -> None:
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
-    (whole,) = labelset.find_parts(str(to), ["aa"])
+    (whole,) = label_set.find_parts(str(to), ["aa"])
     damage(Path(whole.uri), place_of_embeddings(Path(whole.uri)))
-    (part,) = labelset.find_parts(str(to), ["aa"])
+    (part,) = label_set.find_parts(str(to), ["aa"])
     for read in readers(to, part):
         with pytest.raises(FormatError, match=rf"{Path(part.uri).name}.*CRC checksum.*delete it"):
             read()
@@ -84,7 +88,7 @@ def place_of_embeddings(part: Path) -> int:
 
 def test_damaged_labels_are_no_part_of_what_is_looked_through(place: Path, tmp_path: Path) -> None:
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
-    (part,) = labelset.find_parts(str(to), ["aa"])
+    (part,) = label_set.find_parts(str(to), ["aa"])
     damage(Path(part.uri), 60)
     browser = Browser(str(to))
     browser.refresh(wait=True)
@@ -112,10 +116,10 @@ def test_a_part_that_was_written_anew_since_it_was_listed_is_not_read(
 ) -> None:
     """Its rows would be mixed with those that were read before, and be written over."""
     opened = open_labels(copy)
-    (part,) = parts = labelset.find_parts(copy, ["aa"])
-    sums, _, _ = labelset.collect(copy, parts)
-    assert labels.without(part.uri, {str(place / "bucket" / "0.wav")})
-    now = labelset.find_parts(copy, ["aa"])
+    (part,) = parts = label_set.find_parts(copy, ["aa"])
+    sums, _, _ = label_set.collect(copy, parts)
+    assert label_part.without(part.uri, {str(place / "bucket" / "0.wav")})
+    now = label_set.find_parts(copy, ["aa"])
 
     def compare() -> None:
         with compared(iter([])) as changes:
@@ -125,40 +129,40 @@ def test_a_part_that_was_written_anew_since_it_was_listed_is_not_read(
         with compared(iter([])) as changes:
             changes.against(now, retry_failed=False)
             ((stale, uris),) = changes.stale()
-            assert labels.without(stale.uri, {min(uris)}, version=stale.version)
-            labels.without(stale.uri, uris, version=stale.version)
+            assert label_part.without(stale.uri, {min(uris)}, version=stale.version)
+            label_part.without(stale.uri, uris, version=stale.version)
 
     for read in (
-        lambda: list(labelset.batches(parts, ["uri", "score"])),
+        lambda: list(label_set.batches(parts, ["uri", "score"])),
         lambda: list(opened.batches(["uri", "score"])),
-        lambda: labelset.collect(copy, parts),
-        lambda: labels.without(part.uri, {"nobody"}, version=part.version),
+        lambda: label_set.collect(copy, parts),
+        lambda: label_part.without(part.uri, {"nobody"}, version=part.version),
         compare,
     ):
         with pytest.raises(ChangedError, match=rf"{Path(part.uri).name}: it changed meanwhile"):
             read()
-    assert labelset.find_parts(copy, ["aa"]) == now  # nothing was written
-    assert labelset.collect(copy, now)[0].labelled == sums.labelled - 1
+    assert label_set.find_parts(copy, ["aa"]) == now  # nothing was written
+    assert label_set.collect(copy, now)[0].labelled == sums.labelled - 1
     with pytest.raises(ChangedError):
         take_out()
-    assert labelset.collect(copy, labelset.find_parts(copy))[0].labelled == sums.labelled - 2
+    assert label_set.collect(copy, label_set.find_parts(copy))[0].labelled == sums.labelled - 2
 
 
 def test_what_is_written_anew_before_it_is_copied_is_looked_through_the_next_time(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browse, "_FRESH_S", 0.0)
+    monkeypatch.setattr(label_index, "_FRESH_S", 0.0)
     to = str(shutil.copytree(place / "labels", tmp_path / "labels"))
-    real = browse.find_parts
+    real = label_index.find_parts
 
     def then_rewritten(uri: str, listings: list[str]) -> list[Part]:
         (part,) = parts = real(uri, listings)
-        labels.without(part.uri, {str(place / "bucket" / "0.wav")})
+        label_part.without(part.uri, {str(place / "bucket" / "0.wav")})
         return parts
 
     browser = Browser(to)
     with monkeypatch.context() as patched:
-        patched.setattr(browse, "find_parts", then_rewritten)
+        patched.setattr(label_index, "find_parts", then_rewritten)
         browser.refresh(wait=True)
     assert "it changed meanwhile" in str(browser.state.trouble)
     assert browser.state.parts_read == 0
@@ -169,7 +173,7 @@ def test_what_is_written_anew_before_it_is_copied_is_looked_through_the_next_tim
 
 def test_a_damaged_manifest_is_refused(place: Path, tmp_path: Path) -> None:
     uri = str(tmp_path / "manifest.parquet")
-    manifest.write_manifest(uri, map(row_of, listing.list_files(str(place / "bucket"))))
+    shard_list.write_manifest(uri, map(row_of, listing.list_files(str(place / "bucket"))))
     damage(Path(uri), 30)
     with pytest.raises(FormatError, match=r"manifest\.parquet: not a manifest, or a damaged one.*"):
-        manifest.read_shard(uri, 0)
+        shard_list.read_shard(uri, 0)

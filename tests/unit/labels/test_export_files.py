@@ -3,9 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from audiocnn import exports
-from audiocnn.events import Event
-from audiocnn.exports import clear_exports
+from audiocnn.labels import exports
+from audiocnn.labels.events import Event
+from audiocnn.labels.exports import clear_exports
 from helpers import strangers
 
 BUCKET = "/data/bucket"

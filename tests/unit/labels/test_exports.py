@@ -17,11 +17,12 @@ import duckdb
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
-from audiocnn import exports, storage
+from audiocnn import storage
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError, StorageError
-from audiocnn.events import Event, merged
-from audiocnn.exports import EXPORTS, FORMATS
+from audiocnn.labels import exports
+from audiocnn.labels.events import Event, merged
+from audiocnn.labels.exports import EXPORTS, FORMATS
 from helpers.common import ROOT
 
 BUCKET = "/data/bucket"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from audiocnn.events import merged
-from audiocnn.exports import FORMATS, export
+from audiocnn.labels.events import merged
+from audiocnn.labels.exports import FORMATS, export
 
 BUCKET = "/data/bucket"
 

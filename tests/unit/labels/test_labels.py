@@ -13,18 +13,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import labels, labelset, listing, manifest, synthetic
-from audiocnn.calibration import Calibration
-from audiocnn.changes import compared
+from audiocnn.audio.recording import Recording
 from audiocnn.config import UNKNOWN, AudioLimits
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
-from audiocnn.extractor import Ended, Extractor, Found
-from audiocnn.labeller import Judged, Labeller, Model
-from audiocnn.labelset import Part
-from audiocnn.listing import StoredFile
-from audiocnn.manifest import Census, Entry, row_of
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording
+from audiocnn.features.extractor import Ended, Extractor, Found
+from audiocnn.labels import label_set, part as label_part, shard_list
+from audiocnn.labels.diff import compared
+from audiocnn.labels.label_set import Part
+from audiocnn.labels.labeller import Judged, Labeller, Model
+from audiocnn.labels.shard_list import Census, Entry, row_of
+from audiocnn.model.calibration import Calibration
+from audiocnn.model.predictor import Predictor
+from audiocnn.storage import listing
+from audiocnn.storage.listing import StoredFile
 from helpers import deadly
 from helpers.common import SMALL, make_bundle
 
@@ -42,14 +44,14 @@ def files(count: int, size: int = 10) -> Iterator[StoredFile]:
 
 def test_a_manifest_holds_every_recording_once_in_shards_that_grow(tmp_path: Path) -> None:
     uri = str(tmp_path / "manifest.parquet")
-    shards = manifest.write_manifest(uri, map(row_of, files(10_000)))
-    sizes = manifest.shard_sizes(uri)
+    shards = shard_list.write_manifest(uri, map(row_of, files(10_000)))
+    sizes = shard_list.shard_sizes(uri)
     assert len(sizes) == shards
     assert sum(sizes) == 10_000
     assert sizes[0] == 32
     assert max(sizes) <= 10_000 // 64
     assert len(sizes) < 300
-    found = [entry for index in range(shards) for entry in manifest.read_shard(uri, index)]
+    found = [entry for index in range(shards) for entry in shard_list.read_shard(uri, index)]
     assert [entry.recording for entry in found] == [
         Recording(uri=file.uri, size=10, version=file.version) for file in files(10_000)
     ]
@@ -59,14 +61,14 @@ def test_a_manifest_holds_every_recording_once_in_shards_that_grow(tmp_path: Pat
 
 def test_large_recordings_make_small_shards(tmp_path: Path) -> None:
     uri = str(tmp_path / "manifest.parquet")
-    assert manifest.write_manifest(uri, map(row_of, files(5, 700 << 20))) == 5
-    manifest.write_manifest(uri, map(row_of, files(100_000, 10 << 20)))
-    sizes = manifest.shard_sizes(uri)
+    assert shard_list.write_manifest(uri, map(row_of, files(5, 700 << 20))) == 5
+    shard_list.write_manifest(uri, map(row_of, files(100_000, 10 << 20)))
+    sizes = shard_list.shard_sizes(uri)
     assert sizes[0] == 3  # of 32 MiB: a few long recordings are shared out too
     assert sizes[-2] == max(sizes) == 102  # of 1 GiB
     assert len(sizes) < 2_000
-    assert manifest.write_manifest(str(tmp_path / "none.parquet"), []) == 0
-    assert manifest.shard_sizes(str(tmp_path / "none.parquet")) == []
+    assert shard_list.write_manifest(str(tmp_path / "none.parquet"), []) == 0
+    assert shard_list.shard_sizes(str(tmp_path / "none.parquet")) == []
 
 
 def test_a_census_counts_every_file_once() -> None:
@@ -88,8 +90,8 @@ def test_a_name_that_is_not_utf8_is_in_the_manifest_as_what_is_wrong(tmp_path: P
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"x")
     uri = str(tmp_path / "m.parquet")
-    manifest.write_manifest(uri, map(row_of, listing.iter_files(str(tmp_path / "in"))))
-    (entry,) = manifest.read_shard(uri, 0)
+    shard_list.write_manifest(uri, map(row_of, listing.iter_files(str(tmp_path / "in"))))
+    (entry,) = shard_list.read_shard(uri, 0)
     assert entry.wrong == "path: its name is not UTF-8"
 
 
@@ -151,12 +153,12 @@ def label(
     predictor: Predictor,
     extractor: Extractor,
     top_k: int = 2,
-) -> tuple[Path, labels.Ledger]:
+) -> tuple[Path, label_part.Ledger]:
     judge = Model(predictor, embeddings=True).judge
     labeller = Labeller(predictor.bundle, extractor, judge, top_k, embeddings=True)
     path = folder / "part.parquet"
     ledger = labeller.part([Entry(recording=r, wrong=None) for r in sounds], str(path))
-    assert labels.read_ledger(str(path)) == ledger
+    assert label_part.read_ledger(str(path)) == ledger
     return path, ledger
 
 
@@ -174,7 +176,7 @@ def quiet(
 def test_a_part_has_each_recording_as_the_predictor_has_it(
     sounds: list[Recording], predictor: Predictor, quiet: Path
 ) -> None:
-    path, ledger = quiet, labels.read_ledger(str(quiet))
+    path, ledger = quiet, label_part.read_ledger(str(quiet))
     rows = pq.read_table(path).to_pylist()
     assert ledger.labelled == 38
     assert [Path(row["uri"]).name for row in ledger.failures] == ["10.wav", "33.wav"]
@@ -201,7 +203,7 @@ def test_others_read_a_part(quiet: Path) -> None:
     found = duckdb.sql(
         f"SELECT count(DISTINCT uri), count(*), max(len(top_k)), min(len(embedding)) FROM '{quiet}'"
     ).fetchall()
-    assert found == [(38, labels.read_ledger(str(quiet)).windows, 2, 64)]
+    assert found == [(38, label_part.read_ledger(str(quiet)).windows, 2, 64)]
 
 
 def test_below_its_threshold_a_class_is_unknown(
@@ -303,26 +305,26 @@ def test_a_part_without_some_is_the_rest(
 ) -> None:
     path = tmp_path / "part.parquet"
     shutil.copy(quiet, path)
-    before = labels.read_ledger(str(path))
+    before = label_part.read_ledger(str(path))
     rows = pq.read_table(path).to_pylist()
     drop = {sounds[at].uri for at in (0, 10, 20)}
-    assert labels.without(str(path), drop)
-    after = labels.read_ledger(str(path))
+    assert label_part.without(str(path), drop)
+    after = label_part.read_ledger(str(path))
     assert (after.labelled, after.failed) == (36, 1)
     kept = [row for row in rows if row["uri"] not in drop]
     assert pq.read_table(path).to_pylist() == kept
     assert after.windows == len(kept)
     assert after.cpu_s == before.cpu_s
-    told = {(uri, failed) for uri, _, failed in labels.outcomes(str(path), path.open("rb"))}
+    told = {(uri, failed) for uri, _, failed in label_part.outcomes(str(path), path.open("rb"))}
     assert told == {(r.uri, at == 33) for at, r in enumerate(sounds) if r.uri not in drop}
-    assert not labels.without(str(path), {r.uri for r in sounds})
+    assert not label_part.without(str(path), {r.uri for r in sounds})
     assert not path.exists()
 
 
 def test_a_damaged_part_is_told(tmp_path: Path) -> None:
     (tmp_path / "p.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(FormatError, match=r"p\.parquet: not a part of labels"):
-        labels.read_ledger(str(tmp_path / "p.parquet"))
+        label_part.read_ledger(str(tmp_path / "p.parquet"))
 
 
 def test_what_changed_is_what_is_new_or_other_or_gone(sounds: list[Recording], quiet: Path) -> None:
@@ -359,24 +361,24 @@ def failing(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_labels_by_another_bundle_are_another_version(tmp_path: Path) -> None:
     to = str(tmp_path / "labels")
     first, second = {"bundle": "aaaa", "hop_s": 1.0}, {"bundle": "bbbb", "hop_s": 1.0}
-    assert labelset.choose(to, first, new_version=False) == (to, None)
+    assert label_set.choose(to, first, new_version=False) == (to, None)
     write_note(tmp_path / "labels", first)
-    assert labelset.choose(to, first, new_version=False)[0] == to
+    assert label_set.choose(to, first, new_version=False)[0] == to
     with pytest.raises(ConfigError, match=r"bundle aaaa and not bbbb are there; .*--new-version"):
-        labelset.choose(to, second, new_version=False)
-    assert labelset.choose(to, second, new_version=True) == (f"{to}/version-2", None)
+        label_set.choose(to, second, new_version=False)
+    assert label_set.choose(to, second, new_version=True) == (f"{to}/version-2", None)
     write_note(tmp_path / "labels" / "version-2", second)
     for new_version in (False, True):  # which is there already
-        folder, note = labelset.choose(to, second, new_version=new_version)
+        folder, note = label_set.choose(to, second, new_version=new_version)
         assert (folder, (note or {})["made_with"]) == (f"{to}/version-2", second)
 
 
 def write_note(folder: Path, made_with: dict[str, Any]) -> None:
-    note = {"format": labels.FORMAT, "made_with": made_with}
-    labelset.storage.write_json(str(folder / labelset.NOTE), note)
+    note = {"format": label_part.FORMAT, "made_with": made_with}
+    label_set.storage.write_json(str(folder / label_set.NOTE), note)
 
 
 def test_labels_of_an_earlier_format_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="an earlier format"):
-        labelset.choose(str(tmp_path), {}, new_version=False)
+        label_set.choose(str(tmp_path), {}, new_version=False)

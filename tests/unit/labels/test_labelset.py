@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import labels, labelset, listing, storage
-from audiocnn.changes import compared
+from audiocnn import storage
 from audiocnn.errors import ConfigError
+from audiocnn.labels import label_set, part as label_part
+from audiocnn.labels.diff import compared
+from audiocnn.storage import listing
 from helpers.small_labels import filled
 
 FIRST, SECOND, THIRD, FOURTH = ({"bundle": name * 4} for name in "abcd")
@@ -24,7 +26,7 @@ def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         request.getfixturevalue("connections")
         folder = f"{request.getfixturevalue('bucket')}/labels"
     for name, made_with in (("", FIRST), ("/version-2", SECOND), ("/version-3", THIRD)):
-        note = {"format": labels.FORMAT, "made_with": made_with}
+        note = {"format": label_part.FORMAT, "made_with": made_with}
         storage.write_json(f"{folder}{name}/labels.json", note)
     for stranger in ("version-1", "version-03", "version-x", "versions", "my version-9"):
         storage.write_json(f"{folder}/{stranger}/labels.json", {"format": "no"})
@@ -32,7 +34,7 @@ def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def found(to: str, made_with: dict[str, Any], *, new_version: bool = False) -> tuple[str, bool]:
-    folder, note = labelset.choose(to, made_with, new_version=new_version)
+    folder, note = label_set.choose(to, made_with, new_version=new_version)
     return folder.removeprefix(to), note is not None
 
 
@@ -55,14 +57,14 @@ def test_a_version_that_was_deleted_hides_no_other(to: str) -> None:
 def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> None:
     """Else no run of the same command would ever add up again."""
     for shard, names in enumerate(("ab", "bc")):
-        path = tmp_path / labelset.part_name("aa", shard)
+        path = tmp_path / label_set.part_name("aa", shard)
         path.parent.mkdir(exist_ok=True)
         rows = [filled({"uri": f"/b/{name}.wav", "start_s": 0.0}) for name in names]
-        with pq.ParquetWriter(path, labels.schema()) as file:
-            file.write_table(pa.Table.from_pylist(rows, labels.schema()))
-            file.add_key_value_metadata({"audiocnn.ledger": json.dumps(vars(labels.Ledger()))})
+        with pq.ParquetWriter(path, label_part.schema()) as file:
+            file.write_table(pa.Table.from_pylist(rows, label_part.schema()))
+            file.add_key_value_metadata({"audiocnn.ledger": json.dumps(vars(label_part.Ledger()))})
     now = [{"uri": f"/b/{n}.wav", "size": 1, "version": "v", "wrong": None} for n in "abcd"]
-    parts = labelset.find_parts(str(tmp_path))
+    parts = label_set.find_parts(str(tmp_path))
     with compared(iter(now)) as changes:
         changes.against(parts, retry_failed=False)
         assert list(changes.stale()) == [(parts[1], {"/b/b.wav"})]
@@ -78,7 +80,7 @@ def test_links_do_not_make_recordings_labels_nor_labels_recordings(tmp_path: Pat
     (tmp_path / "above").symlink_to(tmp_path)
     for one, to in ((bucket, link), (link, bucket), (bucket, tmp_path / "above"), (link, tmp_path)):
         with pytest.raises(ConfigError, match=f"^--to {to}: it is the bucket, or a folder above"):
-            labelset.require_apart(str(one), str(to))
+            label_set.require_apart(str(one), str(to))
     (bucket / "more").symlink_to(beside)
     for one, to, left in (
         (bucket, link / "labels", {"a.wav", "more/labels/c.wav"}),
@@ -86,8 +88,8 @@ def test_links_do_not_make_recordings_labels_nor_labels_recordings(tmp_path: Pat
         (bucket, beside / "labels", {"a.wav", "labels/b.wav"}),
         (bucket, tmp_path / "labels", {"a.wav", "labels/b.wav", "more/labels/c.wav"}),
     ):
-        labelset.require_apart(str(one), str(to))
-        assert {file.path for file in labelset.iter_bucket(str(one), str(to))} == left
+        label_set.require_apart(str(one), str(to))
+        assert {file.path for file in label_set.iter_bucket(str(one), str(to))} == left
 
 
 def test_folders_of_a_folder_are_named(to: str) -> None:

@@ -7,19 +7,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import labels, labelset, picking, storage, synthetic
-from audiocnn.browse import Browser, Query
+from audiocnn import storage
 from audiocnn.config import AudioLimits
-from audiocnn.corpus import Clip
-from audiocnn.events import merged
-from audiocnn.exports import FORMATS, export
-from audiocnn.extractor import Extractor
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.labelled import open_labels
-from audiocnn.parts import item_of
-from audiocnn.predictor import Predictor
-from audiocnn.review import claim, write_review
-from audiocnn.similar import embed, nearest
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.clips import Clip
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import item_of
+from audiocnn.labels import label_set, part as label_part
+from audiocnn.labels.events import merged
+from audiocnn.labels.exports import FORMATS, export
+from audiocnn.labels.reader import open_labels
+from audiocnn.model.predictor import Predictor
+from audiocnn.review import selection
+from audiocnn.review.folder import claim, write_review
+from audiocnn.review.label_index import Browser, Query
+from audiocnn.review.search import embed, nearest
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import label_bucket
 
@@ -60,11 +63,11 @@ def test_old_labels_are_read_wherever_labels_are(
     predictor = Predictor(make_bundle(tmp_path / "bundle"))
     folder = tmp_path / "labels"
     label_bucket(str(folder), str(bucket), predictor, str(tmp_path / "bundle"))
-    before = labelset.read_labels(str(folder))
+    before = label_set.read_labels(str(folder))
     assert before["level_dbfs"].null_count == before["channel"].null_count == 0
     for part in old(folder):
         make_old(part)
-    after = labelset.read_labels(str(folder))
+    after = label_set.read_labels(str(folder))
     shared = [name for name in before.column_names if name not in NEW]
     assert after.select(shared).equals(before.select(shared))
     if old is first:
@@ -77,16 +80,18 @@ def test_old_labels_are_read_wherever_labels_are(
     opened = open_labels(str(folder))
     clip = embed(predictor, str(bucket / "03.wav"), opened)
     assert nearest(opened, clip, 3).matches[0].uri == str(bucket / "03.wav")
-    picks = picking.choose(opened, 6)
+    picks = selection.choose(opened, 6)
     to = claim(str(tmp_path / "review"), opened, overwrite=False)
     assert len(write_review(to, opened, picks).clips) == 6
     rows = [row for batch in opened.batches(before.column_names) for row in batch.to_pylist()]
     export(FORMATS, merged(rows), str(tmp_path / "out"), str(bucket), high_hz=2_000.0)
     assert len(storage.read_parquet(str(tmp_path / "out" / "events.parquet"))) > 0
     gone = str(bucket / "00.wav")
-    assert labels.without(opened.parts[0].uri, {gone})
-    now = labelset.find_parts(str(folder))[:1]
-    found = {row[0] for part, file in labelset.files(now) for row in labels.outcomes(part, file)}
+    assert label_part.without(opened.parts[0].uri, {gone})
+    now = label_set.find_parts(str(folder))[:1]
+    found = {
+        row[0] for part, file in label_set.files(now) for row in label_part.outcomes(part, file)
+    }
     assert gone not in found
     assert len(found) == 9
 

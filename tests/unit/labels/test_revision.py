@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from audiocnn.errors import ConfigError
-from audiocnn.labelset import Part
-from audiocnn.revision import Revision
+from audiocnn.labels.label_set import Part
+from audiocnn.review.revision import Revision
 
 DIGEST = "0123456789abcdef"
 

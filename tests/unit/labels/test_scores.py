@@ -6,15 +6,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import labels, listing, synthetic
-from audiocnn.bundle import Bundle
+from audiocnn.audio.recording import Recording
 from audiocnn.config import AudioLimits
+from audiocnn.corpus import synthetic
 from audiocnn.errors import AudioError, FormatError
-from audiocnn.extractor import Extractor
-from audiocnn.labeller import Judged, Labeller, Model
-from audiocnn.manifest import Entry
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording
+from audiocnn.features.extractor import Extractor
+from audiocnn.labels import part as label_part
+from audiocnn.labels.labeller import Judged, Labeller, Model
+from audiocnn.labels.shard_list import Entry
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.storage import listing
 from helpers.common import SMALL, make_bundle
 
 
@@ -51,7 +53,7 @@ def test_a_window_of_such_scores_costs_its_recording_alone(tmp_path: Path) -> No
     assert Path(failure["uri"]).name == "1.wav"
     assert failure["reason"] == "scores: NaN or infinite in the window from 1 s"
     assert (ledger.labelled, ledger.windows, sum(ledger.scores)) == (3, 9, 9)
-    assert labels.read_ledger(path) == ledger
+    assert label_part.read_ledger(path) == ledger
     assert np.isfinite(pq.read_table(path)["score"].to_numpy()).all()
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from audiocnn import bundle as bundle_module
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig, content_fingerprint
+from audiocnn.corpus import synthetic
 from audiocnn.errors import AudioError, FormatError, MismatchError, StorageError
-from audiocnn.model import AudioCNN
-from audiocnn.predictor import Predictor
+from audiocnn.model import bundle as bundle_module
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.model.resnet import AudioCNN
 from helpers.common import SMALL
 
 CLASSES = ("bell", "siren", "thuds")

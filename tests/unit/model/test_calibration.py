@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from audiocnn.calibration import (
+from audiocnn.evaluation.predictions import Predictions, calibrate
+from audiocnn.model.calibration import (
     PRECISION,
     Calibration,
     fit_temperature,
@@ -9,7 +10,6 @@ from audiocnn.calibration import (
     reliability,
     tempered,
 )
-from audiocnn.predictions import Predictions, calibrate
 
 CLASSES = ("a", "b", "c")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from audiocnn.config import ModelConfig
-from audiocnn.explain import LAYERS, grad_cam, marked_sound
-from audiocnn.features import LogMel, band_centres
-from audiocnn.model import AudioCNN
+from audiocnn.features.logmel import LogMel, band_centres
+from audiocnn.model.grad_cam import LAYERS, grad_cam, marked_sound
+from audiocnn.model.resnet import AudioCNN
 from helpers.common import SMALL
 
 

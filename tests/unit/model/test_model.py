@@ -7,7 +7,7 @@ import torch
 
 from audiocnn.config import ModelConfig
 from audiocnn.errors import ConfigError
-from audiocnn.model import AudioCNN, Taps
+from audiocnn.model.resnet import AudioCNN, Taps
 from pipelines.recipes import RECIPES, esc10, esc50
 
 TINY = ModelConfig(stages=(1, 2, 1, 1), channels=4, dropout=0.0)
@@ -81,7 +81,7 @@ def test_the_maximum_over_time_hears_what_is_short() -> None:
 STEP = """
 import torch
 from audiocnn.config import ModelConfig
-from audiocnn.model import AudioCNN
+from audiocnn.model.resnet import AudioCNN
 for channels in (2, 4, 8):
     model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=channels), 128, 3)
     for _ in range(3):

@@ -7,20 +7,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
-from audiocnn.calibration import Calibration
+from audiocnn.audio.recording import Recording
 from audiocnn.config import UNKNOWN, AudioLimits
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
-from audiocnn.extractor import Extractor
-from audiocnn.labelled import open_labels
-from audiocnn.labeller import Labeller, Model
-from audiocnn.labels import read_ledger
-from audiocnn.manifest import Entry
-from audiocnn.predictions import Predictions, calibrate
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording
-from audiocnn.similar import embed
+from audiocnn.evaluation.predictions import Predictions, calibrate
+from audiocnn.features.extractor import Extractor
+from audiocnn.labels.labeller import Labeller, Model
+from audiocnn.labels.part import read_ledger
+from audiocnn.labels.reader import open_labels
+from audiocnn.labels.shard_list import Entry
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.calibration import Calibration
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.search import embed
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import label_bucket
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from audiocnn.errors import ConfigError
-from pipelines import auth, doctor
+from pipelines.runtime import auth
+from pipelines.tools import doctor
 
 
 @pytest.fixture(autouse=True)

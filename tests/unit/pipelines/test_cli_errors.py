@@ -5,7 +5,8 @@ import ray.exceptions
 import ray.train
 
 from audiocnn.errors import StorageError
-from pipelines import cli, session
+from pipelines import cli
+from pipelines.runtime import session
 
 FULL = "/disk/labels/parts/part-1.parquet: No space left on device"
 AWAY = "s3://bucket/checkpoint.pt: no whole answer from http://127.0.0.1:8333 in 20 s"
@@ -45,7 +46,7 @@ def test_what_a_workers_storage_says_is_one_line_and_exit_code_2(
 
     monkeypatch.setattr("sys.argv", ["audiocnn", *command])
     monkeypatch.setattr(cli, "_prepare", lambda *_: None)
-    monkeypatch.setattr(f"pipelines.{command[0]}.{command[0]}", fail)
+    monkeypatch.setattr(f"pipelines.{command[0]}.job.{command[0]}", fail)
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2

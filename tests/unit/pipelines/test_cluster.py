@@ -13,12 +13,12 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from audiocnn.errors import ConfigError
 from helpers.common import AUDIOCNN, make_bundle
-from pipelines import session
 from pipelines.cli import main
-from pipelines.models import gpu_models
+from pipelines.label.gpu_models import gpu_models
 from pipelines.options import Ingest, Label
 from pipelines.recipes import demo
-from pipelines.session import MOST, Cluster
+from pipelines.runtime import session
+from pipelines.runtime.session import MOST, Cluster
 
 SMALL = Cluster(cpus=2, gpus=0, most_cpus=5, most_gpus=1)
 UNTOLD = Cluster(cpus=2, gpus=0, most_cpus=2, most_gpus=0, grows=True)

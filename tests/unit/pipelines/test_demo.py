@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiocnn import listing, synthetic
-from audiocnn.audio import decode
+from audiocnn.audio.decode import decode
 from audiocnn.config import AudioLimits
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError
-from audiocnn.extractor import Extractor
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.layouts import read_corpus
-from audiocnn.parts import item_of
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import item_of
+from audiocnn.storage import listing
 from helpers.common import SMALL
-from pipelines.demo import _claim, fold_files
 from pipelines.options import Demo
+from pipelines.tools.demo import _claim, fold_files
 
 LABELS = ("bell", "buzz", "siren")
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from pipelines import display
+from pipelines.runtime import terminal
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(display.LOG, "json")
-    monkeypatch.setattr(display, "_about", {})
+    monkeypatch.setenv(terminal.LOG, "json")
+    monkeypatch.setattr(terminal, "_about", {})
 
 
 def events(printed: str) -> list[dict[str, object]]:
@@ -21,13 +21,13 @@ def events(printed: str) -> list[dict[str, object]]:
 
 @pytest.mark.usefixtures("machine")
 def test_an_event_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    display.about(verb="label", job="audiocnn-label-1")
-    display.step("label [bold] a\nbucket")
-    display.about(bundle="f00d")
-    display.say("3 done", done=3, loss=0.5)
-    display.warn("1 failed")
-    assert display.error("it ends")
-    display.table(["class", "clips"], [["dog", "4"]])
+    terminal.about(verb="label", job="audiocnn-label-1")
+    terminal.step("label [bold] a\nbucket")
+    terminal.about(bundle="f00d")
+    terminal.say("3 done", done=3, loss=0.5)
+    terminal.warn("1 failed")
+    assert terminal.error("it ends")
+    terminal.table(["class", "clips"], [["dog", "4"]])
     known = {"verb": "label", "job": "audiocnn-label-1"}
     whole = {**known, "bundle": "f00d"}
     assert events(capsys.readouterr().out) == [
@@ -40,9 +40,9 @@ def test_an_event_is_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_people_see_no_json(capsys: pytest.CaptureFixture[str]) -> None:
-    display.step("label")
-    display.say("3 done", done=3)
-    assert not display.error("it ends")
+    terminal.step("label")
+    terminal.say("3 done", done=3)
+    assert not terminal.error("it ends")
     out = capsys.readouterr().out
     assert "▸ label" in out
     assert "  3 done\n" in out

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import outputs, storage
+from audiocnn import storage
 from audiocnn.errors import ConfigError, FormatError
-from audiocnn.outputs import REPORT
-from audiocnn.predictions import REPORT_FORMAT
+from audiocnn.evaluation.predictions import REPORT_FORMAT
+from audiocnn.storage import output_folder
+from audiocnn.storage.output_folder import REPORT
 from helpers.common import SMALL
 from helpers.small_features import write_features
 from pipelines.evaluate import _models
@@ -24,7 +25,7 @@ def test_a_report_takes_more_folds_and_seeds_and_keeps_those_it_has(tmp_path: Pa
             features=features.uri, to=to, feature=SMALL, folds=folds, seeds=seeds,
             overwrite=overwrite,
         )  # fmt: skip
-        found = _models(options, features, outputs.claim(to, REPORT))
+        found = _models(options, features, output_folder.claim(to, REPORT))
         return found.folds, found.seeds
 
     assert models((1, 2)) == ([1, 2], [0])

@@ -14,22 +14,28 @@ import pytest
 import ray
 import torch
 
-from audiocnn import checkpoint, labelset, outputs, storage, synthetic
+from audiocnn import storage
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
-from audiocnn.featureset import FeatureSet
-from audiocnn.labels import FORMAT
-from audiocnn.outputs import FEATURES, LABELS
-from audiocnn.predictor import Predictor
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.labels import label_set
+from audiocnn.labels.part import FORMAT
+from audiocnn.model.predictor import Predictor
+from audiocnn.storage import output_folder
+from audiocnn.storage.output_folder import FEATURES, LABELS
+from audiocnn.training import checkpoint
 from helpers import strangers
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import write_notes
 from helpers.small_parts import features_part, labels_part
-from pipelines import demo, ingest, train
 from pipelines.evaluate import Models, evaluate
-from pipelines.job import Job, log_suffix
-from pipelines.label import label
+from pipelines.ingest import job as ingest_job
+from pipelines.label.job import label
 from pipelines.options import Demo, Evaluate, Ingest, Label, Review, Train
 from pipelines.review import review
+from pipelines.tools import demo
+from pipelines.train import job as train_job
+from pipelines.train.plan import Job, log_suffix
 
 DAMAGED = b"PAR1" + b"\xff" * 64 + (64).to_bytes(4, "little") + b"PAR1"
 
@@ -64,14 +70,14 @@ def test_a_part_is_known_by_the_ledger_of_its_verb(tmp_path: Path, bundle: Path)
     (tmp_path / "parts" / "part-link.parquet").symlink_to(tmp_path / "nowhere")
     strangers.plant(tmp_path)
     before = names(tmp_path)
-    swept = ingest._sweep(str(tmp_path), {})
+    swept = ingest_job._sweep(str(tmp_path), {})
     assert names(tmp_path) == before - {str(mine.relative_to(tmp_path))}
     assert {Path(path).name for path in swept.others} == {
         "part-00000.parquet", "part-copy.parquet", "part-damaged.parquet", "part-link.parquet",
         "part-mine.parquet", theirs.name,
     }  # fmt: skip
     mine = features_part(tmp_path)
-    others = labelset.sweep(str(tmp_path), {})
+    others = label_set.sweep(str(tmp_path), {})
     assert names(tmp_path) == before - {str(theirs.relative_to(tmp_path))}
     assert f"parts/{mine.name}" in others
     assert strangers.found(tmp_path).keys() == set(strangers.NAMES)
@@ -82,10 +88,10 @@ def test_a_copy_of_a_part_is_not_what_a_run_goes_on_with(tmp_path: Path) -> None
     for copy in ("part-copy.parquet", f"deep/{mine.name}", "copy of a part"):
         (tmp_path / "parts" / "deep").mkdir(exist_ok=True)
         shutil.copy(mine, tmp_path / "parts" / copy)
-    (ledger,) = ingest._ledgers(str(tmp_path))
+    (ledger,) = ingest_job._ledgers(str(tmp_path))
     assert ledger.part == f"parts/{mine.name}"
     mine.unlink()
-    assert ingest._ledgers(str(tmp_path)) == []
+    assert ingest_job._ledgers(str(tmp_path)) == []
 
 
 def test_parts_without_a_ledger_are_known_by_the_note_that_lists_them(tmp_path: Path) -> None:
@@ -95,10 +101,10 @@ def test_parts_without_a_ledger_are_known_by_the_note_that_lists_them(tmp_path: 
         strangers.plant(tmp_path, (path,))
     old = {"format": "audiocnn.labels/1", "parts": listed[:1]}
     note = {"format": FORMAT, "listings": ["0000aaaa"], "replaced": []}
-    others = labelset.sweep(str(tmp_path), {"summary.json": old, "labels.json": note})
+    others = label_set.sweep(str(tmp_path), {"summary.json": old, "labels.json": note})
     assert others == [listed[1], "parts/part-00002.parquet"]
     features = {"format": "audiocnn.features/1", "parts": {path: {} for path in listed}}
-    swept = ingest._sweep(str(tmp_path), {"features.json": features})
+    swept = ingest_job._sweep(str(tmp_path), {"features.json": features})
     assert swept.others == ["parts/part-00002.parquet"]
 
 
@@ -112,7 +118,7 @@ def test_labels_are_cleared_and_other_versions_of_them_stay(tmp_path: Path, bund
         for name in ("failures.parquet", "events.parquet", "manifest-0000aaaa.parquet"):
             (folder / name).write_bytes(b"ours")
     before = names(tmp_path)
-    labelset.clear(outputs.claim(str(tmp_path), LABELS))
+    label_set.clear(output_folder.claim(str(tmp_path), LABELS))
     assert before - names(tmp_path) == {
         "summary.json", "failures.parquet", "events.parquet", "manifest-0000aaaa.parquet",
         "parts/part-0000aaaa-000000.parquet",
@@ -144,11 +150,11 @@ def test_a_training_knows_its_own_files_by_their_job(tmp_path: Path, old: bool) 
     logs.mkdir()
     ours.write_bytes(b"ours")
     planted = strangers.plant(tmp_path)
-    output = train.claim(str(tmp_path))
+    output = train_job.claim(str(tmp_path))
     assert set(output.files) == {"model.safetensors", "predictions.parquet", "checkpoint.pt"}
-    train.begin(job, output)
+    train_job.begin(job, output)
     assert ours.exists()  # there is a checkpoint to go on from
-    train.begin(replace(job, options=replace(job.options, overwrite=True)), output)
+    train_job.begin(replace(job, options=replace(job.options, overwrite=True)), output)
     assert names(tmp_path) == {*planted, "job.json"}
     assert strangers.found(tmp_path) == planted
 
@@ -158,7 +164,7 @@ def test_what_lies_in_a_bundle_and_was_never_written_there_is_refused(tmp_path: 
     storage.write_json(f"{tmp_path}/job.json", job.note)
     (tmp_path / "predictions.parquet").write_bytes(b"mine")
     with pytest.raises(ConfigError, match=r"predictions\.parquet is there, and train did not"):
-        train.claim(str(tmp_path))
+        train_job.claim(str(tmp_path))
     (tmp_path / "predictions.parquet").unlink()
     for write in (
         lambda: checkpoint.write(job.checkpoint, {"job": another.fingerprint}),
@@ -167,7 +173,7 @@ def test_what_lies_in_a_bundle_and_was_never_written_there_is_refused(tmp_path: 
     ):
         write()
         with pytest.raises(ConfigError, match=r"checkpoint\.pt is there, and train did not"):
-            train.claim(str(tmp_path))
+            train_job.claim(str(tmp_path))
 
 
 def test_the_models_of_an_evaluation_are_those_of_both_runs() -> None:
@@ -192,8 +198,8 @@ def calls(tmp_path: Path, bundle: Path) -> dict[str, Callable[..., Any]]:
     write_notes(labels, str(tmp_path / "bucket"), Predictor.load(str(bundle)), str(bundle))
     given = {"bucket": str(tmp_path / "bucket"), "bundle": str(bundle)}
     return {
-        "features": lambda to, over: ingest.ingest(Ingest(corpus="c", to=to, overwrite=over)),
-        "bundle": lambda to, over: train.train(Train(features="f", to=to, overwrite=over)),
+        "features": lambda to, over: ingest_job.ingest(Ingest(corpus="c", to=to, overwrite=over)),
+        "bundle": lambda to, over: train_job.train(Train(features="f", to=to, overwrite=over)),
         "report": lambda to, over: evaluate(Evaluate(features="f", to=to, overwrite=over)),
         "labels": lambda to, over: label(Label(**given, to=to, overwrite=over)),  # type: ignore[arg-type]
         "review": lambda to, over: review(Review(labels=labels, to=to, overwrite=over)),
@@ -302,4 +308,4 @@ def test_a_folder_of_ones_own_is_not_refused(tmp_path: Path) -> None:
     features_part(tmp_path)
     storage.write_json(f"{tmp_path}/features.json", {"format": "audiocnn.features/2"})
     before = json.loads((tmp_path / "features.json").read_text())
-    assert outputs.claim(str(tmp_path), FEATURES).notes == {"features.json": before}
+    assert output_folder.claim(str(tmp_path), FEATURES).notes == {"features.json": before}

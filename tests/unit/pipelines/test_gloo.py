@@ -2,7 +2,7 @@
 
 import socket
 
-from pipelines.gloo import interface_of
+from pipelines.train.gloo import interface_of
 
 
 def test_an_address_is_of_its_interface() -> None:

@@ -11,11 +11,11 @@ from ray.train import WorkerGroupError
 
 from audiocnn.config import TrainConfig
 from audiocnn.errors import ConfigError
-from audiocnn.training import allow_tf32
-from pipelines import rank
-from pipelines.models import GpuModel, how_many
+from audiocnn.training.trainer import allow_tf32
+from pipelines.label.gpu_models import GpuModel, how_many
 from pipelines.options import Label, Train
-from pipelines.session import Cluster, gpu_memory, user_errors
+from pipelines.runtime.session import Cluster, gpu_memory, user_errors
+from pipelines.train import worker as train_worker
 
 FULL = torch.cuda.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of "
@@ -53,10 +53,10 @@ def test_a_full_gpu_in_training_is_one_line_that_names_the_flags(
 
     context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(rank, "_trainer", full)
+    monkeypatch.setattr(train_worker, "_trainer", full)
     job: Any = SimpleNamespace(options=Train(features="f", to="b"))
     with pytest.raises(ConfigError) as caught:
-        rank.train_rank({"job": job, "channel": None})
+        train_worker.train_rank({"job": job, "channel": None})
     line = str(caught.value)
     assert line.startswith("CUDA out of memory. Tried to allocate 2.00 GiB: lower --batch-size")
     assert "\n" not in line

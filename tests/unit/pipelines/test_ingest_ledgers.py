@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from audiocnn.config import AudioLimits
-from audiocnn.corpus import with_folds
-from audiocnn.extractor import Extractor
-from audiocnn.layouts import read_corpus
-from audiocnn.parts import item_of, part_name
+from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.read import read_corpus
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.part import item_of, part_name
 from helpers.common import SMALL
-from pipelines.ingest import _ledgers
+from pipelines.ingest.job import _ledgers
 
 
 def test_a_part_that_was_not_put_in_its_place_is_none(corpus: Path, tmp_path: Path) -> None:

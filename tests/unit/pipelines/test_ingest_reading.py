@@ -4,17 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import outputs, storage, synthetic
+from audiocnn import storage
 from audiocnn.config import AudioLimits
-from audiocnn.corpus import with_folds
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError
-from audiocnn.extractor import Extractor
-from audiocnn.layouts import read_corpus
-from audiocnn.outputs import FEATURES
-from audiocnn.parts import item_of, part_name
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.part import item_of, part_name
+from audiocnn.storage import output_folder
+from audiocnn.storage.output_folder import FEATURES
 from helpers.common import SMALL
-from pipelines import ingest as job
-from pipelines.ingest import ingest
+from pipelines.ingest import job
+from pipelines.ingest.job import ingest
 from pipelines.options import Ingest
 
 SPLIT = [f"{fold}/{name}/1.wav" for fold in ("train", "test") for name in ("dog", "cat")]
@@ -51,7 +53,7 @@ def content(folder: Path) -> dict[Path, bytes]:
 
 def check(options: Ingest) -> None:
     """What `ingest` does before anything is written."""
-    output = outputs.claim(options.to, FEATURES)
+    output = output_folder.claim(options.to, FEATURES)
     corpus, ledgers = read_corpus(options.corpus), job._ledgers(output.uri)
     assert any(ledger.ingested for ledger in ledgers)
     job._refuse_other_reading(output.uri, output.notes, corpus, ledgers)

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.parts import BandSums
-from audiocnn.predictions import Predictions
+from audiocnn.evaluation.predictions import Predictions
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import BandSums
 from helpers.common import SMALL
-from pipelines.job import plan
 from pipelines.options import Train
-from pipelines.result import _write_test
-from pipelines.tensorboard import Log
-from pipelines.train import _say_test, doubts, warn_unseen
+from pipelines.train.finish import _write_test
+from pipelines.train.job import _say_test, doubts, warn_unseen
+from pipelines.train.plan import plan
+from pipelines.train.tensorboard import Log
 
 SUMS = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
 FEATURES = FeatureSet(

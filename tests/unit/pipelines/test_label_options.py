@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import synthetic
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
 from helpers.common import make_bundle
-from pipelines.label import label
+from pipelines.label.dry_run import prospect
+from pipelines.label.job import label
 from pipelines.options import Label
-from pipelines.prospect import prospect
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn.bundle import Bundle
 from audiocnn.errors import MismatchError
+from audiocnn.model.bundle import Bundle
 from helpers.common import SMALL, make_bundle
-from pipelines.labelling import LabelWorker, Work
-from pipelines.models import GpuModel
+from pipelines.label.gpu_models import GpuModel
+from pipelines.label.worker import LabelWorker, Work
 from pipelines.options import Label
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn.machine import copies, cpus
+from audiocnn.storage.machine import copies, cpus
 
 
 @pytest.fixture

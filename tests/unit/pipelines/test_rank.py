@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from audiocnn.batches import MemoryBatches
 from audiocnn.config import ModelConfig, TrainConfig
-from audiocnn.model import AudioCNN
-from audiocnn.training import Trainer, from_all_ranks
-from pipelines.rank import parallel
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.training.batches import MemoryBatches
+from audiocnn.training.trainer import Trainer, from_all_ranks
+from pipelines.train.worker import parallel
 
 RANKS, BANDS, CLASSES = 3, 16, 3
 CONFIG = TrainConfig(epochs=2, batch_size=12)

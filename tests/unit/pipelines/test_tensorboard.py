@@ -7,7 +7,7 @@ from pathlib import Path
 CODE = """
 import resource, sys
 from audiocnn.errors import StorageError
-from pipelines.tensorboard import Log
+from pipelines.train.tensorboard import Log
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, 4_096))
 log = Log(sys.argv[1], ".x")

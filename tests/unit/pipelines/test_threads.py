@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.train import in_threads
+from pipelines.train.job import in_threads
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiocnn import labelset
 from audiocnn.config import UNKNOWN
-from audiocnn.labelled import Labelled, open_labels
-from audiocnn.picking import MOST_OF_A_RECORDING, Pick, choose
-from audiocnn.predictor import Predictor
+from audiocnn.labels import label_set
+from audiocnn.labels.reader import Labelled, open_labels
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.selection import MOST_OF_A_RECORDING, Pick, choose
 from helpers.common import make_bundle
 from helpers.small_labels import write_notes, write_parts
 
@@ -30,7 +30,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 def make(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Labels of made-up rows, opened; read fifty rows at a time."""
     predictor.bundle.write(str(tmp_path / "bundle"))
-    monkeypatch.setattr(labelset, "_ROWS", 50)
+    monkeypatch.setattr(label_set, "_ROWS", 50)
 
     def call(rows: list[dict[str, Any]], parts: int = 3) -> Labelled:
         to = tmp_path / "made-up"

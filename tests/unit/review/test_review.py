@@ -19,13 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn import audio, cells, labelled, labelset, synthetic
-from audiocnn.corpus import with_folds
+from audiocnn import storage
+from audiocnn.audio import decode
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError, CorpusError
-from audiocnn.layouts import read_corpus
-from audiocnn.picking import Pick
-from audiocnn.predictor import Predictor
-from audiocnn.reviewpage import Clip, page
+from audiocnn.labels import label_set
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.page import Clip, page
+from audiocnn.review.selection import Pick
+from audiocnn.storage import csv_cells
 from helpers import strangers
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import change_note, label_bucket
@@ -40,9 +44,6 @@ HOSTILE = ["<img src=x onerror=alert(1)>.wav", "'\"><script>alert(1).wav", "=1+1
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor(make_bundle(tmp_path_factory.mktemp("review") / "bundle"))
-
-
-# Writing, and what comes back.
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_a_review_has_the_sound_of_each_window_and_no_answers(
     assert len(list((place / "review" / "clips").iterdir())) == 50
     by_window = {
         (row["uri"], row["start_s"]): row
-        for row in labelset.read_labels(str(place / "labels")).to_pylist()
+        for row in label_set.read_labels(str(place / "labels")).to_pylist()
     }
     short = 0
     for row in table.to_dict("records"):
@@ -127,7 +128,7 @@ def test_a_review_has_the_sound_of_each_window_and_no_answers(
             assert (sound.getnchannels(), sound.getsampwidth()) == (1, 2)
             assert sound.getframerate() == SMALL.sample_rate
         data = (place / "review" / row["uri"]).read_bytes()
-        _, again = audio.read(data, SMALL.sample_rate)
+        _, again = decode.read(data, SMALL.sample_rate)
         assert again == pytest.approx(samples, abs=1 / 65_000)
         if "stereo" not in row["source"]:  # 16 bits at this rate: the very same samples
             assert (again == samples).all()
@@ -249,7 +250,7 @@ def test_what_is_louder_than_full_scale_is_heard_whole(
     label_bucket(str(tmp_path / "labels"), str(tmp_path / "bucket"), predictor, bundle)
     review(options(tmp_path, count=1))
     data = (tmp_path / "review" / "clips" / "0001.wav").read_bytes()
-    _, samples = audio.read(data, 16_000)
+    _, samples = decode.read(data, 16_000)
     assert samples == pytest.approx(wide / np.abs(wide).max(), abs=1e-4)
 
 
@@ -269,7 +270,7 @@ def test_answers_come_back_as_a_corpus(place: Path) -> None:
         at = int(clip.clip_id[-8:-4]) - 1
         assert clip.uri == str(place / "review" / "clips" / f"{at + 1:04d}.wav")
         assert clip.source == rows[at]["source"]
-        assert clip.label == cells.restored(labels[at].strip())
+        assert clip.label == csv_cells.restored(labels[at].strip())
     dealt = with_folds(corpus, 2)
     folds: dict[str | None, set[int | None]] = {}
     for clip in dealt.clips:
@@ -323,7 +324,7 @@ def test_the_page_has_a_player_and_a_field_for_each_clip(place: Path) -> None:
     assert all("value" not in one for one in found.all("input"))
     for row, clip in zip(rows, found.all("li"), strict=True):
         values = json.loads(clip["data-cells"] or "")
-        assert [cells.inert(v) if isinstance(v, str) else v for v in values] == [
+        assert [csv_cells.inert(v) if isinstance(v, str) else v for v in values] == [
             float(value) if name in ("score", "start_s", "end_s") else value
             for name, value in row.items()
         ]
@@ -373,10 +374,10 @@ def test_hostile_classes_are_text_and_nothing_else() -> None:
 
 def test_cells_are_inert_and_come_back() -> None:
     for text in ("=1", "+1", "-1", "@x", "\t=1", " \u200b=1", "\uff1d1", "dog", "", "'quoted'"):
-        assert cells.restored(cells.inert(text)) == text
-        written = cells.csv_file([["text", "number"], [text, -0.5]]).decode()
+        assert csv_cells.restored(csv_cells.inert(text)) == text
+        written = csv_cells.csv_file([["text", "number"], [text, -0.5]]).decode()
         assert next(csv.DictReader(io.StringIO(written, newline=""))) == {
-            "text": cells.inert(text), "number": "-0.5",
+            "text": csv_cells.inert(text), "number": "-0.5",
         }  # fmt: skip
 
 
@@ -384,17 +385,16 @@ def test_a_review_of_labels_in_another_store(
     s3: Any, bucket: str, labelled_bucket: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     for path in (labelled_bucket / "bucket" / "deep").iterdir():
-        labelled.storage.write_bytes(f"{bucket}/in/{path.name}", path.read_bytes())
+        storage.write_bytes(f"{bucket}/in/{path.name}", path.read_bytes())
     bundle = str(labelled_bucket / "bundle")
     label_bucket(f"{bucket}/labels", f"{bucket}/in", predictor, bundle)
     s3_options = options(tmp_path, labels=f"{bucket}/labels", to=f"{bucket}/review", count=9)
     written = review(s3_options)
     assert len(written.clips) == 9
-    assert {clip.name for clip in written.clips} <= {f"{n:02d}.wav" for n in range(24)} | {
-        "stereo.wav"
-    }
+    there = {"stereo.wav", *(f"{n:02d}.wav" for n in range(24))}
+    assert {clip.name for clip in written.clips} <= there
     with pytest.raises(ConfigError, match="is there already"):
         review(s3_options)
     review(replace(s3_options, overwrite=True))
-    rows = labelled.storage.read_bytes(f"{bucket}/review/review.csv").decode()
+    rows = storage.read_bytes(f"{bucket}/review/review.csv").decode()
     assert rows.count(f"{bucket}/in/") == 9

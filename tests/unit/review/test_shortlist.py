@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from audiocnn.shortlist import Apart, Shortlist
+from audiocnn.review.shortlist import Apart, Shortlist
 
 Rows = list[dict[str, Any]]
 

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
-from audiocnn import labelset, storage, synthetic
+from audiocnn import storage
+from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, FormatError, MismatchError, StorageError
-from audiocnn.labelled import Labelled, open_labels
-from audiocnn.predictor import Predictor
-from audiocnn.similar import embed, nearest
+from audiocnn.labels import label_set
+from audiocnn.labels.reader import Labelled, open_labels
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.search import embed, nearest
 from helpers.common import make_bundle
 from helpers.small_labels import change_note, label_bucket, write_notes, write_parts
 from pipelines.options import Similar
@@ -65,7 +67,7 @@ def test_the_nearest_are_those_that_brute_force_finds(place: Path) -> None:
     clip = embed(predictor, file, labels)
     assert len(clip) == 3
     found = nearest(labels, clip, 12)
-    rows = labelset.read_labels(labels.uri).to_pylist()
+    rows = label_set.read_labels(labels.uri).to_pylist()
     vectors = np.array([row["embedding"] for row in rows], np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = (vectors @ (clip / np.linalg.norm(clip, axis=1, keepdims=True)).T).max(axis=1)
@@ -84,8 +86,8 @@ def test_the_nearest_are_those_that_brute_force_finds(place: Path) -> None:
 def test_parts_stream_by_and_nothing_is_lost(
     place: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelset, "_ROWS", 64)
-    monkeypatch.setattr("audiocnn.similar._AT_ONCE", 2)
+    monkeypatch.setattr(label_set, "_ROWS", 64)
+    monkeypatch.setattr("audiocnn.review.search._AT_ONCE", 2)
     rows = random_rows(1_000)
     labels = made_up(place, tmp_path, rows)
     clip = np.random.default_rng(8).normal(size=(5, 16)).astype(np.float32)

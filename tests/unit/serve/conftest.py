@@ -7,18 +7,18 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from audiocnn.bundle import Bundle
-from audiocnn.calibration import Calibration
 from audiocnn.config import ModelConfig
-from audiocnn.model import AudioCNN
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.calibration import Calibration
+from audiocnn.model.resnet import AudioCNN
 from helpers.clients import Client
 from helpers.common import SMALL
-from serve.decoder import Decoder
-from serve.http import make_app
-from serve.meters import Meters
-from serve.model import LocalModel
+from serve.api.app import make_app
+from serve.engine.decoder import Decoder
+from serve.engine.metrics import Meters
+from serve.engine.model import LocalModel
+from serve.engine.service import Service
 from serve.options import LIMITS, Serve
-from serve.service import Service
 
 
 @pytest.fixture(scope="package")

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from audiocnn.bundle import Bundle
+from audiocnn.model.bundle import Bundle
 from helpers.clients import Client, Counted
 from helpers.hostile import sound
-from serve.decoder import Decoder
-from serve.model import LocalModel, Wanted
+from serve.engine.decoder import Decoder
+from serve.engine.model import LocalModel, Wanted
+from serve.engine.service import Service
 from serve.options import LIMITS
-from serve.service import Service
 
 
 def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundle) -> None:

@@ -7,27 +7,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiocnn.audio import read
+from audiocnn.audio.decode import read
 from audiocnn.errors import AudioError
 from helpers.hostile import sound, wav
-from serve.decoder import Decoder, Lane
-from serve.decoding import Slow
+from serve.engine.decoder import Decoder, Lane
+from serve.engine.decoder_child import Slow
 from serve.options import LIMITS
 
 _SPINS = """
 import sys
 
-if any("serve.decoding" in a for a in sys.orig_argv):
-    import audiocnn.audio
+if any("serve.engine.decoder_child" in a for a in sys.orig_argv):
+    import audiocnn.audio.decode
 
-    plain = audiocnn.audio.read
+    plain = audiocnn.audio.decode.read
 
     def read(source, *more):
         while b"MARK-SPIN" in source:  # as native code that does not come back
             pass
         return plain(source, *more)
 
-    audiocnn.audio.read = read
+    audiocnn.audio.decode.read = read
 """
 
 
@@ -54,11 +54,11 @@ def test_twenty_slow_recordings_keep_only_one_another_waiting(
             return await begun(*asked)
 
         monkeypatch.setattr(decoder._slow, "ask", held)
-        monkeypatch.setattr("serve.decoder._QUICK_S", 0.0)  # so that these are slow
+        monkeypatch.setattr("serve.engine.decoder._QUICK_S", 0.0)  # so that these are slow
         slow = [asyncio.create_task(decoder.decode(body, 16_000)) for _ in range(20)]
         while waiting < 20:
             await asyncio.sleep(0.01)
-        monkeypatch.setattr("serve.decoder._QUICK_S", 600.0)
+        monkeypatch.setattr("serve.engine.decoder._QUICK_S", 600.0)
         for other in others:
             _, samples = await decoder.decode(other, 16_000)
             np.testing.assert_array_equal(samples, read(other, 16_000)[1])

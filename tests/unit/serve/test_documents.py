@@ -1,6 +1,6 @@
 """The endpoint describes its problems, its health, its model and its API."""
 
-from audiocnn.bundle import Bundle
+from audiocnn.model.bundle import Bundle
 from helpers.clients import KEY, Client, problem, read_keys_of
 from helpers.common import ROOT, SMALL
 from serve.problems import KINDS

@@ -8,18 +8,18 @@ import orjson
 import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from audiocnn.bundle import Bundle
 from audiocnn.errors import ConfigError
+from audiocnn.model.bundle import Bundle
 from helpers.clients import KEY, Client, Counted, problem, read_keys_of
 from helpers.hostile import wav
-from serve.decoder import Decoder
-from serve.gate import Gate, Rate
-from serve.http import make_app
-from serve.keys import read_keys
-from serve.model import LocalModel
+from serve.api.app import make_app
+from serve.api.gate import Gate, Rate
+from serve.api.keys import read_keys
+from serve.engine.decoder import Decoder
+from serve.engine.model import LocalModel
+from serve.engine.service import Service
 from serve.options import LIMITS, Serve
 from serve.problems import Problem
-from serve.service import Service
 
 
 def test_keys(client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,7 +91,7 @@ def test_rate_is_by_key(client: Client) -> None:
 
 def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("serve.gate.monotonic", lambda: now[0])
+    monkeypatch.setattr("serve.api.gate.monotonic", lambda: now[0])
     rate = Rate(2.0)
     for _ in range(4):
         rate.take("a")

@@ -15,7 +15,7 @@ from audiocnn.errors import AudioError, InstallationError
 from helpers import deadly
 from helpers.clients import Client, problem
 from helpers.hostile import HOSTILE, TOLERATED, silence, sound, wav
-from serve.decoder import Decoder
+from serve.engine.decoder import Decoder
 from serve.options import LIMITS
 
 STATUS = {"unrecognised": 415, "too_long": 413}

@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from audiocnn import browse, labelset
-from audiocnn.bundle import Bundle
-from audiocnn.labelset import find_parts, part_name
-from audiocnn.predictor import Predictor
+from audiocnn.labels import label_set
+from audiocnn.labels.label_set import find_parts, part_name
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.review import label_index
 from helpers.asking import wait_until
 from helpers.clients import problem
 from helpers.hostile import sound
 from helpers.small_labels import change_note, label_bucket
-from serve.http import make_app
+from serve.api.app import make_app
+from serve.engine.label_browser import Results
+from serve.engine.service import Service
 from serve.options import Serve
-from serve.results import Results
-from serve.service import Service
 
 WINDOWS = "/v1/labels/windows"
 
@@ -51,7 +52,7 @@ class Copies:
         self.whole, self.folder, self._service = whole, folder, service
         self._results: list[Results] = []
         shutil.copytree(whole, folder)
-        self.rows = labelset.read_labels(str(whole)).to_pylist()
+        self.rows = label_set.read_labels(str(whole)).to_pylist()
 
     def copy(self) -> TestClient:
         results = Results(str(self.folder), 30.0)
@@ -94,7 +95,7 @@ def total(copy: TestClient) -> int:
 def test_copies_that_are_asked_for_windows_alone_follow_the_labels(
     copies: Copies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browse, "_FRESH_S", 0.0)
+    monkeypatch.setattr(label_index, "_FRESH_S", 0.0)
     copies.take_away(2)
     first, second = copies.copy(), copies.copy()
     for copy in (first, second):
@@ -177,7 +178,7 @@ def test_a_revision_that_is_gone_is_said_and_one_out_of_reach_is_waited_for(
 def test_labels_that_another_bundle_made_meanwhile_are_shown_as_its_own(
     copies: Copies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browse, "_FRESH_S", 0.0)
+    monkeypatch.setattr(label_index, "_FRESH_S", 0.0)
     copy = copies.copy()
     wait_until(lambda: total(copy) == len(copies.rows))
     before = copy.get("/v1/labels").json()
@@ -221,7 +222,9 @@ def test_labels_that_were_not_listed_yet_are_not_shown_as_none(
     copies: Copies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = Event()
-    monkeypatch.setattr(browse, "find_parts", lambda *args: listed.wait() and find_parts(*args))
+    monkeypatch.setattr(
+        label_index, "find_parts", lambda *args: listed.wait() and find_parts(*args)
+    )
     copy = copies.copy()
     assert copy.get("/v1/labels").json()["listed"] is False
     listed.set()

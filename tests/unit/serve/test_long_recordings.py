@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from audiocnn import labelset
-from audiocnn.labels import LabelWriter, Scored
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording
+from audiocnn.audio.recording import Recording
+from audiocnn.labels import label_set
+from audiocnn.labels.part import LabelWriter, Scored
+from audiocnn.model.predictor import Predictor
 from helpers import hostile
 from helpers.asking import wait_until
 from helpers.common import make_bundle
 from helpers.small_labels import write_notes
-from serve.results import Results
+from serve.engine.label_browser import Results
 
 
 def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
         start_s=np.array([end_s - 1.0]), duration_s=np.ones(1), scores=np.full((1, 3), 1 / 3),
         level_dbfs=np.full(1, -20.0), channel=np.zeros(1, int),
     )  # fmt: skip
-    with LabelWriter(str(folder / labelset.part_name("aa", 0)), predictor.bundle, 2) as writer:
+    with LabelWriter(str(folder / label_set.part_name("aa", 0)), predictor.bundle, 2) as writer:
         writer.add(Recording(uri=str(path)), [found])
         writer.finish()
     write_notes(str(folder), str(path.parent), predictor, "bundle")

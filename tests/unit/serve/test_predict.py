@@ -15,22 +15,22 @@ import soundfile
 import torch
 import zstandard
 
-from audiocnn import synthetic
-from audiocnn.audio import windows
-from audiocnn.bundle import Bundle
-from audiocnn.calibration import Calibration
-from audiocnn.explain import grad_cam
-from audiocnn.model import AudioCNN, Taps
-from audiocnn.predictor import Predictor
+from audiocnn.audio.decode import windows
+from audiocnn.corpus import synthetic
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.calibration import Calibration
+from audiocnn.model.grad_cam import grad_cam
+from audiocnn.model.predictor import Predictor
+from audiocnn.model.resnet import AudioCNN, Taps
 from helpers.clients import Client, problem
 from helpers.common import SMALL
 from helpers.hostile import sound
-from serve.arrays import compact, expand
-from serve.decoder import Decoder
-from serve.encoding import choose
-from serve.model import LocalModel
+from serve.api.encoding import choose
+from serve.engine.arrays import compact, expand
+from serve.engine.decoder import Decoder
+from serve.engine.model import LocalModel
+from serve.engine.service import Service
 from serve.options import LIMITS
-from serve.service import Service
 
 
 @pytest.mark.parametrize("container", ["wav", "flac", "ogg", "mp3"])

@@ -13,27 +13,30 @@ import pytest
 import soundfile
 from starlette.testclient import TestClient
 
-from audiocnn import browse, labelled, labels, labelset, storage, synthetic
-from audiocnn.audio import windows
-from audiocnn.browse import Browser, Query
+from audiocnn import storage
+from audiocnn.audio.decode import windows
+from audiocnn.audio.recording import Recording
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import FormatError, MismatchError, StorageError
-from audiocnn.extractor import Extractor
-from audiocnn.labels import LabelWriter, Scored
-from audiocnn.layouts import read_corpus
-from audiocnn.parts import item_of
-from audiocnn.predictor import Predictor
-from audiocnn.recordings import Recording
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.part import item_of
+from audiocnn.labels import label_set, part as label_part, reader as label_reader
+from audiocnn.labels.part import LabelWriter, Scored
+from audiocnn.model.predictor import Predictor
+from audiocnn.review import label_index
+from audiocnn.review.label_index import Browser, Query
 from helpers.asking import wait_until
 from helpers.common import make_bundle
 from helpers.small_labels import change_note, label_bucket, write_notes
-from serve.decoder import Decoder
-from serve.http import make_app
-from serve.keys import digest
-from serve.model import LocalModel
+from serve.api.app import make_app
+from serve.api.keys import digest
+from serve.deploy.run import check
+from serve.engine.decoder import Decoder
+from serve.engine.label_browser import Results
+from serve.engine.model import LocalModel
+from serve.engine.service import Service
 from serve.options import LIMITS, Serve
-from serve.results import Results
-from serve.run import check
-from serve.service import Service
 
 Row = dict[str, Any]
 
@@ -68,7 +71,7 @@ def made(bucket: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def rows(made: Path) -> list[Row]:
-    return labelset.read_labels(str(made)).to_pylist()
+    return label_set.read_labels(str(made)).to_pylist()
 
 
 @pytest.fixture
@@ -118,8 +121,10 @@ def test_windows_are_found_by_class_score_and_name(browser: Browser, rows: list[
     assert page.total == best.total
     # The histogram is of all scores, so that one can see what a bound leaves out.
     of_label = [row["score"] for row in rows if row["label"] == label and "long" in row["uri"]]
-    bins = np.minimum((np.array(of_label, np.float32) * labels.BINS).astype(int), labels.BINS - 1)
-    assert best.histogram == np.bincount(bins, minlength=labels.BINS).tolist()
+    bins = np.minimum(
+        (np.array(of_label, np.float32) * label_part.BINS).astype(int), label_part.BINS - 1
+    )
+    assert best.histogram == np.bincount(bins, minlength=label_part.BINS).tolist()
 
 
 @pytest.mark.parametrize("name", ["%", "_", "'; DROP TABLE labels; --", "<b>1+1", "Ü.WAV"])
@@ -131,7 +136,7 @@ def test_a_name_is_text(browser: Browser, rows: list[Row], name: str) -> None:
 def test_what_changes_is_followed_part_by_part(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[Row]
 ) -> None:
-    monkeypatch.setattr(browse, "_FRESH_S", 0.0)
+    monkeypatch.setattr(label_index, "_FRESH_S", 0.0)
     folder = tmp_path / "labels"
     shutil.copytree(made, folder)
     first, second = sorted((folder / "parts").iterdir())
@@ -145,7 +150,7 @@ def test_what_changes_is_followed_part_by_part(
     browser.refresh(wait=True)
     assert browser.find(Query()).total == browser.state.sums.windows == len(rows) > before
     gone = rows[0]["uri"]
-    assert labels.without(str(first), {gone})
+    assert label_part.without(str(first), {gone})
     browser.refresh(wait=True)
     left = [row for row in rows if row["uri"] != gone]
     assert browser.find(Query()).total == browser.state.sums.windows == len(left)
@@ -160,7 +165,7 @@ def test_what_changes_is_followed_part_by_part(
 def test_within_the_half_minute_nobody_looks_again(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(browse, "read_note", lambda _: pytest.fail("it was looked at"))
+    monkeypatch.setattr(label_index, "read_note", lambda _: pytest.fail("it was looked at"))
     browser.refresh(wait=True)
     assert browser.state.trouble is None
 
@@ -364,7 +369,7 @@ def test_pages_go_to_the_end(tmp_path: Path, predictor: Predictor) -> None:
         start_s=np.arange(50.0), duration_s=np.ones(50), scores=scores,
         level_dbfs=np.full(50, -20.0), channel=np.zeros(50, int),
     )  # fmt: skip
-    part = str(folder / labelset.part_name("aa", 0))
+    part = str(folder / label_set.part_name("aa", 0))
     with LabelWriter(part, predictor.bundle, 2) as writer:
         for number in range(1_000):
             writer.add(Recording(uri=f"/b/{number:05d}.wav"), [found])
@@ -384,7 +389,7 @@ def test_a_bundle_that_rolls_does_not_take_the_labels_away(
 ) -> None:
     """They need nothing of the bundle that made them, which may be gone by then."""
     with pytest.raises(Exception, match="bundle"):
-        labelled.open_labels(str(made), str(tmp_path / "gone"))
+        label_reader.open_labels(str(made), str(tmp_path / "gone"))
     browser = Browser(str(made))
     browser.refresh(wait=True)
     assert browser.state.bundle == predictor.bundle.fingerprint

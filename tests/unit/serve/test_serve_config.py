@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn.bundle import Bundle
 from audiocnn.errors import ConfigError
-from serve.configfile import read_args, write_config
+from audiocnn.model.bundle import Bundle
+from serve.deploy.config_file import read_args, write_config
+from serve.deploy.run import check, fit
 from serve.options import LIMITS, Serve
-from serve.run import check, fit
 
 
 def test_a_config_file_needs_no_key_here_and_says_what_differs(

@@ -14,14 +14,14 @@ import pytest
 
 from audiocnn.errors import ConfigError
 from helpers.asking import wait_until
-from serve import proxy, run
+from serve.deploy import haproxy as proxy, run
 from serve.options import Serve
 
 SERVING = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 from serve.options import Serve
-from serve.run import rolls
+from serve.deploy.run import rolls
 events = rolls(Serve(bundle="b"), ())
 try:
     next(events)
@@ -123,8 +123,8 @@ def test_what_runs_from_a_folder_still_is_ended_by_its_own_process_id(tmp_path: 
 
 PREPARED = """
 import os, signal, sys
-from serve import proxy
-proxy.prepare("127.0.0.1:8000")
+from serve.deploy import haproxy
+haproxy.prepare("127.0.0.1:8000")
 print(os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"], flush=True)
 if sys.argv[1:]:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -9,18 +9,18 @@ import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from audiocnn import synthetic
-from audiocnn.bundle import Bundle
-from audiocnn.predictor import Predictor
+from audiocnn.corpus import synthetic
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
 from helpers.clients import KEY, Client, Counted, problem, read_keys_of
 from helpers.common import SMALL
 from helpers.hostile import wav
-from serve.decoder import Decoder
-from serve.http import make_app
-from serve.model import LocalModel
+from serve.api.app import make_app
+from serve.engine.decoder import Decoder
+from serve.engine.model import LocalModel
+from serve.engine.service import Service
 from serve.options import LIMITS, MOST_OVERLAP, Serve
 from serve.problems import Problem
-from serve.service import Service
 
 STREAM = "ws://127.0.0.1:8000/v1/stream"
 
@@ -140,7 +140,7 @@ def test_idle_streams_keep_no_request_out(client: Client) -> None:
 
 
 def test_a_stream_that_trickles_is_closed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.stream._IDLE_S", 0.1)  # and so two windows' length counts
+    monkeypatch.setattr("serve.api.stream._IDLE_S", 0.1)  # and so two windows' length counts
     with client().websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
         trickle = threading.Timer(1.0, socket.send_bytes, [b"\0\0"])
         trickle.start()
@@ -174,7 +174,7 @@ def test_sound_that_comes_faster_than_it_is_answered_is_not_kept(
         async def infer(self, samples: Any, wanted: Any) -> Any:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("serve.stream._MOST_AHEAD", 3 << 20)
+    monkeypatch.setattr("serve.api.stream._MOST_AHEAD", 3 << 20)
     own = Service(bundle, Slow(bundle), Decoder(LIMITS))
     with client(own).websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
         for _ in range(5):

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audiocnn import labelset, storage
-from audiocnn.browse import read_state
-from audiocnn.bundle import Bundle
+from audiocnn import storage
 from audiocnn.config import to_json
 from audiocnn.errors import AudioCNNError, FormatError
-from audiocnn.featureset import FeatureSet, Part
-from audiocnn.labelled import open_labels
-from audiocnn.parts import BandSums
-from audiocnn.predictions import REPORT_FORMAT
-from audiocnn.predictor import Predictor
+from audiocnn.evaluation.predictions import REPORT_FORMAT
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import BandSums
+from audiocnn.labels import label_set
+from audiocnn.labels.reader import open_labels
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.review.label_index import read_state
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import write_notes
-from pipelines import ingest, job
+from pipelines.ingest import job as ingest_job
 from pipelines.options import Ingest
+from pipelines.train import plan as train_plan
 
 Read = Callable[[], Any]
 
@@ -45,7 +47,7 @@ def report(folder: Path) -> Read:
         "calibration": {"temperature": 1.5, "thresholds": [0.1, 0.2]},
     }  # fmt: skip
     storage.write_json(f"{folder}/report.json", plain)
-    return lambda: job._calibration(str(folder), made)
+    return lambda: train_plan._calibration(str(folder), made)
 
 
 def labels(folder: Path) -> Read:
@@ -57,18 +59,18 @@ def labels(folder: Path) -> Read:
 def ingested(folder: Path) -> Read:
     options = Ingest(corpus="c", to=str(folder), feature=SMALL)
     plain = {
-        "format": ingest._FORMAT, "run": "r",
+        "format": ingest_job._FORMAT, "run": "r",
         "options": {"corpus": "c", "folds": 5, **to_json(SMALL), **to_json(options.limits)},
     }  # fmt: skip
     storage.write_json(f"{folder}/job.json", plain)
-    return lambda: ingest._refuse_another(str(folder), {"job.json": plain}, plain["options"])
+    return lambda: ingest_job._refuse_another(str(folder), {"job.json": plain}, plain["options"])
 
 
 NOTES: dict[str, tuple[str, Callable[[Path], Read]]] = {
     "features": ("features.json", lambda to: (features(to), lambda: FeatureSet.read(str(to)))[1]),
     "bundle": ("bundle.json", lambda to: (make_bundle(to), lambda: Bundle.read(str(to)))[1]),
     "report": ("report.json", report),
-    "labels": (labelset.NOTE, labels),
+    "labels": (label_set.NOTE, labels),
     "ingest": ("job.json", ingested),
 }
 NEVER_READ = {"format", "mean", "std", "run", "written_by"}

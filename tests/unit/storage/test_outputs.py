@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import outputs
+from audiocnn.corpus.file_list import FileList
 from audiocnn.errors import ConfigError, StorageError
-from audiocnn.filelist import FileList
-from audiocnn.outputs import BUNDLE, DEMO, FEATURES, LABELS, REPORT, REVIEW, Kind
+from audiocnn.storage import output_folder
+from audiocnn.storage.output_folder import BUNDLE, DEMO, FEATURES, LABELS, REPORT, REVIEW, Kind
 from helpers.small_parts import left_behind
 
 NOTES = [
@@ -62,12 +62,12 @@ def test_a_folder_of_another_verb_is_refused_and_told(
     tmp_path: Path, kind: Kind, name: str, note: dict[str, object]
 ) -> None:
     write(tmp_path, {name: json.dumps(note)})
-    assert outputs.claim(str(tmp_path), kind).notes == {name: note}
+    assert output_folder.claim(str(tmp_path), kind).notes == {name: note}
     for other in KINDS:
         if other is not kind:
             said = rf"it holds {kind.holds} \({name} of {kind.verb}\); name another folder"
             with pytest.raises(ConfigError, match=said):
-                outputs.claim(str(tmp_path), other)
+                output_folder.claim(str(tmp_path), other)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
@@ -76,10 +76,10 @@ def test_a_strangers_file_under_a_name_of_the_verb_is_refused(tmp_path: Path, ki
         folder = tmp_path / name
         write(folder, {name: '{"format": "of another program"}'})
         with pytest.raises(ConfigError, match=f"{name} is there, and {kind.verb} did not write it"):
-            outputs.claim(str(folder), kind)
+            output_folder.claim(str(folder), kind)
         for other in KINDS:
             if name not in (*other.notes, *other.files):
-                assert outputs.claim(str(folder), other).notes == {}
+                assert output_folder.claim(str(folder), other).notes == {}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
@@ -99,15 +99,15 @@ def test_a_note_that_cannot_be_read_is_said_to_be_so_and_why(tmp_path: Path, kin
             (folder / name).mkdir()
         said = rf"{folder}: {name} is there, and cannot be read \({why}\); move it away, or name"
         with pytest.raises(ConfigError, match=said):
-            outputs.claim(str(folder), kind)
+            output_folder.claim(str(folder), kind)
 
 
 def test_that_a_folder_is_anothers_is_said_before_that_a_note_is_damaged(tmp_path: Path) -> None:
     write(tmp_path, {"job.json": "{", "report.json": '{"format": "audiocnn.report/2"}'})
     with pytest.raises(ConfigError, match=r"it holds a report \(report\.json of evaluate\)"):
-        outputs.claim(str(tmp_path), BUNDLE)
+        output_folder.claim(str(tmp_path), BUNDLE)
     with pytest.raises(ConfigError, match=r"job\.json is there, and cannot be read"):
-        outputs.claim(str(tmp_path), REPORT)
+        output_folder.claim(str(tmp_path), REPORT)
 
 
 def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
     note = json.dumps({"format": "audiocnn.features/2"})
     left_behind(tmp_path / f".audiocnn-{'0f' * 16}.tmp")
     write(tmp_path, {**mine, "features.json": note, "failures.parquet": "ours"})
-    output = outputs.claim(str(tmp_path), FEATURES)
+    output = output_folder.claim(str(tmp_path), FEATURES)
     assert output.files == ("failures.parquet",)
     with pytest.raises(ConfigError, match=r"features\.json is there already.*--overwrite"):
         output.require_unfinished()
@@ -139,9 +139,9 @@ def test_what_a_killed_job_was_writing_goes_with_what_its_list_has(tmp_path: Pat
 
 
 def test_wildcards_match_no_slash() -> None:
-    assert outputs.matches("parts/part-1.parquet", "parts/part-*.parquet")
+    assert output_folder.matches("parts/part-1.parquet", "parts/part-*.parquet")
     for path in ("parts/part-1/mine.parquet", "parts/part-.parquet/x", "x/parts/part-1.parquet"):
-        assert not outputs.matches(path, "parts/part-*.parquet")
+        assert not output_folder.matches(path, "parts/part-*.parquet")
 
 
 def test_a_sweep_removes_what_is_owned_and_temporary_files(tmp_path: Path) -> None:
@@ -163,11 +163,13 @@ def test_a_sweep_removes_what_is_owned_and_temporary_files(tmp_path: Path) -> No
         asked.append(path)
         return "ours" in path
 
-    swept = outputs.sweep(str(tmp_path), "parts/part-*.parquet", owned, {"parts/part-kept.parquet"})
+    swept = output_folder.sweep(
+        str(tmp_path), "parts/part-*.parquet", owned, {"parts/part-kept.parquet"}
+    )
     assert (swept.bytes, swept.others) == (4, ["parts/part-1.parquet"])
     assert sorted(asked) == ["parts/part-1.parquet", "parts/part-ours.parquet"]
     assert read(tmp_path) == {**mine, "parts/part-kept.parquet": "four"}
-    assert outputs.sweep(str(tmp_path), "nothing/*", owned).others == []
+    assert output_folder.sweep(str(tmp_path), "nothing/*", owned).others == []
 
 
 # Files for people.
@@ -266,7 +268,7 @@ def test_a_note_that_only_looks_like_trains_makes_no_weights_its_own(tmp_path: P
     mine = {"job.json": note, "model.safetensors": "weights of mine"}
     write(tmp_path, mine)
     with pytest.raises(ConfigError, match=r"\.(json|safetensors) is there, and train did not"):
-        outputs.claim(str(tmp_path), BUNDLE)
+        output_folder.claim(str(tmp_path), BUNDLE)
     assert read(tmp_path) == mine
 
 

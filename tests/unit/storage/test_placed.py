@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import s3 as client
 from audiocnn import storage
 from audiocnn.errors import StorageError, UnreadableError
+from audiocnn.storage.stores import s3 as client
 
 pytestmark = pytest.mark.usefixtures("connections")
 

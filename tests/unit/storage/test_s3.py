@@ -10,15 +10,17 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from audiocnn import listing, outputs, storage, synthetic
-from audiocnn import s3 as client
+from audiocnn import storage
+from audiocnn.corpus import synthetic
+from audiocnn.corpus.file_list import FileList
 from audiocnn.errors import (
     ConfigError,
     FormatError,
     StorageError,
     UnreadableError,
 )
-from audiocnn.filelist import FileList
+from audiocnn.storage import listing, output_folder
+from audiocnn.storage.stores import s3 as client
 from benchmarks.seaweed import KEY, READ_ONLY_KEY, READ_ONLY_SECRET, SECRET, SeaweedFS
 
 ODD = [
@@ -178,17 +180,19 @@ def test_a_file_is_placed_whole_or_not_at_all(bucket: str, tmp_path: Path) -> No
 
 def test_an_output_is_claimed_cleared_and_swept_of_what_is_ours(bucket: str) -> None:
     to = f"{bucket}/out"
-    assert outputs.claim(to, outputs.FEATURES).notes == {}
+    assert output_folder.claim(to, output_folder.FEATURES).notes == {}
     storage.write_json(f"{to}/features.json", {"format": "audiocnn.features/2"})
     for path in ("failures.parquet", "parts/part-1.parquet", "parts/part-2.parquet", "parts/mine"):
         storage.write_bytes(f"{to}/{path}", b"x")
-    output = outputs.claim(to, outputs.FEATURES)
+    output = output_folder.claim(to, output_folder.FEATURES)
     with pytest.raises(ConfigError, match=r"features\.json is there already.*--overwrite"):
         output.require_unfinished()
     with pytest.raises(ConfigError, match=r"it holds features \(features\.json of ingest\)"):
-        outputs.claim(to, outputs.LABELS)
+        output_folder.claim(to, output_folder.LABELS)
     output.clear()
-    swept = outputs.sweep(to, "parts/part-*.parquet", lambda path: path.endswith("part-1.parquet"))
+    swept = output_folder.sweep(
+        to, "parts/part-*.parquet", lambda path: path.endswith("part-1.parquet")
+    )
     assert swept.others == ["parts/part-2.parquet"]
     left = [file.path for file in listing.list_files(to)]
     assert left == ["parts/mine", "parts/part-2.parquet"]

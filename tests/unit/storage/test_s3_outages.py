@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import listing, storage
-from audiocnn import s3 as client
+from audiocnn import storage
 from audiocnn.errors import StorageError, UnreadableError
+from audiocnn.storage import listing
+from audiocnn.storage.stores import s3 as client
 from benchmarks.seaweed import KEY, SeaweedFS
 from helpers.asking import PATIENCE_S
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import scratch, synthetic
-from audiocnn.predictor import Predictor
-from audiocnn.scratch import Scratch
+from audiocnn.corpus import synthetic
+from audiocnn.model.predictor import Predictor
+from audiocnn.storage import scratch
+from audiocnn.storage.scratch import Scratch
 from helpers.common import make_bundle
 from helpers.small_labels import label_bucket
 
 LEFT = """
 import os, signal, sys
-from audiocnn.browse import Browser
+from audiocnn.review.label_index import Browser
 browser = Browser(sys.argv[1])
 browser.refresh(wait=True)
 assert browser.state.parts_read == 1

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import listing, local, outputs, storage
+from audiocnn import storage
 from audiocnn.errors import ConfigError, FormatError, StorageError
+from audiocnn.storage import listing, output_folder
+from audiocnn.storage.stores import local
 
 ODD = ["a#b.wav", "100%.wav", "x::y.wav", "new\nline.wav", 'quote".wav', "ü 音.wav", " lead.wav"]
 
@@ -110,7 +112,7 @@ def test_no_more_than_asked_for_is_read(tmp_path: Path) -> None:
 
 def test_what_workers_cannot_see_is_no_output() -> None:
     with pytest.raises(ConfigError, match="other processes"):
-        outputs.claim("memory://b/out", outputs.FEATURES)
+        output_folder.claim("memory://b/out", output_folder.FEATURES)
 
 
 def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ import time
 import uuid
 from pathlib import Path
 
-from audiocnn import outputs, storage
-from audiocnn.filelist import FileList
+from audiocnn import storage
+from audiocnn.corpus.file_list import FileList
+from audiocnn.storage import output_folder
 from helpers.small_parts import left_behind
 
 WRITING = """
@@ -24,8 +25,8 @@ with storage.placed(sys.argv[1]) as path:
 
 def sweep(folder: Path) -> None:
     """All that removes temporary files from the folder `parts` of another one."""
-    outputs.sweep(str(folder), "parts/part-*.parquet", lambda _: False)
-    outputs.remove_temporary(str(folder / "parts"))
+    output_folder.sweep(str(folder), "parts/part-*.parquet", lambda _: False)
+    output_folder.remove_temporary(str(folder / "parts"))
     FileList(str(folder), "list.json").write_bytes("parts/notes.txt", b"x")
 
 

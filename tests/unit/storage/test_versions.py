@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from audiocnn import listing, storage
+from audiocnn import storage
+from audiocnn.audio.recording import Recording, begin_to_read, closing, open_recording
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ChangedError, GoneError
-from audiocnn.layouts import read_corpus
-from audiocnn.recordings import Recording, begin_to_read, closing, open_recording
+from audiocnn.storage import listing
 from helpers.tars import tar
 
 pytestmark = pytest.mark.usefixtures("connections")

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from audiocnn.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.config import TrainConfig
-from audiocnn.featureset import FeatureSet, Rows
+from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from helpers.common import SMALL
 from helpers.small_features import write_features
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiocnn import checkpoint, storage
+from audiocnn import storage
 from audiocnn.errors import FormatError, StorageError, TrainingError
+from audiocnn.training import checkpoint
 
 STATE: checkpoint.State = {"step": 3, "weights": {"a": torch.arange(4.0)}, "names": ["x", "y"]}
 CPU = torch.device("cpu")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from audiocnn.bundle import Bundle
 from audiocnn.config import ModelConfig
-from audiocnn.featureset import FeatureSet, Rows
-from audiocnn.heldout import HeldOut
-from audiocnn.model import AudioCNN
-from audiocnn.predictions import Predictions
-from audiocnn.predictor import Predictor
+from audiocnn.evaluation.held_out import HeldOut
+from audiocnn.evaluation.predictions import Predictions
+from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.model.resnet import AudioCNN
 from helpers.common import SMALL
 from helpers.small_features import write_features
 
@@ -74,7 +74,7 @@ def test_a_rank_reads_its_own_parts_and_held_ones_once(
 def test_a_streamed_fold_is_never_in_memory_whole(
     features: FeatureSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audiocnn.heldout._AT_ONCE", 4)
+    monkeypatch.setattr("audiocnn.evaluation.held_out._AT_ONCE", 4)
     sizes: list[int] = []
     concatenate = Rows.concatenate
 

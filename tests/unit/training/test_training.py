@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from audiocnn import augment as augmentation
-from audiocnn.batches import Batch, MemoryBatches
 from audiocnn.config import AugmentConfig, ModelConfig, TrainConfig
 from audiocnn.errors import TrainingError
-from audiocnn.model import AudioCNN
-from audiocnn.training import MovingAverage, Trainer, one_cycle
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.training import augment as augmentation
+from audiocnn.training.batches import Batch, MemoryBatches
+from audiocnn.training.trainer import MovingAverage, Trainer, one_cycle
 
 BANDS, FRAMES, CLASSES = 16, 40, 3
 QUIET = AugmentConfig(mixup_probability=0, time_shift=0, time_masks=0, band_masks=0)

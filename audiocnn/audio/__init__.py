@@ -1,0 +1,1 @@
+"""Encoded bytes -> mono windows of samples."""

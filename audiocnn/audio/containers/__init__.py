@@ -1,0 +1,1 @@
+"""The containers of recordings: WAV, FLAC, OGG and MP3."""

@@ -1,0 +1,199 @@
+"""The header of a WAV file, and how much sound there is, whatever the header says.
+
+A RIFF header has 32 bits for the bytes of sound. Recorders and pipes write more than that, and the
+size then wraps around, is a placeholder, or was never filled in. Source: the WAVE chapter of
+Microsoft's and IBM's Multimedia Programming Interface (1991); EBU Tech 3306 (RF64) and ITU-R
+BS.2088 (BW64), whose `ds64` chunk has the sizes in 64 bits.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from audiocnn.audio.containers.tags import AT_THE_END, is_blank
+from audiocnn.errors import AudioError
+from audiocnn.storage.stores.range_file import read_at
+
+MAGIC = (b"RIFF", b"RF64", b"BW64")
+"""What a WAV file begins with, followed by its size and `WAVE`."""
+
+_MOST_CHUNKS = 1_000
+_32_BITS = 1 << 32
+_IN_64_BITS = _32_BITS - 1
+"""A size that says: see `ds64`."""
+_PLACEHOLDERS = ((0x7FFF_E000, 0x8000_0000), (0xFFFF_F000, 0xFFFF_FFFF), (1 << 63, (1 << 64) - 1))
+"""Sizes that writers to a pipe give: SoX 0x7FFFF000 in whole blocks, others the largest number."""
+_MOST_JUNK = 512
+"""Bytes behind the sound that need not be explained: a sector that was filled up."""
+_COMPARED_FRAMES = 1 << 16
+_ALIKE = 0.5
+
+_PCM = 1
+_CODECS = {_PCM: "PCM", 3: "float", 6: "A-law", 7: "mu-law"}
+_EXTENSIBLE = 0xFFFE
+_METADATA = (
+    b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"guan", b"wamd", b"cue ", b"JUNK", b"smpl",
+    b"inst", b"fact", b"PAD ", b"FLLR", b"aXML", b"axml", b"_PMX", b"afsp", b"minf", b"elm1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WavHeader:
+    """The format and data chunks of a WAV file; `data_bytes` are there to be read."""
+
+    codec: int
+    channels: int
+    sample_rate: int
+    bits: int
+    block_bytes: int
+    form: bytes
+    """The content of the format chunk."""
+    data_at: int
+    data_bytes: int
+
+    @property
+    def is_pcm16(self) -> bool:
+        """Whether the samples are plain 16-bit integers."""
+        plain = (self.codec, self.bits) == (_PCM, 16) and self.channels > 0
+        return plain and self.block_bytes == 2 * self.channels
+
+    @property
+    def frames(self) -> int:
+        """Samples of each channel."""
+        return self.data_bytes // max(1, self.block_bytes)
+
+    def plain(self) -> bytes:
+        """A header that says the same, and no more, in front of `data_bytes` of sound."""
+        count = len(self.form)
+        form = b"fmt " + struct.pack("<I", count) + self.form + b"\0" * (count % 2)
+        size = len(form) + 12 + self.data_bytes
+        if size < _IN_64_BITS:
+            data = b"data" + struct.pack("<I", self.data_bytes)
+            return b"RIFF" + struct.pack("<I", size) + b"WAVE" + form + data
+        sizes = struct.pack("<IQQQI", 28, size + 36, self.data_bytes, self.frames, 0)
+        riff = b"RF64" + struct.pack("<I", _IN_64_BITS) + b"WAVE"
+        return riff + b"ds64" + sizes + form + b"data" + struct.pack("<I", _IN_64_BITS)
+
+
+def read_wav(file: BinaryIO, start: int = 0) -> WavHeader:
+    """The header of the WAV file that begins at `start`.
+
+    Raises AudioError: unrecognised for codecs that are not read, truncated where there is less
+    sound than the header says, or more of what may be sound.
+    """
+    length = file.seek(0, io.SEEK_END)
+    position = start + 12
+    form: bytes | None = None
+    size_64: int | None = None
+    for _ in range(_MOST_CHUNKS):
+        head = read_at(file, position, 8)
+        if len(head) < 8:
+            break
+        name, size = head[:4], struct.unpack_from("<I", head, 4)[0]
+        body = position + 8
+        if name == b"ds64":
+            sizes = file.read(16)
+            size_64 = struct.unpack_from("<Q", sizes, 8)[0] if len(sizes) == 16 else None
+        if name == b"fmt ":
+            form = file.read(min(size, 40))
+        if name == b"data":
+            if form is None or len(form) < 16:
+                break
+            size = size_64 if size == _IN_64_BITS and size_64 else size
+            return _header(file, form, body, size, length)
+        position = body + size + size % 2
+    raise AudioError(
+        "truncated" if form else "unrecognised", "the WAV header ends before its sound begins"
+    )
+
+
+def _header(file: BinaryIO, form: bytes, body: int, size: int, length: int) -> WavHeader:
+    codec, channels, rate, _, block_bytes, bits = struct.unpack_from("<HHIIHH", form)
+    if codec == _EXTENSIBLE and len(form) >= 26:
+        (codec,) = struct.unpack_from("<H", form, 24)
+    if codec not in _CODECS:
+        known = ", ".join(_CODECS.values())
+        raise AudioError("unrecognised", f"WAV codec 0x{codec:04x}: not {known}")
+    stated = WavHeader(
+        codec=codec,
+        channels=channels,
+        sample_rate=rate,
+        bits=bits,
+        block_bytes=block_bytes,
+        form=form,
+        data_at=body,
+        data_bytes=size,
+    )
+    return WavHeader(**{**vars(stated), "data_bytes": _present(file, stated, length)})
+
+
+def _present(file: BinaryIO, stated: WavHeader, length: int) -> int:
+    """How many bytes of sound there are. Raises AudioError truncated."""
+    size, present = stated.data_bytes, length - stated.data_at
+    if size > present:
+        if any(low <= size <= high for low, high in _PLACEHOLDERS):
+            return present
+        raise AudioError("truncated", f"{present} of {size} bytes of sound are there")
+    if read_at(file, stated.data_at + size + size % 2, 4) in MAGIC:
+        raise AudioError("truncated", f"another recording follows its {size} bytes of sound")
+    wrapped = size + (present - size) // _32_BITS * _32_BITS
+    for stop in dict.fromkeys((wrapped, size)):
+        if _is_end(file, stated.data_at + stop, length):
+            return stop
+    if _goes_on(file, stated, length):
+        return present
+    raise AudioError(
+        "truncated",
+        f"its header says {size} bytes of sound, and {present} bytes follow that header: whether "
+        "they are all sound cannot be told",
+    )
+
+
+def _is_end(file: BinaryIO, end: int, length: int) -> bool:
+    """Whether what follows is no sound: nothing, chunks, a tag, zeros, or a few bytes."""
+    if _are_chunks(file, end, length) or length - end <= _MOST_JUNK:
+        return True
+    return read_at(file, end, 8).startswith(AT_THE_END) or is_blank(file, end)
+
+
+def _are_chunks(file: BinaryIO, position: int, length: int) -> bool:
+    """Whether chunks other than sound follow one another to the end, the last one perhaps cut."""
+    for _ in range(_MOST_CHUNKS):
+        position += read_at(file, position, 1) == b"\0"  # behind an odd number of bytes
+        head = read_at(file, position, 8)
+        if len(head) < 8:
+            return True
+        name, size = head[:4], struct.unpack_from("<I", head, 4)[0]
+        if name == b"data" or not all(0x20 <= byte < 0x7F for byte in name):
+            return False
+        position += 8 + size
+        if position > length:
+            return name in _METADATA
+    return False
+
+
+def _goes_on(file: BinaryIO, wav: WavHeader, length: int) -> bool:
+    """Whether what follows the stated end sounds like what is before it.
+
+    The bytes that say most of a sample (its sign and its size) have like histograms then.
+    """
+    if not wav.data_bytes:  # it was never filled in
+        return True
+    width = max(1, wav.bits // 8)
+    if not wav.channels or wav.block_bytes != width * wav.channels:
+        return False
+    end = wav.data_at + wav.data_bytes // wav.block_bytes * wav.block_bytes
+    most = _COMPARED_FRAMES * wav.block_bytes
+    before = read_at(file, max(wav.data_at, end - most), min(most, end - wav.data_at))
+    after = read_at(file, end, min(most, length - end) // wav.block_bytes * wav.block_bytes)
+    if not before or not after:
+        return False
+    shares = [
+        np.bincount(np.frombuffer(part, np.uint8)[width - 1 :: width], minlength=256)
+        * (width / len(part))
+        for part in (before, after)
+    ]
+    return float(np.minimum(*shares).sum()) > _ALIKE

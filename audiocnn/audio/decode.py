@@ -1,0 +1,309 @@
+"""Bytes -> mono float32 windows at one rate: the only decoder, and its limits.
+
+A recording is decoded block by block, and read from its file as it is decoded, so memory stays
+flat whatever its length.
+"""
+
+import io
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from math import gcd
+from operator import itemgetter
+from typing import BinaryIO
+
+import numpy as np
+import soxr
+
+from audiocnn.audio.channels import to_mono
+from audiocnn.audio.containers.frames import AudioInfo, Block, is_pcm16, open_frames
+from audiocnn.audio.windows import Samples, Window, batched, count_windows, cut
+from audiocnn.config import AudioLimits, WindowConfig
+from audiocnn.errors import AudioError
+
+__all__ = [
+    "AUDIO_SUFFIXES", "AudioInfo", "AudioLimits", "Samples", "Segment", "Source", "Window",
+    "WindowConfig", "batched", "count_windows", "cut", "decode", "needs_libsndfile", "read",
+    "read_info", "windows",
+]  # fmt: skip
+
+Source = bytes | BinaryIO
+"""A recording: its bytes, or a seekable file of them."""
+Segment = tuple[float, float]
+"""A stretch of a recording: where it begins and where it ends, in seconds."""
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+"""File names that are taken for recordings when a folder or a bucket is listed."""
+
+_LOUDEST = 1e6
+"""Largest sample taken for sound: above full scale in 16-bit integer units, below overflow."""
+_FILTER = 4_096
+"""Frames on either side that a sample depends on, where the lower rate is the recording's.
+
+Measured on soxr 1.1: with so many before it, a sample is the same within 3e-7.
+"""
+_MOST_PHASES = 2_048
+"""Samples from one to the next whose time is one of the other rate's too: of more, soxr only comes
+near their times. What it gives then depends on where it began: no segment is jumped to.
+"""
+_MP3_LEEWAY = 4 * 1_152
+"""Frames that an MP3's decoder may leave out: some it only starts with, and the encoder's delay."""
+
+
+def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
+    """What the header says, checked against the limits; nothing is decoded.
+
+    Raises AudioError: empty, unrecognised, truncated, too_large, channels, sample_rate,
+    too_long, too_short, decode.
+    """
+    with _Recording(source, limits or AudioLimits()) as recording:
+        return recording.info
+
+
+class _Recording:
+    """A checked recording, closed at the end of its block."""
+
+    def __init__(self, source: Source, limits: AudioLimits) -> None:
+        self.limits = limits
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        size = file.seek(0, io.SEEK_END)
+        if size > limits.max_bytes:
+            raise AudioError("too_large", f"{size} bytes, the limit is {limits.max_bytes}")
+        self._taken: list[tuple[int, int]] = []
+        """Frames from which on a channel, from 1, was taken alone, or the mean of all (0)."""
+        self._frames = open_frames(file)
+        self.info = self._frames.info
+        try:
+            _check_limits(self.info, limits)
+        except AudioError:
+            self.close()
+            raise
+
+    def __enter__(self) -> "_Recording":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release what the decoder holds."""
+        self._frames.close()
+
+    def mono(self, sample_rate: int, segment: Segment | None = None) -> Iterator[Samples]:
+        """All of it, or a segment, as consecutive blocks of mono samples at a rate.
+
+        Raises AudioError, also too_short where not one sample comes out.
+        """
+        rate = self.info.sample_rate
+        first = 0 if segment is None else self._begin(segment[0], sample_rate)
+        blocks = self._mixed(first)
+        if rate != sample_rate:
+            ahead = -first % _step(rate, sample_rate)
+            first, blocks = first + ahead, _without(blocks, ahead)
+            blocks = _resampled(blocks, rate, sample_rate)
+        if segment is None:
+            return _some(blocks, f"not one sample at {sample_rate} Hz")
+        blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
+        return _some(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
+
+    def channel(self, start_s: float, duration_s: float) -> int:
+        """Which channel, from 1, a stretch that was decoded or a part of it is of; 0: their mean.
+
+        Of several it is the first.
+        """
+        rate = self.info.sample_rate
+        first, end = round(start_s * rate), round((start_s + duration_s) * rate)
+        place = bisect_right(self._taken, first, key=itemgetter(0)) - 1
+        for at, channel in islice(self._taken, max(0, place), None):
+            if channel or at >= end:
+                return channel if at < end else 0
+        return 0
+
+    def _mixed(self, first: int) -> Iterator[Samples]:
+        """Mono blocks at the recording's own rate; notes which channel they are of."""
+        at = first
+        for block in self._blocks(first):
+            mono, channel = to_mono(block)
+            if not self._taken or self._taken[-1][1] != channel:
+                self._taken.append((at, channel))
+            at += len(block)
+            yield mono
+
+    def _begin(self, start_s: float, sample_rate: int) -> int:
+        """The frame of a block from which what is at a time comes out as from the beginning."""
+        rate = self.info.sample_rate
+        before = 0
+        if rate != sample_rate:
+            step = _step(rate, sample_rate)
+            if step * sample_rate // rate > _MOST_PHASES:
+                return 0
+            before = _FILTER * (1 + rate // sample_rate) + step
+        wanted = int(start_s * rate) - before
+        if self.info.frames:  # behind its end its last block shows that nothing is there
+            wanted = min(wanted, self.info.frames - 1)
+        return self._frames.block_before(max(0, wanted))
+
+    def _blocks(self, first: int = 0) -> Iterator[Block]:
+        """Checked blocks at the recording's own rate, from the one that begins at a frame on."""
+        total = first
+        for block in self._frames.blocks(first):
+            total += len(block)
+            _check_length(total, self.info, self.limits)
+            # Not abs: it costs an array. NaN compares false.
+            if not (block.min() >= -_LOUDEST and block.max() <= _LOUDEST):
+                raise AudioError("non_finite", f"NaN, Inf or above {_LOUDEST:g} near frame {total}")
+            yield block
+        _check_ending(self.info, total, self.limits)
+
+
+def _step(rate: int, sample_rate: int) -> int:
+    """How many frames lie between those at whose time there is a sample of the other rate too."""
+    return rate // gcd(rate, sample_rate)
+
+
+def _without(blocks: Iterable[Samples], count: int) -> Iterator[Samples]:
+    """Consecutive blocks without the first so many samples."""
+    for block in blocks:
+        if count < len(block):
+            yield block[count:]
+        count = max(0, count - len(block))
+
+
+def _check_limits(info: AudioInfo, limits: AudioLimits) -> None:
+    if info.channels > limits.max_channels:
+        raise AudioError(
+            "channels", f"{info.channels} channels, the limit is {limits.max_channels}"
+        )
+    if not limits.min_rate_hz <= info.sample_rate <= limits.max_rate_hz:
+        raise AudioError(
+            "sample_rate",
+            f"{info.sample_rate} Hz is not within {limits.min_rate_hz} to {limits.max_rate_hz} Hz",
+        )
+    _check_length(info.frames, info, limits)
+
+
+def _check_length(frames: int, info: AudioInfo, limits: AudioLimits) -> None:
+    duration_s = frames / info.sample_rate
+    if duration_s > limits.max_duration_s:
+        raise AudioError("too_long", f"{duration_s:.0f} s, the limit is {limits.max_duration_s:g}")
+    samples = frames * info.channels
+    if samples > limits.max_samples:
+        raise AudioError("too_long", f"{samples} samples, the limit is {limits.max_samples}")
+
+
+def decode(
+    source: Source,
+    sample_rate: int,
+    limits: AudioLimits | None = None,
+    segment: Segment | None = None,
+) -> Iterator[Samples]:
+    """A recording, or a segment of it, as mono float32 blocks at `sample_rate`, in full scale ±1.
+
+    `source` is the recording's bytes, or a seekable file of them, which is read as it is needed.
+    Channels are averaged, or the loudest is taken where they cancel each other out (`to_mono`, for
+    some seconds at a time); the rate is converted by soxr at its high quality. WAV, FLAC, OGG
+    (Vorbis, Opus) and MP3 are read. Raises AudioError as `read_info` does, and non_finite and
+    truncated where decoding shows them: blocks before such a place were already given.
+
+    A segment's samples are those that the whole recording has there, within 1e-6. It is jumped to,
+    so what lies far before it is not decoded, nor what lies behind it. One without any sound is
+    too_short.
+    """
+    with _Recording(source, limits or AudioLimits()) as recording:
+        yield from recording.mono(sample_rate, segment)
+
+
+def read(
+    source: Source,
+    sample_rate: int,
+    limits: AudioLimits | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> tuple[AudioInfo, Samples]:
+    """What the header says, and all that `decode` gives in one array. Raises AudioError.
+
+    `between` is called after each block; what it raises ends the reading.
+    """
+    with _Recording(source, limits or AudioLimits()) as recording:
+        blocks = []
+        for block in recording.mono(sample_rate):
+            blocks.append(block)
+            between()
+        return recording.info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def needs_libsndfile(data: bytes) -> bool:
+    """Whether native code that a hostile file may break sees a recording's bytes.
+
+    Not where they are refused before, and not for 16-bit WAV, which is read by numpy alone.
+    """
+    try:
+        return not is_pcm16(io.BytesIO(data))
+    except AudioError:
+        return False
+
+
+def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterator[Samples]:
+    first, second = next(blocks, None), next(blocks, None)
+    if first is None:
+        return
+    if second is None:  # the same samples as by the stream, sooner
+        yield soxr.resample(first, rate, sample_rate)
+        return
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+    for block in chain([first, second], blocks):
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _check_ending(info: AudioInfo, total: int, limits: AudioLimits) -> None:
+    if total == 0:
+        raise AudioError("empty", "the file has a header and no samples")
+    if total < info.frames - (_MP3_LEEWAY if info.container == "mp3" else 0):
+        raise AudioError("truncated", f"{total} of {info.frames} frames are there")
+    if total / info.sample_rate < limits.min_duration_s:
+        raise AudioError(
+            "too_short", f"{total} samples, the least is {limits.min_duration_s:g} s of sound"
+        )
+
+
+def windows(
+    source: Source,
+    config: WindowConfig,
+    limits: AudioLimits | None = None,
+    segment: Segment | None = None,
+) -> Iterator[Window]:
+    """The windows of a recording, or of a segment of it, whose beginning is then their time 0.
+
+    They are in order; memory is a block and a window, whatever the length. Raises AudioError as
+    `decode` does.
+    """
+    begin = 0.0 if segment is None else segment[0]
+    with _Recording(source, limits or AudioLimits()) as recording:
+        for window in cut(recording.mono(config.sample_rate, segment), config):
+            channel = recording.channel(begin + window.start_s, window.duration_s)
+            yield replace(window, channel=channel) if channel else window
+
+
+def _within(
+    blocks: Iterable[Samples], sample_rate: int, segment: Segment, at: int
+) -> Iterator[Samples]:
+    """What of consecutive blocks, from the sample `at` on, lies in a segment."""
+    first, end = (round(time * sample_rate) for time in segment)
+    for block in blocks:
+        part = block[max(0, first - at) : max(0, end - at)]
+        at += len(block)
+        if len(part):
+            yield part
+        if at >= end:
+            break
+
+
+def _some(blocks: Iterable[Samples], wrong: str) -> Iterator[Samples]:
+    """Blocks as they are. Raises AudioError too_short where there is no sample in them."""
+    found = 0
+    for block in blocks:
+        found += len(block)
+        yield block
+    if not found:
+        raise AudioError("too_short", wrong)

@@ -1,0 +1,1 @@
+"""Labelled recordings -> clips with folds."""

@@ -1,0 +1,125 @@
+"""What the folders that recordings lie in stand for: classes, and folds where they are named so."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+from audiocnn.errors import few
+
+Folders = tuple[str, ...]
+"""The folders that a recording lies in, the outermost first."""
+
+_FOLDS = {
+    "train": 1, "training": 1,
+    "val": 2, "valid": 2, "validation": 2, "dev": 2,
+    "test": 3, "testing": 3, "eval": 3, "evaluation": 3,
+}  # fmt: skip
+"""Folds, as of Speech Commands, by the names of folders."""
+_MEND = "a manifest can say otherwise"
+_FOLD = re.compile(r"fold[ _-]?(\d{1,4})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """Which of a recording's folders is its class, and which its fold.
+
+    `fold` is a level from the outermost, `label` one of those that are left without it and without
+    the first `passed_over`, which all recordings share.
+    """
+
+    passed_over: int
+    fold: int | None
+    label: int
+    said: str | None
+    """What people should know of it, where folders lie in folders."""
+
+    def label_of(self, path: Folders) -> str:
+        """A recording's class; empty where it lies in no class's folder."""
+        rest = _without(path[self.passed_over :], self.fold)
+        return rest[self.label] if rest else ""
+
+    def fold_of(self, path: Folders) -> str:
+        """A recording's fold; empty where folders stand for none."""
+        if self.fold is None or len(path) <= self.passed_over:
+            return ""
+        return str(_fold(path[self.passed_over + self.fold]))
+
+
+def read_meaning(paths: Iterable[Folders]) -> Meaning:
+    """What the folders of recordings mean, each of which lies in one at least.
+
+    Folders that all share are passed over. One of train, val and test, or of numbered folds, is a
+    fold. Of what is left the first is the class; the innermost is where it is the same in every
+    folder that classes could lie in, and there are several of both.
+    """
+    all_of_them = set(paths)
+    ends = zip(min(all_of_them), max(all_of_them), strict=False)  # what these share, all do
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
+    passed_over = shared if len(all_of_them) > 1 else max(0, shared - 1)
+    paths = [path[passed_over:] for path in all_of_them if len(path) > passed_over]
+    levels = list(_levels_of_folds(paths))
+    fold = next((at.level for at in levels if not at.others), None)
+    rests = {rest for path in paths if (rest := _without(path, fold))}
+    outer = _innermost_is_class(rests)
+    said = []
+    if fold is not None:
+        numbers = sorted({(_fold(path[fold]), path[fold]) for path in paths})
+        said.append("folds are by folder: " + few([f"{n} is {name}" for n, name in numbers]))
+    elif levels:
+        named, others = few(levels[0].folds), few(levels[0].others)
+        said.append(f"{named} are no folds, for {others} is beside them ({_MEND})")
+    if outer:
+        where = few(outer)
+        said.append(f"classes are the innermost folders, the same in each of {where} ({_MEND})")
+    elif any(len(rest) > 1 for rest in rests):
+        said.append(f"classes are the outermost folders, whatever folders are in them ({_MEND})")
+    return Meaning(
+        passed_over=passed_over, fold=fold, label=-1 if outer else 0, said="; ".join(said) or None
+    )
+
+
+def _without(path: Folders, level: int | None) -> Folders:
+    return path if level is None else path[:level] + path[level + 1 :]
+
+
+def _fold(name: str) -> int | None:
+    """The fold that a folder of this name stands for."""
+    numbered = _FOLD.fullmatch(name)
+    return int(numbered[1]) if numbered else _FOLDS.get(name.lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """A level of which some folders are named as folds, unlike ones."""
+
+    level: int
+    folds: list[str]
+    others: list[str]
+    """Folders of the level that are not; where there are none, it is the level of folds."""
+
+
+def _levels_of_folds(paths: list[Folders]) -> Iterator[_Level]:
+    """The levels that every recording has and that may be of folds, the outermost first.
+
+    There are none where most folders lie in no other one: those are classes.
+    """
+    if 2 * sum(len(path) > 1 for path in paths) <= len(paths):
+        return
+    for level in range(min(map(len, paths))):
+        names = {path[level] for path in paths}
+        folds = {name for name in names if _fold(name) is not None}
+        if len({_fold(name) for name in folds}) > 1:
+            yield _Level(level=level, folds=sorted(folds), others=sorted(names - folds))
+
+
+def _innermost_is_class(rests: set[Folders]) -> list[str]:
+    """The folders around classes, where every one of them has the same classes; else none."""
+    inner: dict[Folders, set[str]] = defaultdict(set)
+    for rest in rests:
+        inner[rest[:-1]].add(rest[-1])
+    first = next(iter(inner.values()), set())
+    alike = len({len(rest) for rest in rests}) == 1 and all(one == first for one in inner.values())
+    several = len(first) > 1 and len(inner) > 1
+    return sorted("/".join(path) for path in inner) if alike and several else []

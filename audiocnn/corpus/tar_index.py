@@ -1,0 +1,116 @@
+"""What a tar archive holds, from its headers: members and where their bytes lie.
+
+Nothing but headers and the small members that were asked for is read, so an archive of any
+size is listed at a few kilobytes a member.
+"""
+
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from audiocnn import storage
+from audiocnn.storage.listing import StoredFile
+
+_READ_AHEAD = 64 << 10
+_BLOCK = 512
+_MOST_TEXT = 1 << 20
+
+# What tarfile raises for headers that were made to break it.
+_BAD_HEADERS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A regular file in a tar: its bytes are `size` from `offset` on.
+
+    `text` is its content, where it was asked for and is at most 1 MiB.
+    """
+
+    name: str
+    offset: int
+    size: int
+    text: bytes | None = None
+
+
+@dataclass(kw_only=True)
+class Index:
+    """The members of a tar, as far as it could be read.
+
+    Links, folders, devices and sparse files are none. `damage` is a key of REASONS, and what
+    was found, where the tar does not end as it should.
+    """
+
+    members: list[Member] = field(default_factory=list)
+    damage: tuple[str, str] | None = None
+
+
+class _Headers:
+    """The file as tarfile sees it, which would read a member's name of 40 GB if told to."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.tell, self.seek, self._read = file.tell, file.seek, file.read
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MOST_TEXT:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._read(size)
+
+
+def read_index(tar: StoredFile, is_text: Callable[[str], bool]) -> Index:
+    """The index of a tar as it was listed, with the content of members whose name `is_text`.
+
+    Raises StorageError, and ChangedError where it is no longer what was listed.
+    """
+    version = tar.version or None
+    with storage.open_binary(
+        tar.uri, block_bytes=_READ_AHEAD, version=version, size=tar.size
+    ) as file:
+        return _index(file, tar.size, is_text)
+
+
+def _index(file: IO[bytes], size: int, is_text: Callable[[str], bool]) -> Index:
+    index, headers = Index(), _Headers(file)
+    fileobj: Any = headers
+    try:
+        tar: Any = tarfile.open(fileobj=fileobj, mode="r:", encoding="utf-8")  # noqa: SIM115
+    except _BAD_HEADERS as error:
+        reason = "unrecognised" if size else "empty"
+        return Index(damage=(reason, f"not a tar archive ({error})"))
+    try:
+        while (info := tar.next()) is not None:
+            tar.members.clear()  # tarfile keeps them all
+            if info.size < 0 or tar.offset <= info.offset:
+                raise tarfile.ReadError("a header leads back")
+            if info.offset_data + (info.size if info.isreg() else 0) > size:
+                index.damage = ("truncated", f"it ends in the middle of {info.name!r}")
+                return index
+            if info.isreg() and not info.issparse():
+                index.members.append(_member(headers, info, is_text))
+    except _BAD_HEADERS as error:
+        reason = "truncated" if headers.tell() >= size else "unreadable"
+        index.damage = (reason, f"{error}, at about byte {tar.offset} of {size}")
+        return index
+    index.damage = _wrong_end(file, tar.offset)
+    return index
+
+
+def _member(headers: _Headers, info: tarfile.TarInfo, is_text: Callable[[str], bool]) -> Member:
+    text = None
+    if is_text(info.name) and info.size <= _MOST_TEXT:
+        headers.seek(info.offset_data)
+        text = headers.read(info.size)
+    return Member(name=info.name, offset=info.offset_data, size=info.size, text=text)
+
+
+def _wrong_end(file: IO[bytes], at: int) -> tuple[str, str] | None:
+    """Whatever is not the empty block that ends an archive, which tarfile takes for the end too."""
+    file.seek(at)
+    end = file.read(_READ_AHEAD)
+    if len(end) < _BLOCK:
+        return "truncated", "it ends without the mark of its end: members may be missing"
+    if any(end[:_BLOCK]):
+        return "unreadable", f"no header at byte {at}: what follows is not read"
+    if any(end):
+        return "unreadable", "something follows the mark of its end, and is not read"
+    return None

@@ -1,0 +1,1 @@
+"""Predictions -> metrics, figures and the report."""

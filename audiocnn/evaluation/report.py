@@ -1,0 +1,322 @@
+"""The report of an evaluation: `report.json` and one self-contained HTML page."""
+
+import base64
+import html
+import io
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from audiocnn import storage
+from audiocnn.audio.decode import AudioLimits, Segment, windows
+from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.config import FeatureConfig
+from audiocnn.corpus.clips import segment_of
+from audiocnn.errors import AudioError, StorageError
+from audiocnn.evaluation import metrics
+from audiocnn.evaluation.figures import (
+    class_figure,
+    confusion_figure,
+    logmel_figure,
+    picture,
+    reliability_figure,
+)
+from audiocnn.evaluation.predictions import REPORT_FORMAT, Predictions, calibrate
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.model.calibration import Calibration, Reliability, reliability
+
+_MISTAKES_DRAWN = 8
+_BLOCK = 65_536
+
+
+def summarise(
+    results: list[Predictions], calibrations: list[Calibration], features: FeatureSet
+) -> dict[str, Any]:
+    """The content of `report.json`: a result a (fold, seed), and the calibration of its bundle.
+
+    Accuracies are of whole clips that can be heard; deviations are over folds, and over seeds where
+    there are more. A fold of silence alone has no accuracy, and is in no mean.
+    """
+    classes = features.classes
+    by_result = [result.confusion(classes) for result in results]
+    accuracies = [result.accuracy(classes) for result in results]
+    together = np.sum(by_result, axis=0)
+    by_fold = list(_means([result.fold for result in results], accuracies).values())
+    by_seed = _means([result.seed for result in results], accuracies)
+    seeds = sorted({result.seed for result in results})
+    return {
+        "format": REPORT_FORMAT,
+        "features": features.fingerprint,
+        "classes": list(classes),
+        "accuracy_mean": float(np.mean(by_fold)) if by_fold else None,
+        "accuracy_std": _deviation(by_fold),
+        "accuracy_std_seeds": _deviation(list(by_seed.values())),
+        "seeds": [{"seed": seed, "accuracy_mean": by_seed.get(seed)} for seed in seeds],
+        "macro_f1": metrics.macro_f1(together, classes),
+        "clips": int(together.sum()) // len(seeds),
+        "silent": sum(result.silent for result in results) // len(seeds),
+        "folds": [
+            {"fold": r.fold, "seed": r.seed, "clips": int(c.sum()), "silent": r.silent}
+            | {"accuracy": a, "bundle": r.bundle}
+            for r, c, a in zip(results, by_result, accuracies, strict=True)
+        ],
+        "per_class": [
+            {**asdict(row), "clips": row.clips // len(seeds)}
+            for row in metrics.per_class(together, classes)
+        ],
+        "confusion": together.tolist(),
+        "calibration": _calibration(results, calibrations, classes),
+        "mistakes": _mistakes([result.clips() for result in results], classes),
+    }
+
+
+def _means(keys: list[int], accuracies: list[float | None]) -> dict[int, float]:
+    """The mean accuracy of each key, a fold or a seed, of which any clip can be heard."""
+    found: dict[int, list[float]] = {key: [] for key in sorted(keys)}
+    for key, accuracy in zip(keys, accuracies, strict=True):
+        if accuracy is not None:
+            found[key].append(accuracy)
+    return {key: float(np.mean(known)) for key, known in found.items() if known}
+
+
+def _deviation(values: list[float]) -> float | None:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _calibration(
+    results: list[Predictions], calibrations: list[Calibration], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """How far scores are to be believed, before and after; and what fits all folds together."""
+    clips = [result.clips() for result in results]
+    truth = np.concatenate([one.truth(classes) for one in clips])
+    before = np.concatenate([one.scores for one in clips])
+    pairs = zip(results, calibrations, strict=True)
+    scores = [result.clips(c.temperature).scores for result, c in pairs]
+    after = np.concatenate(scores)
+    known = np.concatenate([c.known(s) for s, c in zip(scores, calibrations, strict=True)])
+    right = after.argmax(axis=1) == truth
+    return {
+        **calibrate(results, classes).to_json(),
+        "calibrated": any(c != Calibration() for c in calibrations),
+        "before": _reliability_json(reliability(before, truth)),
+        "after": _reliability_json(reliability(after, truth)),
+        "temperatures": [c.temperature for c in calibrations],
+        "answered": float(known.mean()) if len(known) else None,
+        "accuracy_of_answers": float(right[known].mean()) if known.any() else None,
+    }
+
+
+def _reliability_json(found: Reliability) -> dict[str, Any]:
+    rows = {name: value.tolist() for name, value in vars(found).items()}
+    error = found.error if found.counts.any() else None
+    return {"expected_calibration_error": error, **rows}
+
+
+def _mistakes(results: list[Predictions], classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Every wrong clip, the most confident first."""
+    wrong = []
+    for result in results:
+        for index, label in enumerate(result.labels):
+            best = int(result.scores[index].argmax())
+            if classes[best] != label:
+                row: dict[str, Any] = {"clip_id": result.clip_ids[index], "fold": result.fold}
+                row |= {"seed": result.seed, "uri": result.uris[index], "label": label}
+                row |= {"predicted": classes[best], "score": float(result.scores[index, best])}
+                wrong.append(row)
+    return sorted(wrong, key=lambda row: -row["score"])
+
+
+def write_report(
+    to: str,
+    results: list[Predictions],
+    calibrations: list[Calibration],
+    features: FeatureSet,
+    *,
+    title: str,
+    made_with: str,
+) -> dict[str, Any]:
+    """Write `report.html` and `report.json` below a URI; returns the latter's content.
+
+    `made_with` says in a line what the models were made with.
+    """
+    summary = summarise(results, calibrations, features)
+    page = _page(title, made_with, summary, _draw_mistakes(summary["mistakes"], features))
+    storage.write_bytes(storage.join(to, "report.html"), page.encode())
+    storage.write_json(storage.join(to, "report.json"), summary)
+    return summary
+
+
+def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list[str]:
+    """The first windows of the most confident mistakes, to look at and to listen to."""
+    # Once each, though models of several seeds may be wrong about it.
+    wanted = {row["clip_id"]: row for row in reversed(mistakes)}
+    drawn = sorted(wanted.values(), key=lambda row: -row["score"])[:_MISTAKES_DRAWN]
+    wanted = {row["clip_id"]: row for row in drawn}
+    pictures: dict[str, str] = {}
+    for rows in features.stream(sorted({row["fold"] for row in drawn})):
+        for index, clip_id in enumerate(rows.clip_ids):
+            if clip_id in wanted and clip_id not in pictures:
+                row = wanted[clip_id]
+                title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
+                figure = logmel_figure(rows.logmel[index], features.config, title)
+                drawn_logmel = picture(figure, f"log-mel of {clip_id}")
+                sound = _sound(rows.uris[index], segment_of(clip_id), features.config)
+                pictures[clip_id] = f"<figure>{drawn_logmel}{sound}</figure>"
+    return [pictures[row["clip_id"]] for row in drawn]
+
+
+def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
+    """A clip's first window as the model heard it; nothing where it cannot be read by now."""
+    try:
+        recording = Recording(uri=uri, segment=segment)
+        with closing(open_recording(recording, AudioLimits().max_bytes)) as source:
+            window = next(windows(source, config, segment=segment))
+    except (StorageError, AudioError):
+        return ""
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", config.sample_rate, 1, format="OGG") as file:
+        # libsndfile has the whole of a block on its stack.
+        for start in range(0, len(window.samples), _BLOCK):
+            file.write(window.samples[start : start + _BLOCK])
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
+
+
+def silence(summary: dict[str, Any]) -> str:
+    """What a summary leaves out for it cannot be heard, for people; "" for nothing."""
+    silent, clips = summary["silent"], summary["clips"]
+    if not silent:
+        return ""
+    deaf = sorted({row["fold"] for row in summary["folds"] if row["accuracy"] is None})
+    folds = ", ".join(map(str, deaf))
+    return (
+        f"{silent} of {clips + silent} clips are silence alone: they have no answer, and count for "
+        "nothing" + (f"; fold {folds} has no other clip, and is in no mean" if deaf else "")
+    )
+
+
+def percent(part: float | None) -> str:
+    """A part for people; a dash where it is not known."""
+    return "-" if part is None else f"{100 * part:.1f} %"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem; color: #1c2733; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.big { font-size: 2.4rem; font-weight: 650; } .big small { font-size: 1rem; color: #5a6b7b; }
+table { border-collapse: collapse; } th, td { padding: .2rem .8rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } th { border-bottom: 1px solid #c9d3dc; }
+.row { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
+img { max-width: 100%; } figure { margin: 0; width: 19.5rem; }
+audio { display: block; width: 100%; }
+code { color: #5a6b7b; }
+"""
+
+
+def _over_seeds(summary: dict[str, Any]) -> str:
+    """The deviation over seeds, where there are several."""
+    deviation = summary["accuracy_std_seeds"]
+    if deviation is None:
+        return ""
+    means = ", ".join(f"{100 * row['accuracy_mean']:.1f}" for row in summary["seeds"])
+    return f"; means of the seeds {means} %, ± {100 * deviation:.1f} over seeds"
+
+
+def _headline(summary: dict[str, Any]) -> str:
+    """The accuracy in large, and what it is of."""
+    mean, deviation = summary["accuracy_mean"], summary["accuracy_std"]
+    if mean is None:
+        return "No clip can be heard"
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    folds = len({row["fold"] for row in summary["folds"] if row["accuracy"] is not None})
+    return f"""{100 * mean:.1f}{spread} %
+<small>accuracy of whole clips, mean{" ± deviation" if spread else ""} over
+{folds} tested fold(s), {summary["clips"]} clips;
+macro F1 {summary["macro_f1"]:.3f}{_over_seeds(summary)}</small>"""
+
+
+def _scores(summary: dict[str, Any]) -> str:
+    """How far scores are to be believed."""
+    found = summary["calibration"]
+    if found["answered"] is None:
+        return "<p>There are none.</p>"
+    names = ("counts", "scores", "accuracies")
+    before, after = (
+        Reliability(**{name: np.array(found[when][name]) for name in names})
+        for when in ("before", "after")
+    )
+    diagram = picture(reliability_figure(before, after), "reliability diagrams")
+    if not found["calibrated"]:
+        return f"<p>Not calibrated: that takes the scores of another fold.</p>{diagram}"
+    temperatures = ", ".join(f"{value:.2f}" for value in found["temperatures"])
+    return f"""<p>An answer's score should be the part of such answers that are right. The
+expected calibration error is {100 * before.error:.1f} % for plain softmax scores and
+{100 * after.error:.1f} % with the temperatures {temperatures}, each fitted on the other folds'
+windows. With their thresholds {100 * found["answered"]:.0f} % of the clips are answered, and
+{100 * (found["accuracy_of_answers"] or 0):.1f} % of the answers are right; the others are
+“unknown”.</p>{diagram}"""
+
+
+def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[str]) -> str:
+    classes = tuple(summary["classes"])
+    tests = sum(row["clips"] for row in summary["folds"])
+    confusion = picture(
+        confusion_figure(np.array(summary["confusion"]), classes), "confusion matrix"
+    )
+    left_out = f"<p>{silence(summary)}.</p>\n" if summary["silent"] else ""
+    columns = ["fold", "seed", "clips", "silent", "accuracy", "bundle"]
+    rows = [{**row, "accuracy": percent(row["accuracy"])} for row in summary["folds"]]
+    folds = _table(columns, [[str(row[name]) for name in columns] for row in rows])
+    per_class = _table(
+        ["class", "clips", "precision", "recall", "F1"],
+        [
+            [r["name"], str(r["clips"]), *(_figure(r[k]) for k in ("precision", "recall", "f1"))]
+            for r in summary["per_class"]
+        ],
+    )
+    wrong = (
+        "<p>None.</p>"
+        if not mistakes
+        else _table(
+            ["clip", "fold", "true", "predicted", "score"],
+            [
+                [r["clip_id"], str(r["fold"]), r["label"], r["predicted"], f"{r['score']:.2f}"]
+                for r in summary["mistakes"][:30]
+            ],
+        )
+    )
+    bars = picture(class_figure(summary["per_class"]), "F1 of each class")
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>
+<h1>{html.escape(title)}</h1>
+<p class="big">{_headline(summary)}</p>
+{left_out}<p>Each fold was tested once{" for each seed" if tests > summary["clips"] else ""}, by a
+model that never saw it. {html.escape(made_with)}; features
+<code>{summary["features"]}</code>.</p>
+<h2>Folds</h2>{folds}
+<h2>Scores</h2>{_scores(summary)}
+<h2>Confusion</h2><div class="row">{confusion}</div>
+<h2>Classes</h2><div class="row">{per_class}{bars}</div>
+<h2>Most confident mistakes</h2>
+<p>{len(summary["mistakes"])} of {tests} answers are wrong. Drawn are the first
+windows of the {len(mistakes)} most confident ones; at most 30 are listed.</p>
+<div class="row">{"".join(mistakes)}</div>{wrong}
+</body></html>
+"""

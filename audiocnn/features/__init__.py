@@ -1,0 +1,1 @@
+"""Clips -> log-mel spectrograms in Parquet."""

@@ -1,0 +1,307 @@
+"""Recordings -> log-mels in a process of its own, so that no recording can end a job.
+
+A file that makes a decoder crash, hang or eat the memory costs itself alone: the process is
+killed, a new one does the rest without it, and the file is named in the failures. The process
+writes a part of features, or sends the windows of recordings back.
+"""
+
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from audiocnn.audio.recording import Recording
+from audiocnn.config import AudioLimits, FeatureConfig
+from audiocnn.errors import AudioError, InstallationError, UnreadableError
+from audiocnn.features.part import Item, Ledger
+
+_ATTEMPTS = 2
+_STARTS = 5
+_SILENCE_S = 120.0
+"""Seconds without a beat after which a recording is taken to hang."""
+_START_S = 300.0
+"""Seconds in which it must have imported what it needs, on a busy machine or a slow disk too."""
+
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy's, which ours multiplies matrices by
+    # glibc gives arrays of a few hundred kB back to the kernel and faults them in again.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A part to write."""
+
+    path: str
+    """A file of this machine, not there yet."""
+    items: list[Item]
+    condemned: dict[int, AudioError]
+    """Clips, by their place, that are not to be tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Recordings to send the windows of, from the one at `first` on."""
+
+    recordings: list[Recording]
+    first: int
+    condemned: dict[int, AudioError]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Some windows of a recording; arrays are [windows, ...].
+
+    `at` is its place; `attempt` is another one where its windows are sent anew.
+    """
+
+    at: int
+    attempt: int
+    start_s: np.ndarray
+    duration_s: np.ndarray
+    level_dbfs: np.ndarray
+    channel: np.ndarray
+    """As `windowing.Window` has them."""
+    logmel: np.ndarray
+    """[windows, n_mels, n_frames] float16 decibels."""
+
+
+FOUND = ("start_s", "duration_s", "level_dbfs", "channel", "logmel")
+"""What is sent of windows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A recording's windows have all been sent, or it failed."""
+
+    at: int
+    attempt: int
+    error: AudioError | UnreadableError | None
+
+
+class Progress:
+    """Two numbers in a file that both processes map: the clip it is at, and a beat."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._numbers = memoryview(mmap.mmap(descriptor, 16)).cast("q")
+
+    @property
+    def at(self) -> int:
+        """The place of the clip that is decoded; the number of clips once all are."""
+        return self._numbers[0]
+
+    @property
+    def beats(self) -> int:
+        """Another number whenever something was done."""
+        return self._numbers[1]
+
+    def begin(self, at: int) -> None:
+        """Say which clip is next."""
+        self._numbers[0] = at
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that it goes on."""
+        self._numbers[1] += 1
+
+
+class _Died(Exception):
+    """The process is gone, or does not answer; `at` is the place of the clip it was at."""
+
+    def __init__(self, reason: str, at: int, *, killed: bool = False) -> None:
+        super().__init__(reason)
+        self.at, self.killed = at, killed
+
+
+class Extractor:
+    """A front end in a process of its own, which starts at once.
+
+    >>> with Extractor(FeatureConfig(), AudioLimits()) as extractor:
+    ...     ledger = extractor.part(items, "part.parquet")
+    """
+
+    def __init__(
+        self,
+        feature: FeatureConfig,
+        limits: AudioLimits,
+        storage_options: dict[str, Any] | None = None,
+        *,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        self.cpu_s = 0.0
+        """Seconds of a core that it took to send windows."""
+        self._configs = (feature, limits, storage_options or {})
+        self._silence_s = silence_s
+        self._shared = tempfile.TemporaryFile()  # noqa: SIM115
+        self._shared.truncate(16)
+        self._progress = Progress(self._shared.fileno())
+        self._start()
+
+    def __enter__(self) -> "Extractor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+
+    def part(self, items: list[Item], path: str) -> Ledger:
+        """Write the part of these clips to a file of this machine; returns what it says of itself.
+
+        A recording that twice kills the process, or leaves it silent, failed: `crashed`. Raises
+        AudioCNNError where the store is out of reach or the file cannot be written, and
+        InstallationError where the process cannot be started.
+        """
+        condemned: dict[int, AudioError] = {}
+        deaths: Counter[int] = Counter()
+        while True:
+            try:
+                return self._ask(Task(path=path, items=items, condemned=condemned))
+            except _Died as death:
+                if death.at == len(items) and deaths[death.at] + 1 == _ATTEMPTS:
+                    self.close()
+                    raise InstallationError(f"the process that wrote {path} {death}") from death
+                self._begin_again(death, death.at, deaths, condemned)
+
+    def _begin_again(
+        self, death: _Died, at: int, deaths: Counter[int], condemned: dict[int, AudioError]
+    ) -> None:
+        """Start another process, which passes over the recording that has killed enough of them.
+
+        Raises InstallationError where passing over it does not help.
+        """
+        self.close()
+        deaths[at] += 1
+        if deaths[at] > _ATTEMPTS:
+            raise InstallationError(f"the process that decodes {death}") from death
+        if deaths[at] == _ATTEMPTS:
+            condemned[at] = AudioError("crashed", f"the process that decoded it {death}")
+        self._start()
+
+    def windows(self, recordings: list[Recording]) -> Generator[Found | Ended, None, None]:
+        """The windows of recordings, in order, and after each one's last whether it failed.
+
+        The process reads and decodes ahead of what is taken. Where it dies, the windows of the
+        recording that it was at are sent anew, or it fails as in `part`. Raises as `part` does.
+        """
+        whole = False
+        try:
+            yield from self._windows(recordings)
+            whole = True
+        finally:
+            if not whole:  # what it still sends would be taken for the next one's
+                self.close()
+                self._start()
+
+    def _windows(self, recordings: list[Recording]) -> Iterator[Found | Ended]:
+        condemned: dict[int, AudioError] = {}
+        deaths: Counter[int] = Counter()
+        first = 0
+        while first < len(recordings):
+            stream = Stream(recordings=recordings, first=first, condemned=condemned)
+            try:
+                for kind, content in self._stream(stream):
+                    if kind == "windows":
+                        yield Found(attempt=deaths[content["at"]], **content)
+                    else:
+                        at, error = content
+                        first = at + 1
+                        yield Ended(at=at, attempt=deaths[at], error=error)
+            except _Died as death:
+                self._begin_again(death, first, deaths, condemned)
+
+    def _stream(self, stream: Stream) -> Iterator[tuple[str, Any]]:
+        self._send(stream, stream.first)
+        while True:
+            kind, content = self._receive(self._silence_s)
+            if kind == "fatal":
+                raise content
+            if kind == "done":
+                self.cpu_s += content
+                return
+            yield kind, content
+
+    def _ask(self, task: Task) -> Ledger:
+        self._send(task, 0)
+        kind, content = self._receive(self._silence_s)
+        if kind == "fatal":
+            raise content
+        ledger: Ledger = content
+        return ledger
+
+    def _send(self, task: Task | Stream, first: int) -> None:
+        if not self._ready:
+            self._wait_until_ready()
+        self._progress.begin(first)
+        with suppress(OSError):  # it died; receiving says how
+            self._connection.send(task)
+
+    def _start(self) -> None:
+        self._ready = False
+        self._connection, theirs = Pipe()
+        descriptors = theirs.fileno(), self._shared.fileno()
+        # Not multiprocessing's own start: it would import the main module, which is Ray's.
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "audiocnn.features.extractor_child", *map(str, descriptors)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            env={
+                **os.environ,
+                **_ENVIRONMENT,
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            },
+        )
+        theirs.close()
+
+    def _wait_until_ready(self) -> None:
+        for start in range(1, _STARTS + 1):
+            try:
+                with suppress(OSError):
+                    self._connection.send(self._configs)
+                kind, content = self._receive(_START_S)
+                break
+            except _Died as death:
+                # Killed, by a machine short of memory perhaps: the next one may start.
+                if not death.killed or start == _STARTS:
+                    raise InstallationError(
+                        f"the front end's process {death} as it started"
+                    ) from death
+                self.close()
+                self._start()
+        if kind == "fatal":
+            raise content
+        self._ready = True
+
+    def _receive(self, seconds: float) -> tuple[str, Any]:
+        """The next message. Raises _Died."""
+        beats, since = self._progress.beats, monotonic()
+        try:
+            while not self._connection.poll(seconds / 8):
+                if self._progress.beats != beats:
+                    beats, since = self._progress.beats, monotonic()
+                elif monotonic() - since > seconds:
+                    raise _Died(f"gave no answer in {seconds:g} s", self._progress.at)
+            message: tuple[str, Any] = self._connection.recv()
+            return message
+        except (EOFError, OSError) as error:
+            code = self._process.wait()
+            reason = f"died of signal {-code}" if code < 0 else f"ended with code {code}"
+            raise _Died(reason, self._progress.at, killed=code < 0) from error

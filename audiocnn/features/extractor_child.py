@@ -1,0 +1,186 @@
+"""The process in which recordings become log-mels; it may be killed at any time.
+
+`python -m audiocnn.features.extractor_child FD FD` is started by `Extractor` and by nothing else.
+Over the socket of the first come the configs, then parts to write or recordings to stream;
+back go, for each part, its ledger, for recordings their windows, or what ends the job. The file of
+the second is shared memory: which recording it is at.
+"""
+
+import errno
+import logging
+import os
+import queue
+import resource
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from threading import Thread
+from time import process_time
+from typing import Any
+
+import numpy as np
+
+from audiocnn import storage
+from audiocnn.audio.decode import AudioLimits, Segment, Source, Window, batched, windows
+from audiocnn.audio.recording import Recording, begin_to_read, closing
+from audiocnn.config import FeatureConfig
+from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
+from audiocnn.features.extractor import FOUND, Progress, Stream, Task
+from audiocnn.features.logmel import LogMel
+from audiocnn.features.part import Ledger, PartWriter, Windows, recording_of
+
+_WINDOWS_AT_ONCE = 16
+_READERS = 8
+_AHEAD = 16
+"""Clips that are read before they are decoded."""
+_MOST_MEMORY = 4 << 30
+"""Bytes that this process may allocate: a recording that takes more is the one that fails."""
+
+_Read = Callable[[], Source]
+
+
+def main() -> None:
+    """Write parts until the other end is gone."""
+    connection, progress = Connection(int(sys.argv[1])), Progress(int(sys.argv[2]))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    feature, limits, storage_options = connection.recv()
+    try:
+        storage.configure(storage_options)
+        front_end = _FrontEnd(feature, limits, progress)
+    except AudioCNNError as error:
+        connection.send(("fatal", error))
+        return
+    connection.send(("ready", None))
+    tasks: queue.Queue[Task | Stream] = queue.Queue()
+    Thread(target=_listen, args=(connection, tasks), daemon=True).start()
+    while True:
+        with suppress(OSError):
+            connection.send(_answer(front_end, tasks.get(), connection))
+
+
+def _answer(
+    front_end: "_FrontEnd", task: Task | Stream, connection: Connection
+) -> tuple[str, Ledger | float | AudioCNNError]:
+    """Do a task; returns the last message about it."""
+    try:
+        if isinstance(task, Task):
+            return "done", front_end.part(task)
+        began = process_time()
+        for message in front_end.windows(task):
+            connection.send(message)
+        return "done", process_time() - began
+    except AudioCNNError as error:
+        return "fatal", error
+    except OSError as error:
+        path = task.path if isinstance(task, Task) else tempfile.gettempdir()
+        return "fatal", StorageError(f"{path}: {error.strerror or error}")
+
+
+def _listen(connection: Connection, tasks: "queue.Queue[Task | Stream]") -> None:
+    """Hand over tasks; leave with the other end, whatever this one is at."""
+    try:
+        while True:
+            tasks.put(connection.recv())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+class _FrontEnd:
+    """Recordings -> parts, or windows."""
+
+    def __init__(self, feature: FeatureConfig, limits: AudioLimits, progress: Progress) -> None:
+        self.logmel, self.limits, self.progress = LogMel(feature), limits, progress
+        self.readers = ThreadPoolExecutor(_READERS)
+
+    def part(self, task: Task) -> Ledger:
+        """Write a part. Raises AudioCNNError where that, or reading any clip at all, is no use."""
+        with PartWriter(task.path, self.logmel.config) as part:
+            recordings = [recording_of(item) for item in task.items]
+            for at, read in self._read_ahead(recordings):
+                self.progress.begin(at)
+                item = task.items[at]
+                try:
+                    if at in task.condemned:
+                        raise task.condemned[at]
+                    with Windows() as found:
+                        for features in self._groups(read, recordings[at].segment):
+                            found.append(**features)
+                        part.add(item, found)
+                except (AudioError, UnreadableError) as error:
+                    part.fail(item, error)
+            self.progress.begin(len(task.items))
+            return part.finish()
+
+    def windows(self, task: Stream) -> Iterator[tuple[str, Any]]:
+        """Messages of windows, and after each recording's last whether it failed.
+
+        Raises AudioCNNError as `part` does.
+        """
+        for at, read in self._read_ahead(task.recordings, task.first):
+            self.progress.begin(at)
+            try:
+                if at in task.condemned:
+                    raise task.condemned[at]
+                for features in self._groups(read, task.recordings[at].segment):
+                    found = {name: features[name] for name in FOUND}
+                    yield "windows", {"at": at, **found}
+            except (AudioError, UnreadableError) as error:
+                yield "ended", (at, error)
+            else:
+                yield "ended", (at, None)
+
+    def _read_ahead(
+        self, recordings: list[Recording], first: int = 0
+    ) -> Iterator[tuple[int, _Read]]:
+        """Each recording's place, and what gives its bytes, which are on their way."""
+        reads: deque[_Read] = deque()
+        for at in range(first, len(recordings)):
+            for ahead in range(at + len(reads), min(at + _AHEAD, len(recordings))):
+                reads.append(begin_to_read(recordings[ahead], self.limits.max_bytes, self.readers))
+            yield at, reads.popleft()
+
+    def _groups(self, read: _Read, segment: Segment | None) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays of a recording's windows, some at a time. Raises AudioCNNError."""
+        try:
+            with closing(read()) as source:
+                cut = windows(source, self.logmel.config, self.limits, segment)
+                for group in batched(cut, _WINDOWS_AT_ONCE):
+                    yield self._features(group)
+                    self.progress.beat()
+        except AudioCNNError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # it befalls the next one too
+                raise StorageError(f"{tempfile.gettempdir()}: {error.strerror}") from error
+            raise AudioError("decode", str(error)) from error
+        except MemoryError as error:
+            most = f"it takes over {_MOST_MEMORY >> 30} GB of memory"
+            raise AudioError("crashed", most) from error
+        except Exception as error:
+            # Ours to mend, but not at the cost of every other recording.
+            logging.getLogger(__name__).exception("a recording failed in a way nobody thought of")
+            raise AudioError("crashed", f"{type(error).__name__}: {error}") from error
+
+    def _features(self, group: list[Window]) -> dict[str, np.ndarray]:
+        """Arrays of a few windows: times, level, channel, log-mels in float16, sums over frames."""
+        half = self.logmel([window.samples for window in group]).astype(np.float16)
+        stored = half.astype(np.float32)
+        return {
+            "start_s": np.array([window.start_s for window in group]),
+            "duration_s": np.array([window.duration_s for window in group]),
+            "level_dbfs": np.array([window.level_dbfs for window in group], np.float32),
+            "channel": np.array([window.channel for window in group], np.int32),
+            "logmel": half,
+            "total": stored.sum(axis=2),
+            "squares": np.square(stored, out=stored).sum(axis=2),
+        }
+
+
+if __name__ == "__main__":
+    main()

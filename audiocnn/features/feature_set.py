@@ -1,0 +1,322 @@
+"""Features in Parquet that anybody can read: `features.json` and the parts it lists.
+
+One row a window. `logmel` is Arrow's own fixed_shape_tensor of float16, [n_mels, n_frames],
+decibels. `features.json` is written last and lists the parts: a reader sees a whole set or none.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from audiocnn import __version__, storage
+from audiocnn.config import (
+    FeatureConfig,
+    content_fingerprint,
+    differences,
+    from_json,
+    to_json,
+)
+from audiocnn.errors import FormatError, MismatchError
+from audiocnn.features.part import (
+    BandSums,
+    add_digests,
+    fits,
+    int_keys,
+    rows_digest,
+    rows_sha256,
+    schema,
+)
+from audiocnn.storage import parquet
+
+FORMAT = "audiocnn.features/2"
+_FIRST = "audiocnn.features/1"
+_PARTS_AHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One Parquet file of features."""
+
+    windows: dict[int, int]
+    """Rows of each fold."""
+    rows: str
+    """Names its rows by their content: see `parts.Ledger`; in the first format `rows_sha256`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `features.json` has it."""
+        return {"windows": _text_keys(self.windows), "rows": self.rows}
+
+    @staticmethod
+    def from_json(plain: dict[str, Any]) -> "Part":
+        """What `to_json` gave, in this version or an earlier one."""
+        rows = plain["sha256"] if "sha256" in plain else plain["rows"]
+        return Part(windows=int_keys(plain["windows"]), rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """What `features.json` says about the features at `uri`."""
+
+    uri: str
+    config: FeatureConfig
+    classes: tuple[str, ...]
+    corpus: str
+    counts: dict[str, int]
+    """listed = ingested + failed (clips); windows; ignored (files that are no recordings)."""
+    parts: dict[str, Part]
+    """The Parquet files, by their paths below `uri`."""
+    folds: dict[int, dict[str, int]]
+    """Clips by class in each fold."""
+    bands: dict[int, BandSums]
+    """By fold."""
+    format: str = FORMAT
+    """What they were written as."""
+    _whole: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Parts whose rows were compared with their digests, each by the digest of its footer."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names these features by their content: config, classes and rows.
+
+        It is the same wherever they lie and however their rows are shared out to parts.
+        """
+        rows = [part.rows for _, part in sorted(self.parts.items())]
+        return content_fingerprint(
+            {
+                "config": self.config.fingerprint,
+                "classes": self.classes,
+                "rows": rows if self.format == _FIRST else add_digests(rows),
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """The corpus, without the folders above it: for whatever may be published."""
+        return self.corpus.rpartition("/")[2]
+
+    def name_of(self, uri: str) -> str:
+        """A clip likewise: its path below the corpus, or below the folder of its manifest."""
+        is_manifest = self.corpus.lower().endswith((".csv", ".tsv", ".parquet"))
+        folder = self.corpus.rpartition("/")[0] if is_manifest else self.corpus
+        if uri.startswith(f"{folder}/"):
+            return uri.removeprefix(f"{folder}/")
+        return uri.rpartition("/")[2] if storage.is_local(uri) else uri
+
+    def mean_std(self, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Each band's mean and standard deviation over some folds: never over the tested one."""
+        return BandSums.merge([self.bands[fold] for fold in folds]).mean_std()
+
+    def require_config(self, config: FeatureConfig, whose: str) -> None:
+        """Raise MismatchError unless the features were made by this front end."""
+        if config.fingerprint != self.config.fingerprint:
+            differ = differences(self.config, config)
+            raise MismatchError(f"{self.uri}: these features have {differ} as {whose} has it")
+
+    def write(self) -> None:
+        """Write `features.json`, which makes the features whole."""
+        mean, std = self.mean_std(list(self.bands))
+        storage.write_json(
+            storage.join(self.uri, "features.json"),
+            {
+                "format": FORMAT,
+                "written_by": __version__,
+                "fingerprint": self.fingerprint,
+                "config": to_json(self.config),
+                "config_fingerprint": self.config.fingerprint,
+                "classes": list(self.classes),
+                "corpus": self.corpus,
+                "counts": self.counts,
+                "folds": _text_keys(self.folds),
+                "mean": [round(float(v), 4) for v in mean],
+                "std": [round(float(v), 4) for v in std],
+                "bands": _bands_json(self.bands),
+                "parts": {name: part.to_json() for name, part in self.parts.items()},
+            },
+        )
+
+    @staticmethod
+    def read(uri: str) -> "FeatureSet":
+        """The features at a URI. Raises StorageError, FormatError."""
+        uri = storage.absolute(uri)
+        note = storage.join(uri, "features.json")
+        plain = storage.read_format(note, FORMAT, "features", _FIRST)
+        try:
+            features = FeatureSet(
+                uri=uri,
+                config=from_json(FeatureConfig, plain["config"], plain.get("written_by")),
+                classes=tuple(plain["classes"]),
+                corpus=plain["corpus"],
+                counts=plain["counts"],
+                parts={name: Part.from_json(part) for name, part in plain["parts"].items()},
+                folds=int_keys(plain["folds"]),
+                bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
+                format=plain["format"],
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{uri}: features.json is damaged ({error})") from error
+        if plain["config_fingerprint"] != features.config.fingerprint:
+            raise FormatError(
+                f"{uri}: features of another version of the front end; ingest the corpus again"
+            )
+        if plain["fingerprint"] != features.fingerprint:
+            raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
+        return features
+
+    def load(self, folds: list[int], parts: Collection[str] | None = None) -> "Rows":
+        """The windows of some folds, in memory, by clip and time; of some parts alone.
+
+        Their order is the same wherever the corpus lay and however ingest shared it out to parts,
+        and so is what is trained on them. Raises FormatError where a part is damaged.
+        """
+        rows = Rows.concatenate(list(self.stream(folds, parts)), self.config)
+        keys = list(zip(rows.clip_ids, rows.start_s.tolist(), strict=True))
+        return rows.take(np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64))
+
+    def stream(self, folds: list[int], parts: Collection[str] | None = None) -> Iterator["Rows"]:
+        """The windows of some folds part by part, of some parts alone, read ahead by a few parts.
+
+        Raises as `load` does.
+        """
+        named = [
+            name
+            for name, rows in self.part_rows(folds).items()
+            if rows and (parts is None or name in parts)
+        ]
+        return storage.ahead(lambda name: self.load_part(name, folds), named, _PARTS_AHEAD)
+
+    def load_part(self, part: str, folds: list[int]) -> "Rows":
+        """The windows of some folds in one part.
+
+        Raises FormatError where it is damaged, or holds other rows than `features.json` says.
+        """
+        uri = storage.join(self.uri, part)
+        table, footer = _read(uri)
+        if not fits(table.schema, self.config):
+            raise FormatError(f"{uri}: its columns are not those of features")
+        self._require_rows(part, table, footer)
+        return Rows.of_table(
+            table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
+        )
+
+    def _require_rows(self, part: str, table: pa.Table, footer: bytes) -> None:
+        """Compare a part's rows with their digest, once for each file that is in its place.
+
+        Where that is another one by now, its footer is too; what became of its pages, their
+        checksums must show.
+        """
+        if self._whole.get(part) == footer:
+            return
+        digest = rows_sha256 if self.format == _FIRST else rows_digest
+        if digest(table) != self.parts[part].rows:
+            raise FormatError(
+                f"{storage.join(self.uri, part)}: its rows are not those that features.json names: "
+                "it was damaged, or another part is in its place; delete it, and the same `ingest` "
+                "writes it again"
+            )
+        self._whole[part] = footer
+
+    def part_rows(self, folds: list[int]) -> dict[str, int]:
+        """Windows of some folds in each part."""
+        return {
+            name: sum(part.windows.get(fold, 0) for fold in folds)
+            for name, part in self.parts.items()
+        }
+
+    def label_indices(self, labels: list[str]) -> np.ndarray:
+        """Class names -> [len(labels)] int64 indices into `classes`."""
+        order = {name: index for index, name in enumerate(self.classes)}
+        return np.array([order[name] for name in labels], np.int64)
+
+    def require_folds(self, folds: list[int]) -> None:
+        """Raise MismatchError unless the features have all of these folds."""
+        for fold in folds:
+            if fold not in self.folds:
+                there = ", ".join(map(str, sorted(self.folds)))
+                raise MismatchError(f"{self.uri}: there is no fold {fold}; there are {there}")
+
+    def bytes_of(self, folds: list[int]) -> int:
+        """Bytes of some folds' log-mels in memory, as float16."""
+        frames = sum(self.bands[fold].count for fold in folds)
+        return 2 * frames * self.config.n_mels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Windows in memory: `logmel` is [windows, n_mels, n_frames] float16."""
+
+    clip_ids: list[str]
+    uris: list[str]
+    start_s: np.ndarray
+    duration_s: np.ndarray
+    labels: list[str]
+    sources: list[str | None]
+    folds: np.ndarray
+    logmel: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, order: np.ndarray) -> "Rows":
+        """Some rows, in another order."""
+        taken: dict[str, Any] = {
+            name: [value[i] for i in order] if isinstance(value, list) else value[order]
+            for name, value in vars(self).items()
+        }
+        return Rows(**taken)
+
+    @staticmethod
+    def of_table(table: pa.Table) -> "Rows":
+        """The rows of one part."""
+        return Rows(
+            clip_ids=table["clip_id"].to_pylist(),
+            uris=table["uri"].to_pylist(),
+            start_s=table["start_s"].to_numpy(),
+            duration_s=table["duration_s"].to_numpy(),
+            labels=table["label"].to_pylist(),
+            sources=table["source"].to_pylist(),
+            folds=table["fold"].to_numpy(),
+            logmel=_ndarray(table["logmel"]),
+        )
+
+    @staticmethod
+    def concatenate(parts: list["Rows"], config: FeatureConfig) -> "Rows":
+        """Several parts' rows as one."""
+        if not parts:
+            empty = schema(config).empty_table()
+            return Rows.of_table(empty)
+        merged: dict[str, Any] = {}
+        for one in dataclasses.fields(Rows):
+            values = [getattr(part, one.name) for part in parts]
+            merged[one.name] = (
+                [item for value in values for item in value]
+                if isinstance(values[0], list)
+                else np.concatenate(values)
+            )
+        return Rows(**merged)
+
+
+def _read(uri: str) -> tuple[pa.Table, bytes]:
+    """A part, and the digest of its footer. Raises StorageError, FormatError."""
+    data = storage.read_bytes(uri)
+    with parquet.opened(uri, pa.BufferReader(data)) as file:
+        return file.read(), hashlib.sha256(parquet.footer(data)).digest()
+
+
+def _ndarray(column: pa.ChunkedArray) -> np.ndarray:
+    """A tensor column as [rows, n_mels, n_frames]."""
+    tensors: np.ndarray = column.combine_chunks().to_numpy_ndarray()
+    return tensors
+
+
+def _text_keys(values: dict[int, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in sorted(values.items())}
+
+
+def _bands_json(bands: dict[int, BandSums]) -> dict[str, Any]:
+    return _text_keys({fold: dataclasses.asdict(sums) for fold, sums in bands.items()})

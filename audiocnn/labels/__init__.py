@@ -1,0 +1,1 @@
+"""A bucket of recordings -> labels, events and exports."""

@@ -1,0 +1,99 @@
+"""What a bucket has now against what was done of it before, on disk and not in memory.
+
+DuckDB joins the two lists and spills what does not fit, so their length does not matter.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from audiocnn.labels import label_set
+from audiocnn.labels.label_set import Part
+from audiocnn.labels.part import outcomes
+from audiocnn.labels.shard_list import MANIFEST
+from audiocnn.storage.scratch import Scratch
+
+_BATCH = 10_000
+_MEMORY = "1GB"
+_DONE = pa.schema([("part", pa.string()), ("uri", pa.string()), ("version", pa.string())])
+
+
+class Changes:
+    """A listing on disk, and the comparison with what was done; see `compared`."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+        self._database = database
+        self._parts: dict[str, Part] = {}
+
+    def against(self, parts: list[Part], *, retry_failed: bool) -> None:
+        """Compare with what these parts have, once; with `retry_failed`, but for what failed.
+
+        Raises FormatError, and StorageError as `labelset.files` does.
+        """
+        self._parts = {part.uri: part for part in parts}
+        _load(self._database, "done", _DONE, _done(parts, retry_failed))
+
+    def to_do(self) -> Iterator[dict[str, Any]]:
+        """Rows of a manifest: what is not done, or was done of another version; by URI."""
+        yield from self._rows(
+            "SELECT now.* FROM now ANTI JOIN done USING (uri, version) ORDER BY uri"
+        )
+
+    def stale(self) -> Iterator[tuple[Part, set[str]]]:
+        """Parts with the URIs of what must be taken out of them.
+
+        It is no longer in the bucket as it was, or is in another part too, which is kept.
+        """
+        for row in self._rows(
+            "SELECT part, list(uri) AS uris FROM ("
+            "  SELECT part, uri FROM done ANTI JOIN now USING (uri, version)"
+            "  UNION ALL"
+            "  SELECT part, uri FROM done"
+            "    QUALIFY row_number() OVER (PARTITION BY uri, version ORDER BY part) > 1"
+            ") GROUP BY part ORDER BY part"
+        ):
+            yield self._parts[row["part"]], set(row["uris"])
+
+    def _rows(self, query: str) -> Iterator[dict[str, Any]]:
+        for batch in self._database.sql(query).to_arrow_reader(_BATCH):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
+    """A listing (rows of a manifest), to be compared with what parts have. Raises StorageError."""
+    with (
+        Scratch() as folder,
+        duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
+    ):
+        database.execute(f"SET memory_limit = '{_MEMORY}'")
+        _load(database, "now", MANIFEST, rows)
+        yield Changes(database)
+
+
+def _done(parts: list[Part], retry_failed: bool) -> Iterator[dict[str, Any]]:
+    for part, file in label_set.files(parts):
+        for uri, version, failed in outcomes(part, file):
+            # Nothing equals NULL: it is to be done again, and to be taken out.
+            yield {
+                "part": part,
+                "uri": uri,
+                "version": None if failed and retry_failed else version,
+            }
+
+
+def _load(
+    database: duckdb.DuckDBPyConnection,
+    name: str,
+    schema: pa.Schema,
+    rows: Iterable[dict[str, Any]],
+) -> None:
+    database.from_arrow(schema.empty_table()).create(name)
+    rows = iter(rows)
+    while batch := list(islice(rows, _BATCH)):
+        database.from_arrow(pa.Table.from_pylist(batch, schema)).insert_into(name)

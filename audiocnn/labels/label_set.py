@@ -1,0 +1,267 @@
+"""A folder of labels: what it was begun with, its versions, its parts, and their sums.
+
+`labels.json` says with what bundle and options the labels are made, and what was listed;
+`summary.json` is written last. Labels by another bundle are another version, in a folder
+`version-2` and so on of the same layout.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from audiocnn import storage
+from audiocnn.config import AudioLimits, from_json
+from audiocnn.errors import ConfigError
+from audiocnn.labels.part import FORMAT, Ledger, is_part, read_ledger, reading, schema
+from audiocnn.storage import ahead, listing, open_binary, output_folder, parquet
+from audiocnn.storage.failures import FAILURES
+from audiocnn.storage.listing import StoredFile
+from audiocnn.storage.output_folder import Notes, Output
+
+NOTE = "labels.json"
+SUMMARY = "summary.json"
+_FIRST = "audiocnn.labels/1"
+_PARTS = "parts/part-*.parquet"
+_VERSION = re.compile(r"version-([2-9]|[1-9]\d{1,8})")
+_PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
+_FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
+_ROWS = 4_096
+"""Rows in memory at once: 8 MB of embeddings of 512 numbers."""
+
+
+def choose(
+    to: str, made_with: dict[str, Any], *, new_version: bool
+) -> tuple[str, dict[str, Any] | None]:
+    """The folder, at or below `to`, of the labels that are made with this, and their note.
+
+    Raises ConfigError where there are none such, but others, and no new version is asked for.
+    """
+    versions = _versions(to)
+    others = []
+    for folder in versions.values():
+        if storage.exists(storage.join(folder, NOTE)):
+            note = read_note(folder)
+            if note["made_with"] == made_with:
+                return folder, note
+            others.append(note["made_with"])
+    if others and not new_version:
+        raise ConfigError(
+            f"--to {to}: labels with {_differences(others[-1], made_with)} are there; pass "
+            "--new-version to label anew and keep them, or name another folder"
+        )
+    if others:
+        return storage.join(to, f"version-{max(versions) + 1}"), None
+    if storage.exists(storage.join(to, SUMMARY)):
+        raise ConfigError(
+            f"--to {to}: labels of an earlier format are there; name another folder, or pass "
+            "--overwrite"
+        )
+    return to, None
+
+
+def _versions(to: str) -> dict[int, str]:
+    """Folders of versions by number, those that there are; the first is `to` itself."""
+    matches = map(_VERSION.fullmatch, listing.folders(to))
+    found = {int(match[1]): storage.join(to, match[0]) for match in matches if match}
+    return {1: to} | dict(sorted(found.items()))
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {before.get(name)} and not {now.get(name)}"
+        for name in now | before
+        if before.get(name) != now.get(name)
+    )
+
+
+def read_note(uri: str) -> dict[str, Any]:
+    """`labels.json`. Raises StorageError where there is none, FormatError for another format."""
+    note, summary = storage.join(uri, NOTE), storage.join(uri, SUMMARY)
+    if not storage.exists(note) and storage.exists(summary):
+        storage.read_format(summary, FORMAT, "labels")  # the first format had no note
+    return storage.read_format(note, FORMAT, "labels")
+
+
+def limits_of(made_with: dict[str, Any]) -> AudioLimits:
+    """What a recording may be, by the `made_with` of a note."""
+    names = {field.name for field in fields(AudioLimits)}
+    return from_json(AudioLimits, {name: made_with[name] for name in names & made_with.keys()})
+
+
+def require_apart(bucket: str, to: str) -> None:
+    """Raise ConfigError where all of the bucket would be taken for labels."""
+    if storage.is_within(storage.real(bucket), storage.real(to)):
+        raise ConfigError(
+            f"--to {storage.absolute(to)}: it is the bucket, or a folder above it, and the "
+            "recordings would be taken for labels; name a folder beside the recordings, or one "
+            "below the bucket"
+        )
+
+
+def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:
+    """The files of a bucket, but for those below the folder of the labels, also through links.
+
+    Raises StorageError.
+    """
+    to = storage.real(to)
+
+    @lru_cache(maxsize=16)  # a listing goes folder by folder
+    def is_of_labels(folder: str) -> bool:
+        return storage.is_within(storage.real(folder), to)
+
+    files = listing.iter_files(bucket)
+    return (file for file in files if not is_of_labels(file.uri.rpartition("/")[0]))
+
+
+def name_in(bucket: str, uri: str) -> str:
+    """A recording for people: its path below the bucket where it is there."""
+    return uri.removeprefix(bucket.rstrip("/") + "/")
+
+
+def is_current(uri: str, listing_id: str) -> bool:
+    """Whether a listing is still the one that the labels are made of: no other run has begun."""
+    now = storage.read_json(storage.join(uri, NOTE))["listing"]
+    return now is not None and now["id"] == listing_id
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Part:
+    """A part that is there: which shard of which listing it is the outcome of."""
+
+    listing_id: str
+    shard: int
+    uri: str
+    size: int
+    """Bytes."""
+    version: str = ""
+    """Another one where it was written anew: only what was listed is read. Empty: any."""
+
+
+def part_name(listing_id: str, shard: int) -> str:
+    """The path, below the labels, of the part of a shard."""
+    return f"parts/part-{listing_id}-{shard:06d}.parquet"
+
+
+def manifest_name(listing_id: str) -> str:
+    """The path, below the labels, of what a listing found to do."""
+    return f"manifest-{listing_id}.parquet"
+
+
+def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
+    """The parts that are there, in order; of these listings only where they are given.
+
+    Raises StorageError.
+    """
+    found = [
+        Part(
+            listing_id=name[1],
+            shard=int(name[2]),
+            uri=file.uri,
+            size=file.size,
+            version=file.version,
+        )
+        for file in output_folder.below(storage.join(uri, "parts"))
+        if (name := _PART.match(file.path)) and (listings is None or name[1] in listings)
+    ]
+    order = {one: place for place, one in enumerate(listings or [])}
+    return sorted(found, key=lambda part: (order.get(part.listing_id, 0), part))
+
+
+def clear(output: Output) -> None:
+    """Remove labels, but for their exports; other versions of them stay. Raises StorageError."""
+    output.clear()
+    sweep(output.uri, output.notes)
+    for listing_id in _listings(output.notes):
+        storage.remove(storage.join(output.uri, manifest_name(listing_id)))
+
+
+def sweep(uri: str, notes: Notes, kept: Collection[str] = ()) -> list[str]:
+    """Remove parts but for some; returns what is named like one and is of others.
+
+    Own parts are those of listings in the notes, and those with a ledger.
+    """
+    listings = _listings(notes)
+    listed = notes.get(SUMMARY, {}).get("parts")  # by name in the first format, now their number
+
+    def owned(path: str) -> bool:
+        name = _PART.match(path.removeprefix("parts/"))
+        if isinstance(listed, list) and path in listed:
+            return True
+        return name is not None and (name[1] in listings or is_part(storage.join(uri, path), path))
+
+    return output_folder.sweep(uri, _PARTS, owned, kept).others
+
+
+def _listings(notes: Notes) -> set[str]:
+    """The listings that notes name."""
+    note = notes.get(NOTE, {})
+    found = [*(note.get("listings") or ()), *(note.get("replaced") or ())]
+    return {name for name in found if re.fullmatch(r"\w+", str(name))}
+
+
+def read_labels(uri: str) -> pa.Table:
+    """The labels at a URI as one table, of any format. Raises StorageError, FormatError.
+
+    Columns that an earlier version did not write are null.
+    """
+    summary = storage.read_format(storage.join(uri, SUMMARY), FORMAT, "labels", _FIRST)
+    tables = [schema().empty_table()]
+    if summary["format"] == _FIRST:
+        tables += [storage.read_parquet(storage.join(uri, name)) for name in summary["parts"]]
+    else:
+        for part, file in files(find_parts(uri, read_note(uri)["listings"])):
+            with reading(part, file) as opened:
+                tables.append(opened.read())
+    return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
+
+
+def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of labels, part by part, some thousands at a time.
+
+    Raises FormatError, and StorageError as `files` does.
+    """
+    for uri, file in files(parts):
+        with reading(uri, file) as part:
+            yield from part.iter_batches(_ROWS, columns=columns)
+
+
+def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
+    """Each part's URI and its file, to be closed; small ones are fetched ahead, a few of them.
+
+    Raises StorageError, and ChangedError, here and while a file is read, where a part was written
+    anew since it was listed.
+    """
+    opened = ahead(_opened, parts, _FILES_AHEAD)
+    yield from zip((part.uri for part in parts), opened, strict=True)
+
+
+def _opened(part: Part) -> BinaryIO:
+    return open_binary(part.uri, size=part.size, version=part.version)
+
+
+def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
+    """The sum of all parts' ledgers, the failures by reason, and how many; writes these.
+
+    Raises FormatError, and StorageError as `files` does.
+    """
+    total, reasons = Ledger(), Counter[str]()
+    with (
+        storage.placed(storage.join(uri, "failures.parquet")) as path,
+        parquet.writer(path, FAILURES) as file,
+    ):
+        for ledger in ahead(_ledger, parts, _FOOTERS_AHEAD):
+            total.merge(ledger)
+            reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
+            failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
+            if failed:
+                file.write_table(pa.Table.from_pylist(failed, FAILURES))
+    return total, reasons, sum(reasons.values())
+
+
+def _ledger(part: Part) -> Ledger:
+    return read_ledger(part.uri, part.size, part.version)

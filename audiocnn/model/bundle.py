@@ -1,0 +1,138 @@
+"""A bundle: a trained model with all that is needed to use it, in one folder.
+
+`bundle.json` (configs, ordered classes, metrics, provenance) and `model.safetensors` (weights
+and normalisation). Nothing in it is ever unpickled. The fingerprint covers whatever changes a
+prediction: weights, both configs and the class order.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from audiocnn import __version__, storage
+from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
+from audiocnn.errors import FormatError, MismatchError
+from audiocnn.model.calibration import Calibration
+from audiocnn.model.resnet import AudioCNN
+
+FORMAT = "audiocnn.bundle/1"
+_DECIDES = (
+    "model",
+    "feature",
+    "feature_fingerprint",
+    "classes",
+    "calibration",
+    "weights_sha256",
+)
+"""Fields of `bundle.json` that decide a prediction, and so the fingerprint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model in evaluation mode, and what it was made for."""
+
+    model: AudioCNN
+    feature: FeatureConfig
+    classes: tuple[str, ...]
+    calibration: Calibration = field(default_factory=Calibration)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What it was trained from and with: features, recipe, options, folds, versions."""
+    fingerprint: str = ""
+
+    def write(self, uri: str) -> "Bundle":
+        """Write the bundle, `bundle.json` last; returns it with its fingerprint."""
+        weights = safetensors.torch.save(
+            {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
+        )
+        storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
+        plain: dict[str, Any] = {
+            "format": FORMAT,
+            "written_by": __version__,
+            "fingerprint": "",
+            "model": to_json(self.model.config),
+            "feature": to_json(self.feature),
+            "feature_fingerprint": self.feature.fingerprint,
+            "classes": list(self.classes),
+            "calibration": self.calibration.to_json(),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "metrics": self.metrics,
+            "provenance": self.provenance,
+        }
+        plain["fingerprint"] = _fingerprint(plain)
+        storage.write_json(storage.join(uri, "bundle.json"), plain)
+        return Bundle(**{**vars(self), "fingerprint": plain["fingerprint"]})
+
+    @staticmethod
+    def read(uri: str, fingerprint: str | None = None) -> "Bundle":
+        """The bundle at a URI. Raises StorageError, FormatError.
+
+        With a `fingerprint`, raises MismatchError where it is not that one any more.
+        """
+        uri = storage.absolute(uri)
+        plain = read_summary(uri)
+        if fingerprint not in (None, plain["fingerprint"]):
+            raise MismatchError(
+                f"{uri}: bundle {plain['fingerprint']} is there now, and this began with "
+                f"{fingerprint}: put that one back, or begin anew"
+            )
+        weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
+        if hashlib.sha256(weights).hexdigest() != plain["weights_sha256"]:
+            raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
+        try:
+            written_by = plain.get("written_by")
+            feature = from_json(FeatureConfig, plain["feature"], written_by)
+            classes = tuple(plain["classes"])
+            config = from_json(ModelConfig, plain["model"], written_by)
+            model = AudioCNN(config, feature.n_mels, len(classes))
+            model.load_state_dict(safetensors.torch.load(weights))
+        except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            first = str(error).splitlines()[0]  # torch lists every tensor
+            raise FormatError(f"{uri}: a damaged bundle ({first})") from error
+        for name, values in model.state_dict().items():
+            if not bool(torch.isfinite(values).all()):
+                raise FormatError(
+                    f"{uri}: {name} has weights that are NaN or infinite: its scores would be no "
+                    "numbers; train again"
+                )
+        if plain["feature_fingerprint"] != feature.fingerprint:
+            raise FormatError(f"{uri}: a bundle of another version of the front end; train again")
+        return Bundle(
+            model=model.eval(),
+            feature=feature,
+            classes=classes,
+            calibration=Calibration.from_json(plain["calibration"]),
+            metrics=plain["metrics"],
+            provenance=plain["provenance"],
+            fingerprint=plain["fingerprint"],
+        )
+
+
+def read_summary(uri: str) -> dict[str, Any]:
+    """`bundle.json` of a bundle, without its weights. Raises StorageError, FormatError."""
+    path = storage.join(uri, "bundle.json")
+    plain = storage.read_format(path, FORMAT, "bundle")
+    needed = ("fingerprint", *_DECIDES, "metrics", "provenance")
+    missing = [name for name in needed if name not in plain]
+    if missing:
+        raise FormatError(f"{path}: a damaged bundle (no {', '.join(missing)})")
+    if _fingerprint(plain) != plain["fingerprint"]:
+        raise FormatError(f"{path}: a changed bundle: its fingerprint does not fit its content")
+    return plain
+
+
+def recalibrate(uri: str, calibration: Calibration) -> str:
+    """Give the bundle at a URI another calibration; returns its new fingerprint."""
+    plain = read_summary(uri)
+    plain["calibration"] = calibration.to_json()
+    plain["fingerprint"] = _fingerprint(plain)
+    storage.write_json(storage.join(uri, "bundle.json"), plain)
+    return str(plain["fingerprint"])
+
+
+def _fingerprint(plain: dict[str, Any]) -> str:
+    return content_fingerprint({name: plain[name] for name in _DECIDES})

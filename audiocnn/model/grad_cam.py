@@ -1,0 +1,70 @@
+"""What drove a decision: Grad-CAM over the log-mel, and the part of a sound that it marks."""
+
+import numpy as np
+import torch
+
+from audiocnn.audio.decode import Samples
+from audiocnn.config import FeatureConfig
+from audiocnn.features.logmel import hann, mel_filters
+from audiocnn.model.resnet import AudioCNN
+
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+"""Layers that Grad-CAM can look at: the later, the coarser, and the closer to the decision."""
+
+
+def grad_cam(model: AudioCNN, logmel: np.ndarray, index: int, layer: str = "layer4") -> np.ndarray:
+    """Where a window speaks for a class: Grad-CAM (Selvaraju et al. 2017).
+
+    `logmel` is [n_mels, n_frames] decibels, `index` the class's place in the bundle's order.
+    Returns [n_mels, n_frames] float32 within 0 and 1, where 1 is the place that says most for
+    the class; 0 everywhere where nothing does.
+    """
+    device = next(model.parameters()).device
+    kept: list[torch.Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: kept.append(out))
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = model(torch.from_numpy(logmel).to(device).float()[None])
+            (gradient,) = torch.autograd.grad(logits[0, index], kept[0])
+    finally:
+        hook.remove()
+    weights = gradient.mean((2, 3), keepdim=True)
+    cam = torch.relu((weights * kept[0].detach()).sum(1, keepdim=True))
+    cam = torch.nn.functional.interpolate(
+        cam, size=logmel.shape, mode="bilinear", align_corners=False
+    )[0, 0]
+    scaled: np.ndarray = (cam / cam.max().clamp(min=1e-12)).cpu().numpy()
+    return scaled
+
+
+@torch.inference_mode()
+def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Samples:
+    """The part of a window's sound that a Grad-CAM marks, to be listened to.
+
+    `samples` is [window_samples], `cam` [n_mels, n_frames] within 0 and 1: how much of each band
+    is kept at each time. Returns [window_samples] float32.
+    """
+    window = torch.from_numpy(hann(config.n_fft))
+    # Without an overlap there would be no way back.
+    hop = min(config.hop_length, config.n_fft // 2)
+    spectrum = torch.stft(
+        torch.from_numpy(samples.copy()),  # one that may be written to
+        config.n_fft,
+        hop,
+        window=window,
+        return_complex=True,
+    )
+    filters = torch.from_numpy(mel_filters(config))
+    # A bin takes the mark of the bands that it lies in, by their share in it.
+    share = filters / filters.sum(1, keepdim=True).clamp(min=1e-12)
+    at = torch.arange(spectrum.shape[1]) * hop // config.hop_length  # the frame that says so
+    marks = torch.from_numpy(cam)[:, at.clamp(max=cam.shape[1] - 1)]
+    kept = torch.istft(
+        spectrum * (share @ marks),
+        config.n_fft,
+        hop,
+        window=window,
+        length=len(samples),
+    )
+    sound: Samples = kept.numpy()
+    return sound

@@ -1,0 +1,1 @@
+"""Labels -> what people look through, search and correct."""

@@ -1,0 +1,125 @@
+"""A folder for a person to review: short sounds, a page to listen and answer, and a manifest.
+
+The answers go into the manifest's empty column `label`; `ingest` takes it as it is.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from audiocnn import storage
+from audiocnn.audio.decode import Samples, decode
+from audiocnn.audio.encode import wav
+from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.corpus.file_list import FileList, Told
+from audiocnn.errors import AudioError, ChangedError, ConfigError, UnreadableError
+from audiocnn.labels.reader import Labelled
+from audiocnn.review.page import COLUMNS, Clip, page
+from audiocnn.review.selection import Pick
+from audiocnn.storage import output_folder
+from audiocnn.storage.csv_cells import csv_file
+from audiocnn.storage.failures import failure_row
+from audiocnn.storage.output_folder import REVIEW
+from audiocnn.storage.stores import local
+
+MANIFEST = "review.csv"
+"""Written last."""
+PAGE = "review.html"
+_LIST = "review.json"
+"""The list of what was written."""
+_FORMAT = "audiocnn.review/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written."""
+
+    clips: list[Clip]
+    skipped: dict[str, str]
+    """Recordings that are gone or were changed since they were labelled, and why."""
+
+
+def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
+    """The absolute URI of the folder of a review, once it is clear that it may be written.
+
+    Raises ConfigError where a review is there, which may hold somebody's answers, or what another
+    verb wrote, and where the clips would lie among the recordings.
+    """
+    to = output_folder.claim(to, REVIEW).uri
+    for there in (MANIFEST, PAGE):
+        if not overwrite and storage.exists(storage.join(to, there)):
+            raise output_folder.there_already(to, there)
+    real, bucket = storage.real(to), storage.real(labels.bucket)
+    if storage.is_within(real, bucket) or storage.is_within(bucket, real):
+        raise ConfigError(
+            f"--to {to}: it is in the bucket, or around it, and its clips would be labelled as "
+            "recordings; name a folder elsewhere"
+        )
+    return to
+
+
+def write_review(
+    to: str,
+    labels: Labelled,
+    picks: Sequence[Pick],
+    told: Told = lambda path, kept: None,
+) -> Written:
+    """Write the review of some windows to a folder that `claim` gave.
+
+    What an earlier review wrote there is removed. What somebody changed of it, such as a
+    `review.csv` with answers, is kept beside, and `told` is called with its path and where it is
+    kept. `clips/NNNN.wav` are numbered as the windows are ordered; a number is left out where its
+    recording is gone. Raises StorageError, and ConfigError where no recording is left.
+    """
+    groups: dict[str, dict[int, Pick]] = defaultdict(dict)
+    for number, pick in enumerate(picks, 1):
+        groups[pick.uri][number] = pick
+    files = FileList(to, _LIST, told)
+    files.clear(MANIFEST, PAGE)
+    clips: dict[int, Clip] = {}
+    rate = labels.feature.sample_rate
+    skipped: dict[str, str] = {}
+    for uri, group in groups.items():
+        try:
+            for number, samples in _sounds(labels, uri, group):
+                path = f"clips/{number:04d}.wav"
+                files.write_bytes(path, wav(samples, rate))
+                clips[number] = Clip(path=path, name=labels.name(uri), pick=group[number])
+        except (AudioError, UnreadableError) as error:
+            skipped[uri] = failure_row(uri, error)["reason"]
+    if not clips:
+        raise ConfigError(
+            f"{labels.uri}: no window to review: {next(iter(skipped.values()), 'there are none')}"
+        )
+    written = Written(clips=[clips[number] for number in sorted(clips)], skipped=skipped)
+    content = page(written.clips, labels.classes, labels.bucket, labels.fingerprint)
+    files.write_bytes(PAGE, content.encode("utf-8", "backslashreplace"))
+    files.write_bytes(MANIFEST, csv_file([COLUMNS, *(clip.cells for clip in written.clips)]))
+    files.finish((), format=_FORMAT)
+    return written
+
+
+def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tuple[int, Samples]]:
+    """The samples, without padding, of windows of one recording, by their numbers.
+
+    Raises AudioError, StorageError, and ChangedError where it has no such window.
+    """
+    feature = labels.feature
+    version = next(iter(group.values())).version or None
+    for number, pick in group.items():
+        segment = pick.start_s, pick.start_s + feature.window_s
+        recording = Recording(uri=uri, version=version, segment=segment)
+        with closing(open_recording(recording, labels.limits.max_bytes)) as source:
+            try:
+                blocks = list(decode(source, feature.sample_rate, labels.limits, segment))
+            except AudioError as error:
+                if error.reason != "too_short":
+                    raise
+                blocks = []
+        samples = np.concatenate([np.zeros(0, np.float32), *blocks])
+        # What has no versions shows by its length alone that it is another one.
+        if len(samples) != round((pick.end_s - pick.start_s) * feature.sample_rate):
+            raise ChangedError(f"{uri}: {local.CHANGED}")
+        yield number, samples

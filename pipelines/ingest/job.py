@@ -1,0 +1,364 @@
+"""`audiocnn ingest`: a labelled corpus -> Parquet log-mel features.
+
+The parts say what is done: each carries its clips in its footer. A run reads those, deals out the
+clips that are in none of them, and writes `features.json` last.
+"""
+
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from audiocnn import storage
+from audiocnn.audio.decode import AudioLimits
+from audiocnn.config import FeatureConfig, to_json
+from audiocnn.corpus.clips import Clip, Corpus, rejection_row, with_folds
+from audiocnn.corpus.read import FolderPerClass, read_corpus
+from audiocnn.errors import ConfigError, CorpusError, LedgerError, few
+from audiocnn.features.extractor import Extractor
+from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.part import BandSums, Item, Ledger, is_part, item_of, part_name, read_ledger
+from audiocnn.storage import output_folder
+from audiocnn.storage.failures import write_failures
+from audiocnn.storage.output_folder import FEATURES, Notes, Swept
+from pipelines.options import Ingest
+from pipelines.runtime import session, terminal
+from pipelines.runtime.metrics import meters
+from pipelines.runtime.shard_pool import deal, run_shards
+
+_FORMAT = "audiocnn.ingest/1"
+_PARTS = "parts/part-*.parquet"
+_FOOTERS_AHEAD = 16
+_WORTH_A_WORKER = 2_000
+"""Clips for which another node may be started: some seconds of work for one of its cores."""
+
+
+class IngestWorker:
+    """Clips -> one part of the features, as long as `job` is the run that their note names."""
+
+    def __init__(self, to: str, job: str, feature: FeatureConfig, limits: AudioLimits) -> None:
+        self.to, self.job, self.feature = to, job, feature
+        self.extractor = Extractor(feature, limits, storage.configured())
+
+    def run(self, index: int, shard: list[Item]) -> dict[str, Any]:
+        """Write the part of these clips; returns what it says of itself.
+
+        Raises ConfigError where another ingest has begun, and AudioCNNError where the store is out
+        of reach or the part cannot be written.
+        """
+        began = time.monotonic()
+        with storage.placed(storage.join(self.to, part_name(self.feature, shard))) as path:
+            ledger = self.extractor.part(shard, path)
+            _require_current(self.to, self.job)
+        count = meters("ingest")
+        count.recordings(len(ledger.ingested), len(ledger.failed), sum(ledger.windows.values()))
+        count.step("shard", time.monotonic() - began)
+        return ledger.to_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is done, and what is to do."""
+
+    corpus: Corpus
+    done: list[Ledger]
+    to_do: list[Item]
+
+
+def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
+    """Run the job, or finish it; returns what it wrote.
+
+    Clips that an earlier run of the same options ingested are not read again; those that changed
+    in the corpus since, or left it, are taken out. The corpus is listed, unless the caller did it.
+
+    Raises AudioCNNError: a corpus that cannot be used, features of other options, or clips that
+    are neither ingested nor failed.
+    """
+    storage.configure(options.storage_options)
+    output = output_folder.claim(options.to, FEATURES)
+    to = output.uri
+    corpus = corpus or read_corpus(options.corpus)
+    job = _job(options, corpus)
+    ledgers = [] if options.overwrite else _ledgers(to)
+    # Where no clip was ever ingested there is nothing to go on with, and nothing to lose.
+    nothing = "features.json" not in output.notes and not any(one.ingested for one in ledgers)
+    if not options.overwrite:
+        _refuse_another(to, output.notes, {} if nothing else job["options"])
+        _refuse_other_reading(to, output.notes, corpus, ledgers)
+    anew = options.overwrite or nothing
+    plan = _plan(options, corpus, [] if anew else ledgers)
+    terminal.step(_headline(plan))
+    for remark in corpus.remarks:
+        terminal.say(remark)
+    if anew:
+        output.clear()
+        _sweep(to, output.notes)
+    storage.write_json(storage.join(to, "job.json"), job)
+    began = time.monotonic()
+    ledgers = plan.done + (_run(options, to, job["run"], plan) if plan.to_do else [])
+    features = _collect(plan.corpus, options, to, ledgers)
+    _require_current(to, job["run"])
+    features.write()
+    # Parts that no longer hold, and what a killed worker left.
+    swept = _sweep(to, output.notes, features.parts)
+    output_folder.remove_temporary(to)
+    _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
+    _say_lost(plan.corpus, features)
+    return features
+
+
+def _require_current(to: str, job: str) -> None:
+    """Raise ConfigError where another ingest has begun: the folder is its alone."""
+    if storage.read_json(storage.join(to, "job.json")).get("run") != job:
+        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+
+
+def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
+    """Remove parts but for some: what earlier notes list, and what has our ledger."""
+    listed = notes.get("features.json", {}).get("parts", ())
+    return output_folder.sweep(
+        to, _PARTS, lambda path: path in listed or is_part(storage.join(to, path), path), kept
+    )
+
+
+def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
+    """What decides the rows, and the run that is writing them."""
+    return {
+        "format": _FORMAT,
+        "options": {
+            "corpus": corpus.uri,
+            "folds": options.folds,
+            **to_json(options.feature),
+            **to_json(options.limits),
+        },
+        "layout": corpus.layout,
+        "has_folds": bool(corpus.folds),
+        "run": uuid.uuid4().hex,
+    }
+
+
+def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
+    """Raise ConfigError where there are features, or the beginning of some, of other options."""
+    if "job.json" not in notes:
+        if "features.json" in notes:
+            raise ConfigError(
+                f"--to {to}: features of another version are there; name another folder, "
+                "or pass --overwrite"
+            )
+        return
+    note = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")
+    before = to_json(AudioLimits()) | note["options"]  # a limit that is missing came later
+    differ = ", ".join(
+        f"{name} {before.get(name)!r} and not {value!r}"
+        for name, value in options.items()
+        if before.get(name) != value
+    )
+    if differ:
+        raise ConfigError(
+            f"--to {to}: it was begun with {differ}; give those options to go on with it, "
+            "name another folder, or pass --overwrite"
+        )
+
+
+def _refuse_other_reading(to: str, notes: Notes, corpus: Corpus, ledgers: list[Ledger]) -> None:
+    """Raise ConfigError where ingested clips would get other labels or folds by the layout alone.
+
+    Where a manifest or a table says otherwise than before, somebody wanted that.
+    """
+    why = _other_reading(notes.get("job.json", {}), corpus, ledgers)
+    ingested = {clip_id for ledger in ledgers for clip_id in ledger.ingested}
+    if why and any(clip.clip_id in ingested for clip in corpus.clips):
+        how = "".join(f"; {remark}" for remark in corpus.remarks)
+        raise ConfigError(
+            f"--to {to}: {corpus.uri} is read otherwise than when these features were begun: {why}"
+            f"{how}; put back what was changed in it, name another folder, or pass --overwrite"
+        )
+
+
+def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[Ledger]) -> str | None:
+    """How a corpus is read otherwise than it was, where that is not what its files say.
+
+    Jobs of earlier versions do not tell the layout, nor whether there were folds in it.
+    """
+    layout = job.get("layout", corpus.layout)
+    if layout != corpus.layout:
+        return f"its layout was {layout}, and is {corpus.layout} now"
+    if layout != FolderPerClass.name:
+        return None
+    if job.get("has_folds") and not corpus.folds:
+        return "it had folds by its names, and has none now"
+    clip = _of_another_class(corpus, ledgers)
+    if clip is None:
+        return None
+    fold = "" if clip.fold is None else f" in fold {clip.fold}"
+    return f"{clip.clip_id!r} would be {clip.label!r}{fold}"
+
+
+def _of_another_class(corpus: Corpus, ledgers: list[Ledger]) -> Clip | None:
+    """A clip of a label and a fold of which the part that has the clip has fewer.
+
+    Folds that were dealt do not count.
+    """
+    clips = {clip.clip_id: clip for clip in corpus.clips}
+    for ledger in ledgers:
+        left = Counter[tuple[str, int | None]]()
+        for fold, classes in ledger.classes.items():
+            for label, count in classes.items():
+                left[label, fold if corpus.folds else None] += count
+        for clip in filter(None, map(clips.get, ledger.ingested)):
+            left[clip.label, clip.fold] -= 1
+            if left[clip.label, clip.fold] < 0:
+                return clip
+    return None
+
+
+def _ledgers(to: str) -> list[Ledger]:
+    """What the parts that are there say of themselves.
+
+    A copy of one under another name is no part.
+    """
+    files = {
+        f"parts/{file.path}": file.uri for file in output_folder.below(storage.join(to, "parts"))
+    }
+    parts = {path: uri for path, uri in files.items() if output_folder.matches(path, _PARTS)}
+    ledgers = storage.ahead(read_ledger, parts.values(), _FOOTERS_AHEAD)
+    named = zip(parts, ledgers, strict=True)
+    return [ledger for path, ledger in named if ledger is not None and ledger.part == path]
+
+
+def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
+    """Sort the corpus by what the parts say."""
+    corpus = _with_folds(corpus, options.folds, ledgers)
+    items = [item_of(clip) for clip in corpus.clips]
+    keys = {item["clip_id"]: item["key"] for item in items}
+    done: list[Ledger] = []
+    seen: set[str] = set()
+    for ledger in ledgers:
+        whole = ledger.holds_for(keys) and seen.isdisjoint(ledger.folds)
+        if whole and not (options.retry_failed and ledger.failed):
+            done.append(ledger)
+            seen |= ledger.folds.keys()
+    return _Plan(
+        corpus=corpus, done=done, to_do=[item for item in items if item["clip_id"] not in seen]
+    )
+
+
+def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[Ledger]) -> Corpus:
+    """Folds as an earlier run dealt them, and for clips that came since, folds that fit those.
+
+    A run that was stopped dealt the whole corpus: dealt anew, it gets the same folds.
+    """
+    kept = {clip_id: fold for ledger in ledgers for clip_id, fold in ledger.folds.items()}
+    dealt = with_folds(corpus, n_folds)
+    if all(kept.get(clip.clip_id, clip.fold) == clip.fold for clip in dealt.clips):
+        return dealt
+    return with_folds(corpus, n_folds, kept=kept)
+
+
+def _headline(plan: _Plan) -> str:
+    corpus, before = plan.corpus, len(plan.corpus.clips) - len(plan.to_do)
+    counted = f"{len(corpus.clips)} clips, {len(corpus.classes)} classes"
+    known = f"; {before} are done" if before else ""
+    return f"ingest {terminal.short(corpus.uri)}: {counted}{known}"
+
+
+def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[Ledger]:
+    """The ledgers of what is to do."""
+    cluster = session.connect()
+    arguments = {"to": to, "job": job, "feature": options.feature, "limits": options.limits}
+    cluster.require(options.workers or 1, gpu=False)
+    workers = options.workers or cluster.workers(len(plan.to_do) // _WORTH_A_WORKER)
+    ledgers: list[Ledger] = []
+    with terminal.bar(len(plan.to_do)) as bar:
+        for plain in run_shards(
+            IngestWorker, arguments, deal(plan.to_do, workers), verb="ingest", workers=workers
+        ):
+            ledgers.append(Ledger.from_json(plain))
+            failed = sum(len(ledger.failed) for ledger in ledgers)
+            bar.count(sum(len(ledger.folds) for ledger in ledgers), failed, "clips")
+    return ledgers
+
+
+def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) -> FeatureSet:
+    """Check the sums and write the failures; returns the features, not yet written."""
+    clips = [clip_id for ledger in ledgers for clip_id in ledger.folds]
+    ingested = sum(len(ledger.ingested) for ledger in ledgers)
+    if sorted(clips) != [clip.clip_id for clip in corpus.clips]:
+        raise LedgerError(
+            f"{len(corpus.clips)} clips listed, but the parts of {to} have {len(clips)} of them"
+        )
+    failures = [row for ledger in ledgers for _, row in ledger.failed.values()]
+    failures += [rejection_row(rejected) for rejected in corpus.rejected]
+    write_failures(to, failures)
+    if not ingested:
+        kinds = Counter(row["reason"].split(":")[0] for row in failures)
+        reasons = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        raise CorpusError(
+            f"{corpus.uri}: none of its {len(failures)} clips could be read ({reasons}); the "
+            f"first: {failures[0]['uri']} ({failures[0]['reason']})"
+        )
+    folds: dict[int, Counter[str]] = defaultdict(Counter)
+    bands: dict[int, list[BandSums]] = defaultdict(list)
+    for ledger in ledgers:
+        for fold, counted in ledger.classes.items():
+            folds[fold].update(counted)
+            bands[fold].append(ledger.bands[fold])
+    classes = tuple(sorted(set().union(*folds.values())))
+    if len(classes) < 2:
+        lost = few([name for name in corpus.classes if name not in classes])
+        raise CorpusError(
+            f"{corpus.uri}: no clip of {lost} could be read, and 2 classes are needed; see "
+            f"{to}/failures.parquet"
+        )
+    return FeatureSet(
+        uri=to,
+        config=options.feature,
+        classes=classes,
+        corpus=corpus.uri,
+        counts={
+            "listed": len(corpus.clips) + len(corpus.rejected),
+            "ingested": ingested,
+            "failed": len(failures),
+            "ignored": corpus.ignored,
+            "windows": sum(sum(ledger.windows.values()) for ledger in ledgers),
+        },
+        parts={
+            ledger.part: Part(windows=ledger.windows, rows=ledger.rows)
+            for ledger in sorted(ledgers, key=lambda ledger: ledger.part)
+        },
+        folds={fold: dict(sorted(clips.items())) for fold, clips in sorted(folds.items())},
+        bands={fold: BandSums.merge(parts) for fold, parts in sorted(bands.items())},
+    )
+
+
+def _say(
+    features: FeatureSet, swept: Swept, ledgers: list[Ledger], read: int, seconds: float
+) -> None:
+    counts, to = features.counts, terminal.short(features.uri)
+    terminal.say(
+        f"{counts['listed']} listed = {counts['ingested']} ingested + {counts['failed']} failed; "
+        f"{counts['windows']} windows in {len(features.parts)} parts -> {to}",
+        **counts,
+    )
+    hours = sum(ledger.sound_s for ledger in ledgers) / 3600
+    rate = f"{read} clips read in {seconds:.0f} s, {read / seconds:.0f} a second"
+    terminal.say(
+        f"{hours:.2f} h of sound, {swept.bytes / 1e6:.0f} MB; {rate if read else 'nothing new'}"
+    )
+    if counts["failed"]:
+        terminal.warn(f"{counts['failed']} clips failed: see {to}/failures.parquet")
+    if counts["ignored"]:
+        terminal.say(f"{counts['ignored']} others are no clips of the corpus, or not reviewed yet")
+    terminal.warn_others(to, swept.others)
+
+
+def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
+    """Warn of classes without any clip that could be read: a model cannot learn them."""
+    lost = [name for name in corpus.classes if name not in features.classes]
+    if lost:
+        terminal.warn(
+            f"no clip of {few(lost)} could be read: these features, and the models that are "
+            "trained on them, have no such class"
+        )

@@ -1,0 +1,1 @@
+"""The job that labels a bucket."""

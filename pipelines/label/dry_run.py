@@ -1,0 +1,106 @@
+"""`audiocnn label --dry-run`: what a bucket holds, and what labelling it would take."""
+
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from time import monotonic
+
+from audiocnn import storage
+from audiocnn.audio.recording import Recording
+from audiocnn.errors import StorageError
+from audiocnn.features.extractor import Extractor
+from audiocnn.labels.label_set import iter_bucket, require_apart
+from audiocnn.labels.labeller import Labeller, Model
+from audiocnn.labels.shard_list import Census, Entry
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.storage import machine
+from audiocnn.storage.listing import StoredFile
+from audiocnn.storage.scratch import Scratch
+from pipelines.ingest.dry_run import HEADERS, Headers, read_headers, say_headers
+from pipelines.options import Label
+from pipelines.runtime import terminal
+
+_LABELLED = 24
+
+
+def prospect(options: Label) -> tuple[Census, Headers]:
+    """List the bucket, read some headers, and label a few; prints what it found, writes nothing.
+
+    Raises AudioCNNError for a bundle, a bucket or a folder of labels that cannot be used.
+    """
+    storage.configure(options.storage_options)
+    require_apart(options.bucket, options.to)
+    bundle = Bundle.read(options.bundle)
+    bundle = replace(bundle, feature=bundle.feature.with_hop(options.hop_s))
+    terminal.step(f"dry run of {terminal.short(options.bucket)}")
+    census = Census()
+    with terminal.bar(0) as bar:
+        files = iter_bucket(options.bucket, options.to)
+        sample = _sampled(census.of_recordings(terminal.counted(files, bar, "files")), HEADERS)
+    if not sample:
+        raise StorageError(f"{options.bucket}: none of its {census.listed} files is a recording")
+    headers = read_headers(sample, options.limits)
+    _say(options, census, headers, _seconds_each(options, bundle, sample[:_LABELLED]), bundle)
+    return census, headers
+
+
+def _sampled(files: Iterable[StoredFile], most: int) -> list[Recording]:
+    """Some of the files, each as likely as any other; memory is those.
+
+    Source: Vitter, Random Sampling with a Reservoir, 1985, algorithm R.
+    """
+    chance = random.Random(0)  # noqa: S311
+    kept: list[Recording] = []
+    for count, file in enumerate(files):
+        place = count if count < most else chance.randrange(count + 1)
+        recording = Recording(uri=file.uri, size=file.size, version=file.version or None)
+        if place == len(kept):
+            kept.append(recording)
+        elif place < most:
+            kept[place] = recording
+    chance.shuffle(kept)
+    return kept
+
+
+def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> float:
+    """Seconds of a core that labelling takes for one of these recordings."""
+    entries = [Entry(recording=recording, wrong=None) for recording in sample]
+    with (
+        Extractor(bundle.feature, options.limits, options.storage_options) as extractor,
+        Scratch() as folder,
+    ):
+        judge = Model(Predictor(bundle), embeddings=options.embeddings).judge
+        labeller = Labeller(bundle, extractor, judge, options.top_k, embeddings=options.embeddings)
+        path = os.path.join(folder, "part.parquet")
+        labeller.part(entries[:1], path)  # while it starts
+        began = monotonic()
+        labeller.part(entries, path)
+        return (monotonic() - began) / len(entries)
+
+
+def _say(
+    options: Label, census: Census, headers: Headers, seconds_each: float, bundle: Bundle
+) -> None:
+    terminal.say(
+        f"{census.listed} files: {census.recordings} recordings of {census.bytes / 1e6:.0f} MB"
+        + "".join(
+            f", {count} {kind or 'without a suffix'}"
+            for kind, count in census.skipped.most_common(5)
+        )
+    )
+    say_headers(headers, census.recordings, "recordings")
+    share = census.recordings / headers.looked_at
+    hours = sum(headers.seconds()) * share / 3600
+    failures = len(headers.failures) * share
+    windows = headers.windows(bundle.feature) * census.recordings
+    workers = options.workers or machine.cpus()
+    terminal.say(
+        f"about {hours:.1f} hours of sound, {windows:.0f} windows and {failures:.0f} failures"
+    )
+    terminal.say(
+        f"once started, {terminal.duration(seconds_each * census.recordings / workers)} with "
+        f"{workers} cores like this machine's, each {1e3 * seconds_each:.0f} ms a recording"
+    )
+    terminal.say("nothing was written")

@@ -1,0 +1,117 @@
+"""What labels: a pool of workers that decode, and models beside them or within."""
+
+import ctypes
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from audiocnn import storage
+from audiocnn.config import FeatureConfig
+from audiocnn.errors import ConfigError
+from audiocnn.features.extractor import Extractor
+from audiocnn.labels.label_set import is_current, part_name
+from audiocnn.labels.labeller import Judged, Labeller, Model
+from audiocnn.labels.shard_list import read_shard
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from pipelines.label.gpu_models import Reachable
+from pipelines.options import Label
+from pipelines.runtime.metrics import meters
+
+_FRONT_ENDS = 2
+"""Of a worker: what one sends is scored while the other reads and decodes."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every worker needs to know."""
+
+    to: str
+    listing_id: str
+    manifest: str
+    feature: FeatureConfig
+    """The bundle's, with the hop that was asked for."""
+    bundle: str
+    """The bundle's fingerprint: another one in its place is refused."""
+    options: Label
+
+
+def _keep_memory() -> None:
+    """Have glibc keep what is freed: a fifth of a forward is page faults otherwise.
+
+    It gives large arrays back to the kernel and faults them in again.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 28)
+
+
+class LabelWorker:
+    """Shards of the manifest -> parts of labels; several shards at once, each in its thread."""
+
+    def __init__(self, work: Work, models: list[Any]) -> None:
+        torch.set_num_threads(1)
+        _keep_memory()
+        self.work = work
+        self._lock = threading.Lock()
+        self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
+        for _ in range(_FRONT_ENDS):  # they start while the bundle is read
+            self._idle.put(Extractor(work.feature, work.options.limits, storage.configured()))
+        self.bundle = Bundle.read(work.options.bundle, work.bundle)
+        embeddings = work.options.embeddings
+        self.own = None if models else Model(Predictor(self.bundle), embeddings=embeddings)
+        self.models = Reachable(models)
+
+    def run(self, index: int, shard: int) -> dict[str, int]:
+        """Label a shard and write its part; returns how many recordings it has and how many failed.
+
+        Raises ConfigError where another run of the same labels has begun, and AudioCNNError where
+        the store is out of reach or the part cannot be written.
+        """
+        began = time.monotonic()
+        work, options = self.work, self.work.options
+        entries = read_shard(work.manifest, shard)
+        name = part_name(work.listing_id, shard)
+        with storage.placed(storage.join(work.to, name)) as path:
+            with self._extractor() as extractor:
+                labeller = Labeller(
+                    self.bundle, extractor, self._judge, options.top_k,
+                    embeddings=options.embeddings,
+                )  # fmt: skip
+                ledger = labeller.part(entries, path, name)
+            if not is_current(work.to, work.listing_id):
+                raise ConfigError(f"--to {work.to}: another run of it began meanwhile")
+        count = meters("label")
+        count.recordings(ledger.labelled, ledger.failed, ledger.windows)
+        count.step("shard", time.monotonic() - began)
+        return {"done": ledger.labelled + ledger.failed, "failed": ledger.failed}
+
+    def _judge(self, logmel: np.ndarray) -> Judged:
+        began = time.monotonic()
+        if self.own is None:
+            judged = self.models.judge(logmel)
+        else:
+            with self._lock:  # one core a worker
+                judged = self.own.judge(logmel)
+        count = meters("label")
+        count.batch(len(logmel))
+        count.step("score", time.monotonic() - began)
+        return judged
+
+    @contextmanager
+    def _extractor(self) -> Iterator[Extractor]:
+        """A front end that nobody else uses meanwhile."""
+        extractor = self._idle.get()
+        try:
+            yield extractor
+        finally:
+            self._idle.put(extractor)

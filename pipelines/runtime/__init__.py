@@ -1,0 +1,1 @@
+"""What all jobs use of Ray, of the terminal and of the metrics."""

@@ -1,0 +1,285 @@
+"""Joining a Ray cluster or starting one on this machine, without its chatter."""
+
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+import ray.exceptions
+import ray.train
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.experimental.internal_kv import _internal_kv_get
+
+from audiocnn.errors import AudioCNNError, ConfigError
+from audiocnn.storage import machine
+from pipelines.runtime.auth import write_token
+from pipelines.runtime.reachable import require_shared, require_whole
+
+MOST = "AUDIOCNN_CLUSTER_MAX"
+"""What an autoscaler may bring at most, like CPU=32,GPU=4: Ray's own does not tell."""
+_FEWEST_CPUS = 2
+"""That a cluster of one says it has: a job's workers must all have room."""
+_API_SERVER, _NOBODY = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1"
+_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+_IS_FULL = re.compile(
+    # torch's allocator, CUDA and its driver; NCCL
+    r"CUDA[\w ]*:? out of memory|Cuda failure .*out of memory"
+    # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    r"|\bCU[A-Z]+_\w*(?<!HOST_)ALLOC(ATION)?_FAILED"
+)
+"""What a line of an error says where a GPU's memory is full, whoever wanted more of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What there is to compute with, and what there may be once an autoscaler has done its best."""
+
+    cpus: int
+    gpus: int
+    most_cpus: int
+    most_gpus: int
+    grows: bool = False
+    """Whether an autoscaler may bring more than that, and nobody said how much."""
+
+    def require(self, workers: int, *, gpu: bool) -> None:
+        """Raise ConfigError where there can never be so many workers."""
+        most, what = (self.most_gpus, "GPU") if gpu else (self.most_cpus, "CPU")
+        if workers > most and not self.grows:
+            raise ConfigError(
+                f"--workers {workers}: the cluster has {most} {what}s at most, one a worker"
+            )
+
+    def groups(self, workers: int, *, gpu: bool) -> int:
+        """How many groups of so many workers there may be room for at once: at least one."""
+        return max(1, (self.most_gpus if gpu else self.most_cpus) // workers)
+
+    def workers(self, worth: int) -> int:
+        """A worker for each CPU that is there; for those that may come, as many as are worth it."""
+        return max(1, self.cpus, min(worth, self.most_cpus))
+
+
+def connect(metrics_port: int | None = None) -> Cluster:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine.
+
+    One that is started has its metrics at that port, or at any.
+    """
+    if not ray.is_initialized():
+        # How often Ray Train looks whether its workers are done: its 2 s are every job's tail.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+        _quiet()
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            _join(address)
+        else:
+            write_token()
+            _start(metrics_port)
+    data = ray.data.DataContext.get_current()
+    data.enable_progress_bars = False
+    data.raise_original_map_exception = True
+    # Its default ends a job in which no shard ended for half an hour: one that waits for a node, or
+    # has recordings of days.
+    data.execution_no_progress_timeout_s = -1
+    there = ray.cluster_resources()
+    ever, grows = _most(), _grows()
+    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    return Cluster(
+        cpus=cpus,
+        gpus=gpus,
+        most_cpus=max(cpus, int(ever.get("CPU", 0))),
+        most_gpus=max(gpus, int(ever.get("GPU", 0))),
+        grows=grows and not ever,
+    )
+
+
+def require_reach(options: Any) -> None:
+    """Raise ConfigError where options name a path that not every node of the cluster has."""
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 or _most() or _grows():
+        require_shared(options, f"the cluster has {nodes} nodes or may get them")
+    elif RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
+        require_whole(options)
+
+
+def job_id() -> str | None:
+    """The id of the submitted job that this process is, where it is one."""
+    config = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
+    found: str | None = config.get("metadata", {}).get("job_submission_id")
+    return found
+
+
+def _most() -> dict[str, int]:
+    """The resources that an autoscaler may bring at most, where somebody said so."""
+    said = os.environ.get(MOST)
+    if not said:
+        return {}
+    try:
+        return {name.strip(): int(most) for name, most in (p.split("=") for p in said.split(","))}
+    except ValueError:
+        raise ConfigError(f"{MOST}={said}: expected something like CPU=32,GPU=4") from None
+
+
+def _grows() -> bool:
+    """Whether the cluster has an autoscaler: without one, each node's type is its own id."""
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+    return any(kind != f"node_{node}" for node, kind in types.items())
+
+
+def _start(metrics_port: int | None) -> None:
+    """Start a cluster of one on this machine. Raises ConfigError where Ray does not start."""
+    try:
+        with _without_api_server():
+            # On loopback alone: a cluster of one has no business on the network.
+            ray.init(
+                address="local",
+                num_cpus=max(_FEWEST_CPUS, machine.cpus()),
+                include_dashboard=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                _metrics_export_port=metrics_port,
+            )
+    # For a node that is not there after 30 s, which no setting changes, Ray 2.60 raises no less.
+    except Exception as error:
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise ConfigError(
+            f"Ray does not start on this machine ({_reason(error)}): its logs are below "
+            f"{folder}/ray, and RAY_TMPDIR names another folder; on a slow or busy machine, try "
+            "again"
+        ) from error
+
+
+@contextmanager
+def _without_api_server() -> Iterator[None]:
+    """Have processes that are started meanwhile see at once that no API server is there.
+
+    The API server is part of the dashboard. Ray Train asks it whether a training still runs. Where
+    there is none, Ray looks for it for 40 s, and the end of each training waited for 12 of them.
+    Where RAY_API_SERVER_ADDRESS names another cluster, Ray Train would ask that one, which does not
+    know this training, and take it for dead.
+    """
+    before = os.environ.get(_API_SERVER)
+    os.environ[_API_SERVER] = _NOBODY
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_API_SERVER]
+        else:
+            os.environ[_API_SERVER] = before
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS {address}: {_reason(error)} (no cluster there, or another version of "
+            "Ray, or it wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Ray says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _quiet() -> None:
+    """Leave Ray's messages to its log files.
+
+    `log_to_driver` and `logging_level` do not reach all of them: ray.data has a handler of its
+    own, and messages that the raylet pushes are printed by a function that asks for no level.
+    """
+    import ray._private.worker
+    from ray._private.log import PlainRayHandler
+    from ray.util.annotations import RayDeprecationWarning
+
+    for name in ("ray", "ray.data", "ray.serve"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, PlainRayHandler)]
+        logger.addHandler(logging.NullHandler())
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"ray(\.|$)")
+
+
+def divert_native_stderr() -> None:
+    """Send what native code writes to file descriptor 2 to a log file; Python's stderr stays.
+
+    Ray's core writes there past every setting. For the command alone: it changes the process.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    log = _open_native_log()
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stderr = os.fdopen(real, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def _open_native_log() -> int:
+    """A log file in a folder of this user's own, or nowhere."""
+    folder = os.path.join(tempfile.gettempdir(), f"audiocnn-{os.getuid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return os.open(os.path.join(folder, "native.log"), flags, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the AudioCNNError of a worker as itself, without Ray's wrapping."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        for cause in error.worker_failures.values():
+            if isinstance(cause, AudioCNNError):
+                raise cause from None
+        raise
+    except ray.exceptions.RayTaskError as error:
+        found: BaseException = error
+        while isinstance(found, ray.exceptions.RayTaskError):  # of a model that a worker has asked
+            found = found.cause
+        if isinstance(found, AudioCNNError):
+            message = str(found).split("\nFailed to apply UDF")[0]
+            kind = next(k for k in type(found).__mro__ if k.__module__ == "audiocnn.errors")
+            raise kind(message) from None
+        raise
+
+
+@contextmanager
+def gpu_memory(mend: str) -> Iterator[None]:
+    """Raise ConfigError, with the mend, where a GPU's memory is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        line = next(filter(_IS_FULL.search, str(error).splitlines()), None)
+        if line is None:
+            raise
+        what = ". ".join(line.split(". ")[:2])  # it goes on with many figures
+        raise ConfigError(f"{what}: {mend}") from error
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """Which worker a training lost, in a few words; None where it failed by itself."""
+    if not isinstance(error, ray.train.WorkerGroupError):
+        return None
+    failures = error.worker_failures
+    gone = sorted(r for r, e in failures.items() if type(e).__module__.startswith("ray."))
+    if gone:
+        return f"worker {', '.join(map(str, gone))} was lost"
+    # Its peers may notice before Ray does that a rank is gone.
+    if all(any(word in str(e) for word in _PEER_IS_GONE) for e in failures.values()):
+        return "a worker was lost"
+    return None

@@ -1,0 +1,1 @@
+"""Verbs that are no jobs of their own: demo, submit, doctor."""

@@ -1,0 +1,280 @@
+"""`audiocnn train`: features -> bundle, by Ray Train and DDP."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import ray.exceptions
+import ray.train
+import ray.train.torch
+from ray.train import RunConfig, ScalingConfig
+
+from audiocnn import storage
+from audiocnn.errors import MismatchError, TrainingError, few
+from audiocnn.features import leaks
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.model.bundle import Bundle
+from audiocnn.storage import output_folder
+from audiocnn.storage.output_folder import BUNDLE, Notes, Output
+from audiocnn.storage.scratch import Scratch
+from audiocnn.training import checkpoint
+from pipelines.options import Evaluate, Train
+from pipelines.runtime import session, terminal
+from pipelines.runtime.metrics import meters
+from pipelines.train.gloo import GlooConfig
+from pipelines.train.plan import Job, log_suffix, plan, run_of
+from pipelines.train.progress import Channel, Listener
+from pipelines.train.worker import train_rank
+
+_T = TypeVar("_T")
+_LOGS = "tensorboard/events.out.tfevents.*"
+
+
+def train(options: Train) -> Bundle:
+    """Run the job; returns the bundle that it wrote.
+
+    Raises AudioCNNError as `plan` does, and for more workers than the cluster has, a bundle that
+    is there already, or an unfinished run with other options.
+    """
+    storage.configure(options.storage_options)
+    output = claim(options.to)
+    if not options.overwrite:
+        output.require_unfinished()
+    job = replace(plan(options), to=output.uri)
+    refuse_other_run(job)
+    terminal.step(_headline(job))
+    warn_unseen(job)
+    if job.holds_out:
+        refuse_leaks(job.features, options)
+    session.connect().require(options.workers_range[0], gpu=options.gpu)
+    begin(job, output)
+    terminal.say(f"TensorBoard: tensorboard --logdir {terminal.short(job.tensorboard)}")
+    fit({"": job})
+    bundle = Bundle.read(job.to)
+    if test := bundle.metrics.get("test"):
+        _say_test(test)
+    doubt = doubts(bundle.metrics)
+    if doubt:
+        terminal.warn(doubt)
+    terminal.say(f"bundle {bundle.fingerprint} -> {terminal.short(job.to)}")
+    return bundle
+
+
+def _say_test(test: dict[str, Any]) -> None:
+    """How the bundle did on the fold that it was tested on, and what of that cannot be heard."""
+    if test["accuracy"] is not None:
+        terminal.say(
+            f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips"
+        )
+    if test["silent"]:
+        terminal.warn(
+            f"{test['silent']} clips of fold {test['fold']} are silence alone: they have no "
+            "answer, and count for nothing"
+        )
+
+
+def claim(to: str) -> Output:
+    """The folder of a bundle. Raises ConfigError where there is something else of that name."""
+    return output_folder.claim(
+        to,
+        BUNDLE,
+        {
+            "checkpoint.pt": lambda uri, notes: run_of(notes) == (checkpoint.job_of(uri) or ""),
+            "predictions.parquet": lambda _, notes: _was_tested(notes),
+        },
+    )
+
+
+def _was_tested(notes: Notes) -> bool:
+    """Whether the training that left these notes was to be tested, and so wrote predictions."""
+    metrics = notes.get("bundle.json", {}).get("metrics", {})
+    return "test" in metrics or notes.get("job.json", {}).get("test_fold") is not None
+
+
+def begin(job: Job, output: Output) -> None:
+    """Remove what an earlier training left, unless this one goes on from its checkpoint."""
+    if job.options.overwrite or not storage.exists(job.checkpoint):
+        clear(output)
+
+
+def clear(output: Output) -> None:
+    """Remove a bundle, or the beginning of one, with its logs."""
+    output.clear()
+    suffix = log_suffix(run_of(output.notes))
+    swept = output_folder.sweep(output.uri, _LOGS, lambda path: path.endswith(suffix))
+    if swept.others:
+        terminal.warn(
+            f"{len(swept.others)} logs in {terminal.short(output.uri)}/tensorboard may be of "
+            "others and are left there"
+        )
+
+
+def refuse_other_run(job: Job) -> None:
+    """Raise MismatchError where an unfinished run with other options is there."""
+    note = storage.join(job.to, "job.json")
+    if job.options.overwrite or not (storage.exists(note) and storage.exists(job.checkpoint)):
+        return
+    differ = job.differs_from(storage.read_json(note))
+    if differ:
+        raise MismatchError(
+            f"--to {job.to}: an unfinished run is there with another {differ}; "
+            "give its options to go on with it, or --overwrite to begin anew"
+        )
+
+
+def warn_unseen(job: Job) -> None:
+    """Warn of classes that a model cannot learn."""
+    if job.unseen:
+        folds = ", ".join(map(str, job.train_folds))
+        terminal.warn(f"no clip of {few(job.unseen)} is in the folds trained on ({folds})")
+
+
+def doubts(metrics: dict[str, Any]) -> str | None:
+    """What is odd about a bundle's metrics: that it is far worse than its training suggests."""
+    fit, test = metrics.get("fit"), metrics.get("test")
+    if fit is None:  # a bundle of an earlier version
+        return None
+    trained = f"{100 * fit['training']:.0f} %"
+    if fit["kept"] < fit["training"] / 2:
+        return (
+            f"the model that is kept is right on {100 * fit['kept']:.0f} % of the windows that it "
+            f"was trained on, and while it was trained on {trained}: its weights (--ema-decay) and "
+            "batch norm's statistics are averages over steps, of which there were too few; give "
+            "more --epochs, or a lower --ema-decay"
+        )
+    if test and test["accuracy"] is not None and test["accuracy"] < fit["training"] / 2:
+        return (
+            f"fold {test['fold']} is far below the windows that were trained on, of which "
+            f"{trained} are right: the model knows these by heart, or the fold has other kinds of "
+            "sounds; more sources of each class help, or a smaller model"
+        )
+    return None
+
+
+def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
+    """Raise CorpusError where a recording is in two folds, and warn where one may be.
+
+    Features that are too large for memory are not read for it.
+    """
+    if options.allow_leaks:
+        return
+    if features.bytes_of(list(features.folds)) > options.memory_gb * 1e9:
+        terminal.warn("the features are too large (--memory-gb) to look for a sound in two folds")
+        return
+    found = leaks.find(features)
+    leaks.require_none(features, found)
+    if found.near:
+        (clip, fold), (other, another) = found.near[0]
+        more = " or more" * (len(found.near) >= leaks.MOST_NEAR)
+        terminal.warn(
+            f"{clip} (fold {fold}) and {other} (fold {another}) look alike: one recording? "
+            f"({len(found.near)} such pairs{more})"
+        )
+
+
+def _headline(job: Job) -> str:
+    options, features = job.options, job.features
+    clips = sum(sum(features.folds[fold].values()) for fold in job.train_folds)
+    tested = "" if options.test_fold is None else f", fold {options.test_fold} kept for the test"
+    fewest, most = options.workers_range
+    workers = str(most) if fewest == most else f"{fewest} to {most}"
+    return (
+        f"train {options.recipe}: {clips} clips, {options.training.epochs} epochs, "
+        f"{workers} {'GPU' if options.gpu else 'CPU'} worker{'s' * (most > 1)}{tested}"
+    )
+
+
+def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
+    """Train jobs, by the names that their progress is told by, some at a time.
+
+    Where one fails, those under way end, and its error is raised.
+    """
+    if not jobs:
+        return
+    count = meters("train")
+    count.now(running=1)
+    try:
+        with Listener(
+            {name: job.options.training.epochs for name, job in jobs.items()}
+        ) as listener:
+            in_threads(lambda name: _fit(jobs[name], listener.channel(name)), jobs, side_by_side)
+    except KeyboardInterrupt:
+        again = terminal.same_command(any(job.options.overwrite for job in jobs.values()))
+        raise KeyboardInterrupt(f"{again} goes on from the last checkpoint") from None
+    finally:
+        count.over()
+
+
+def in_threads(work: Callable[[_T], None], items: Iterable[_T], threads: int) -> None:
+    """Do some work with each item, in their order, in so many threads.
+
+    Where it fails, those under way end, and the first error is raised. Ctrl-C reaches the main
+    thread, which does no work, and ends all of them at once.
+    """
+    waiting, errors = list(items)[::-1], list[BaseException]()
+
+    def go_on() -> None:
+        while not errors:
+            try:
+                item = waiting.pop()
+            except IndexError:  # not asked before: another thread may take the last one meanwhile
+                return
+            try:
+                work(item)
+            except BaseException as error:
+                errors.append(error)
+
+    started = [threading.Thread(target=go_on, daemon=True) for _ in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _fit(job: Job, channel: Channel) -> None:
+    """Train until the bundle is written, over lost workers and lost nodes.
+
+    Ray Train starts the workers, joins them and sees that one is gone; what to go on from, and
+    whether, is decided here: a mistake of the user must not be tried again.
+    """
+    storage.write_json(storage.join(job.to, "job.json"), job.note)
+    again = terminal.same_command(job.options.overwrite)
+    for failures in range(job.options.max_failures + 1):
+        try:
+            with session.user_errors():
+                _fit_once(job, channel)
+            storage.remove(job.checkpoint)
+            output_folder.remove_temporary(job.to)
+            return
+        except ray.exceptions.RayActorError as error:
+            # Its workers' share of the cluster stays taken until this process has ended.
+            raise TrainingError(
+                f"the process that led the training was lost; {again} goes on from the last "
+                "checkpoint"
+            ) from error
+        except ray.train.TrainingFailedError as error:
+            lost = session.lost_worker(error)
+            if lost is None:
+                raise
+            if failures == job.options.max_failures:
+                raise TrainingError(
+                    f"{lost}, for the {failures + 1}. time: look for what kills it (memory?); "
+                    f"{again} goes on from the last checkpoint"
+                ) from error
+            channel.note(f"{lost}: going on from the last checkpoint")
+
+
+def _fit_once(job: Job, channel: Channel) -> None:
+    workers: Any = job.options.workers  # as Ray takes it: a number, or the fewest and the most
+    with Scratch() as folder:
+        ray.train.torch.TorchTrainer(
+            train_rank,
+            train_loop_config={"job": job, "channel": channel},
+            torch_config=GlooConfig(),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.options.gpu),
+            # Ray Train wants a folder for its own checkpoints: it is given none to keep.
+            run_config=RunConfig(name=job.fingerprint, storage_path=folder),
+        ).fit()

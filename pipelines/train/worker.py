@@ -1,0 +1,258 @@
+"""What each training worker runs: its share of the epochs, and on rank 0 all that is written."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from audiocnn import storage
+from audiocnn.errors import MismatchError
+from audiocnn.evaluation.held_out import HeldOut
+from audiocnn.evaluation.predictions import Predictions
+from audiocnn.model.bundle import Bundle
+from audiocnn.model.predictor import Predictor
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.training import checkpoint
+from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
+from audiocnn.training.trainer import OnStep, Trainer, from_all_ranks, require_finite
+from pipelines.runtime import session
+from pipelines.runtime.metrics import meters
+from pipelines.train.plan import Job, log_suffix
+from pipelines.train.progress import Channel
+
+_MEND = (
+    "lower --batch-size, leave the features off the GPU with --data stream, or share each batch "
+    "out to more --workers"
+)
+Kept = dict[str, Any]
+"""The best epoch on the validation fold: epoch, accuracy, loss, confusion, weights."""
+
+
+def train_rank(config: dict[str, Any]) -> None:
+    """Train from the job's checkpoint, or from the start, to the end; rank 0 writes the bundle.
+
+    Raises AudioCNNError.
+    """
+    job: Job = config["job"]
+    storage.configure(job.options.storage_options)
+    with session.gpu_memory(_MEND):
+        _train(job, config["channel"])
+
+
+def _train(job: Job, channel: Channel) -> None:
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    trainer = _trainer(job, rank, world)
+    at = _restore(job, trainer)
+    held_out = _held_out(job, rank, world)
+    validation = held_out.get(job.options.validation_fold)
+    scribe = _Scribe(job, trainer, at, channel, world) if rank == 0 else None
+    for epoch in range(at.epoch, job.options.training.epochs):
+        on_step = scribe.begin(epoch) if scribe else None
+        loss = trainer.train_epoch(epoch, on_step, first=at.step, losses=at.losses)
+        row: dict[str, Any] = {"epoch": epoch + 1, "loss": loss}
+        kept = _validated(trainer, validation, row, at.kept) if validation else None
+        at = Position(epoch=epoch + 1, kept=kept)
+        if scribe:
+            scribe.end(row, at)
+    model = trainer.kept(at.kept and at.kept["weights"])
+    found = _predictions(job, model, held_out, trainer.device)
+    if scribe:
+        scribe.finish(at.kept, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run is: epochs done, steps done of the next one and the sum of their losses."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: float = 0.0
+    kept: Kept | None = None
+
+
+def _trainer(job: Job, rank: int, world: int) -> Trainer:
+    settings, features = job.options.training, job.features
+    device = ray.train.torch.get_device()
+    batches: Batches
+    if job.streams:
+        batches = StreamedBatches(features, job.train_folds, settings, rank=rank, world=world)
+        # The schedule's length must not change with the number of workers.
+        batches.steps = job.streamed_steps
+    else:
+        rows = features.load(job.train_folds)
+        batches = MemoryBatches(
+            torch.from_numpy(rows.logmel).to(device),
+            torch.from_numpy(features.label_indices(rows.labels)).to(device),
+            settings, rank=rank, world=world,
+        )  # fmt: skip
+    torch.manual_seed(settings.seed)
+    model = AudioCNN(job.options.model, features.config.n_mels, len(features.classes))
+    model.normalise_by(*features.mean_std(job.train_folds))
+    return Trainer(
+        model, settings, batches, rank=rank, world=world, device=device,
+        wrap=parallel if world > 1 else lambda model: model,
+    )  # fmt: skip
+
+
+def parallel(model: AudioCNN) -> DistributedDataParallel:
+    """DDP whose steps are the same, to the bit, in a run that goes on and in one that never ended.
+
+    It lays its buckets out anew after its first backward, and how the sum over three ranks is
+    rounded depends on where a gradient lies: that backward is a rehearsal here.
+    """
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    wrapped.eval()
+    silence = torch.zeros(1, len(model.mean), 64, device=model.mean.device)
+    wrapped(silence).sum().backward()
+    wrapped.zero_grad(set_to_none=True)
+    return wrapped
+
+
+def _restore(job: Job, trainer: Trainer) -> Position:
+    """Go on from the job's checkpoint, where it has one: the position it was written at."""
+    state = checkpoint.read(job.checkpoint, trainer.device)
+    if state is None:
+        return Position()
+    if state["job"] != job.fingerprint:
+        raise MismatchError(f"{job.checkpoint}: the checkpoint of a run with other options")
+    trainer.load_state_dict(state["trainer"])
+    return Position(**state["position"])
+
+
+def _held_out(job: Job, rank: int, world: int) -> dict[int | None, HeldOut]:
+    """A rank's share of the folds that are kept out of training."""
+    options, hold = job.options, not job.streams
+    folds = [f for f in (options.validation_fold, options.test_fold) if f is not None]
+    return {f: HeldOut(job.features, f, rank=rank, world=world, hold=hold) for f in folds}
+
+
+def _validated(
+    trainer: Trainer, fold: HeldOut, row: dict[str, Any], kept: Kept | None
+) -> Kept | None:
+    """Add the validation's figures to an epoch's; returns the epoch to keep, old or new."""
+    found = trainer.evaluate(fold.batches())
+    row |= {"validation_loss": found.loss, "accuracy": found.accuracy}
+    if kept and (kept["accuracy"], -kept["loss"]) >= (found.accuracy, -found.loss):
+        return kept
+    return {
+        "epoch": row["epoch"],
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "confusion": found.confusion.tolist(),
+        "weights": {name: value.clone() for name, value in trainer.best.state_dict().items()},
+    }
+
+
+def _predictions(
+    job: Job, model: AudioCNN, held_out: dict[int | None, HeldOut], device: torch.device
+) -> dict[int, Predictions]:
+    """What the model, uncalibrated, says of each fold that was kept out; each rank does a share."""
+    if not held_out:
+        return {}
+    made = Bundle(model=model, feature=job.features.config, classes=job.features.classes)
+    predictor, seed = Predictor(made, device), job.options.training.seed
+    shares = [fold.predictions(predictor, seed) for fold in held_out.values()]
+    merged = [Predictions.merge(from_all_ranks(share)) for share in shares]
+    return {found.fold: found for found in merged}
+
+
+class _Scribe:
+    """Rank 0's pen: checkpoints and TensorBoard logs, written behind the training; progress."""
+
+    def __init__(
+        self, job: Job, trainer: Trainer, at: Position, channel: Channel, world: int
+    ) -> None:
+        from pipelines.train.tensorboard import Log
+
+        self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
+        self.log = Log(job.tensorboard, log_suffix(job.fingerprint), at.epoch)
+        self.behind = checkpoint.Behind()
+        self.count = meters("train")
+        self.written = self.begun = self.epoch_begun = time.monotonic()
+        self.first = at.epoch + at.step / trainer.batches.steps
+        self.world = world
+        self.stepped = self.first_stepped = self.begun
+        self.waited: float | None = None
+        channel.started(at.epoch, world)
+
+    def begin(self, epoch: int) -> OnStep:
+        """An epoch begins; returns what to call after each of its steps."""
+        self.epoch_begun = time.monotonic()
+        steps = self.trainer.batches.steps
+
+        def on_step(step: int, losses: torch.Tensor) -> None:
+            if step == self.at.step + 1:
+                self._first_step(epoch)
+            now = time.monotonic()
+            self.count.step("step", now - self.stepped)
+            self.stepped = now
+            self.channel.step(epoch, step, steps)
+            if step < steps and self._due():
+                sum_of_losses = losses.item()
+                require_finite(sum_of_losses, epoch)
+                self._checkpoint(
+                    Position(epoch=epoch, step=step, losses=sum_of_losses, kept=self.at.kept)
+                )
+
+        return on_step
+
+    def end(self, row: dict[str, Any], at: Position) -> None:
+        """An epoch is done: log it, and write a checkpoint where one is due."""
+        now = time.monotonic()
+        steps = self.trainer.batches.steps - self.at.step
+        row["windows_per_s"] = steps * self.trainer.config.batch_size / (now - self.epoch_begun)
+        if self.waited is not None and steps > 1:
+            pace = (self.stepped - self.first_stepped) / (steps - 1)
+            row["seconds_between_epochs"] = max(0.0, self.waited - pace)
+        row["lr"] = self.trainer.schedule.get_last_lr()[0]
+        self.count.windows(steps * self.trainer.config.batch_size)
+        self.count.step("epoch", now - self.epoch_begun)
+        figures = ("epoch", "loss", "validation_loss", "accuracy", "windows_per_s")
+        self.count.now(**{name: row[name] for name in figures if name in row})
+        self.log.epoch(row)
+        epoch_s = (now - self.begun) / (at.epoch - self.first)
+        left_s = epoch_s * (self.trainer.config.epochs - at.epoch)
+        self.channel.epoch({**row, "left_s": left_s})
+        self.at = at
+        if self._due():
+            self._checkpoint(at)
+
+    def _first_step(self, epoch: int) -> None:
+        now = time.monotonic()
+        if epoch + self.at.step / self.trainer.batches.steps == self.first:
+            self.log.workers(self.world, epoch + 1)
+        else:
+            self.waited = now - self.stepped
+        self.first_stepped = now
+
+    def finish(self, kept: Kept | None, found: dict[int, Predictions]) -> None:
+        """Write the bundle, and then no checkpoint is needed any more."""
+        from pipelines.train.finish import write_bundle
+
+        self.behind.wait()
+        write_bundle(self.job, self.trainer, kept, found, self.log)
+
+    def _due(self) -> bool:
+        waited = time.monotonic() - self.written
+        return waited >= self.job.options.checkpoint_s and not self.behind.busy
+
+    def _checkpoint(self, at: Position) -> None:
+        state = checkpoint.snapshot(
+            {
+                "job": self.job.fingerprint,
+                "position": vars(at),
+                "trainer": self.trainer.state_dict(),
+            }
+        )
+
+        def write() -> None:
+            checkpoint.write(self.job.checkpoint, state)
+            self.log.upload()
+
+        self.behind.start(write)
+        self.written = time.monotonic()

