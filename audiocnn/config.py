@@ -257,22 +257,23 @@ def to_json(config: Any) -> dict[str, Any]:
     plain = {}
     for one in dataclasses.fields(config):
         value = getattr(config, one.name)
+        if _ADDED in one.metadata and value == one.default:
+            continue
         if dataclasses.is_dataclass(value):
             value = to_json(value)
-        if not (_ADDED in one.metadata and value == one.default):
-            plain[one.name] = json.loads(json.dumps(value))
+        plain[one.name] = list(value) if isinstance(value, tuple) else value
     return plain
 
 
-def from_json(kind: type[Config], plain: dict[str, Any], written_by: str | None = None) -> Config:
+def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
     """The config that `to_json` wrote; a field that is missing has its default.
 
     Raises FormatError for a field that this version does not know, and ConfigError for a value
-    that is not allowed. Both name the file that the config was read from. `written_by` is the
-    version of audiocnn that wrote it, where the file says so.
+    that is not allowed. Both name the file where `plain` was read from one by `storage.read_json`.
     """
-    uri = getattr(plain, "uri", None)
-    where = f"{uri}: " if uri else ""
+    origin = getattr(plain, "origin", None)
+    where = f"{origin.uri}: " if origin else ""
+    written_by = origin.written_by if origin else None
     hints = get_type_hints(kind)
     unknown = ", ".join(sorted(set(plain) - set(hints)))
     if unknown:

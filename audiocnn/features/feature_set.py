@@ -149,7 +149,7 @@ class FeatureSet:
         try:
             features = FeatureSet(
                 uri=uri,
-                config=from_json(FeatureConfig, plain["config"], plain.get("written_by")),
+                config=from_json(FeatureConfig, plain["config"]),
                 classes=tuple(plain["classes"]),
                 corpus=plain["corpus"],
                 counts=plain["counts"],

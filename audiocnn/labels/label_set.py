@@ -8,7 +8,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from audiocnn.errors import ConfigError
 from audiocnn.labels.part import FORMAT, Ledger, is_part, read_ledger, reading, schema
 from audiocnn.storage import ahead, listing, open_binary, output_folder, parquet
 from audiocnn.storage.failures import FAILURES
+from audiocnn.storage.json_note import Note
 from audiocnn.storage.listing import StoredFile
 from audiocnn.storage.output_folder import Notes, Output
 
@@ -29,6 +30,8 @@ _FIRST = "audiocnn.labels/1"
 _PARTS = "parts/part-*.parquet"
 _VERSION = re.compile(r"version-([2-9]|[1-9]\d{1,8})")
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
+_OTHER_OPTIONS = ("bundle", "features", "bucket", "hop_s", "top_k", "embeddings")
+"""Members of `made_with` beside the limits of recordings."""
 _FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
 _ROWS = 4_096
 """Rows in memory at once: 8 MB of embeddings of 512 numbers."""
@@ -79,7 +82,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     )
 
 
-def read_note(uri: str) -> dict[str, Any]:
+def read_note(uri: str) -> Note:
     """`labels.json`. Raises StorageError where there is none, FormatError for another format."""
     note, summary = storage.join(uri, NOTE), storage.join(uri, SUMMARY)
     if not storage.exists(note) and storage.exists(summary):
@@ -87,10 +90,12 @@ def read_note(uri: str) -> dict[str, Any]:
     return storage.read_format(note, FORMAT, "labels")
 
 
-def limits_of(made_with: dict[str, Any]) -> AudioLimits:
-    """What a recording may be, by the `made_with` of a note."""
-    names = {field.name for field in fields(AudioLimits)}
-    return from_json(AudioLimits, {name: made_with[name] for name in names & made_with.keys()})
+def limits_of(note: Note) -> AudioLimits:
+    """What a recording may be, by the note of labels.
+
+    Raises FormatError where the labels are made with an option that this version does not know.
+    """
+    return from_json(AudioLimits, note["made_with"].without(_OTHER_OPTIONS))
 
 
 def require_apart(bucket: str, to: str) -> None:

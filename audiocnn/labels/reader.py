@@ -73,7 +73,7 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
     note = read_note(uri)
     made_with, where = note["made_with"], storage.absolute(bundle or note["bundle"])
     summary = _bundle(where, made_with["bundle"], uri)
-    feature = from_json(FeatureConfig, summary["feature"], summary.get("written_by"))
+    feature = from_json(FeatureConfig, summary["feature"])
     return Labelled(
         uri=uri,
         bucket=made_with["bucket"],
@@ -81,7 +81,7 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
         fingerprint=made_with["bundle"],
         classes=tuple(summary["classes"]),
         feature=replace(feature, hop_s=made_with["hop_s"]),
-        limits=limits_of(made_with),
+        limits=limits_of(note),
         has_embeddings=bool(made_with["embeddings"]),
         finished=storage.exists(storage.join(uri, SUMMARY)),
         parts=find_parts(uri, note["listings"]),

@@ -84,10 +84,9 @@ class Bundle:
         if hashlib.sha256(weights).hexdigest() != plain["weights_sha256"]:
             raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
         try:
-            written_by = plain.get("written_by")
-            feature = from_json(FeatureConfig, plain["feature"], written_by)
+            feature = from_json(FeatureConfig, plain["feature"])
             classes = tuple(plain["classes"])
-            config = from_json(ModelConfig, plain["model"], written_by)
+            config = from_json(ModelConfig, plain["model"])
             model = AudioCNN(config, feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
         except (TypeError, RuntimeError, safetensors.SafetensorError) as error:

@@ -21,6 +21,7 @@ from audiocnn.errors import AudioCNNError, MismatchError
 from audiocnn.labels.label_set import SUMMARY, Part, files, find_parts, limits_of, read_note
 from audiocnn.labels.part import BINS, Ledger, ledger_of, reading
 from audiocnn.review.revision import Revision
+from audiocnn.storage.json_note import Note
 from audiocnn.storage.scratch import Scratch
 
 Sort = Literal["highest", "lowest", "name"]
@@ -119,11 +120,9 @@ def read_state(uri: str) -> State:
     return _state(read_note(uri))
 
 
-def _state(note: dict[str, Any]) -> State:
+def _state(note: Note) -> State:
     made_with = note["made_with"]
-    return State(
-        bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(made_with)
-    )
+    return State(bucket=made_with["bucket"], bundle=made_with["bundle"], limits=limits_of(note))
 
 
 class Browser:

@@ -34,6 +34,7 @@ from audiocnn.errors import (
     UnreadableError,
 )
 from audiocnn.storage import json_note, parquet
+from audiocnn.storage.json_note import Note
 from audiocnn.storage.scratch import Scratch
 from audiocnn.storage.stores import generic, local
 from audiocnn.storage.stores.range_file import RangeFile
@@ -286,7 +287,7 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def read_json(uri: str) -> dict[str, Any]:
+def read_json(uri: str) -> Note:
     """A JSON object. Raises StorageError, and FormatError where it is none.
 
     Asked for a member that is not there, the object raises FormatError too.
@@ -294,7 +295,7 @@ def read_json(uri: str) -> dict[str, Any]:
     return json_note.parse(uri, read_bytes(uri))
 
 
-def read_format(uri: str, expected: str, what: str, *earlier: str) -> dict[str, Any]:
+def read_format(uri: str, expected: str, what: str, *earlier: str) -> Note:
     """A JSON file of ours, of the format of this version or an earlier one.
 
     Raises StorageError where it is missing, FormatError for another format.

@@ -151,7 +151,7 @@ def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
 
     Raises ConfigError for those of another kind, and for one of this kind's that cannot be read.
     """
-    notes, unreadable = {}, list[str]()
+    notes, unreadable = Notes(), list[str]()
     for name in names:
         try:
             note = read_json(join(uri, name))

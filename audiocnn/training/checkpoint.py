@@ -13,7 +13,7 @@ import torch
 
 from audiocnn import storage
 from audiocnn.errors import FormatError, TrainingError
-from audiocnn.storage.json_note import Note
+from audiocnn.storage.json_note import Note, Origin
 
 State = dict[str, Any]
 """Tensors, numbers, texts, lists and dictionaries of them."""
@@ -34,7 +34,7 @@ def read(uri: str, device: torch.device) -> State | None:
     try:
         # Tensors and plain values alone: nothing else is ever unpickled.
         state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-        return Note(state.items(), uri)
+        return Note(state.items(), Origin(uri))
     except Exception as error:
         raise FormatError(f"{uri}: a damaged checkpoint ({type(error).__name__})") from error
 

@@ -141,7 +141,7 @@ def _is_unfinished(run: _Run) -> bool:
 def _remember_formats(run: _Run) -> None:
     note = label_set.read_note(run.to)
     if note["formats"] != run.note["formats"]:
-        note = {**note, "formats": run.note["formats"]}
+        note["formats"] = run.note["formats"]
         storage.write_json(storage.join(run.to, NOTE), note)
 
 
