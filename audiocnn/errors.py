@@ -20,7 +20,7 @@ Anything else that escapes is our own bug and shows a traceback.
 
 from collections.abc import Sequence
 
-REASONS = {
+FAILURE_REASONS = {
     "unrecognised": "not WAV, FLAC, OGG or MP3 audio that we read",
     "empty": "no bytes, or no samples",
     "too_short": "shorter than the shortest recording allowed",
@@ -68,7 +68,7 @@ class UnreadableError(StorageError):
     """One object that is not there, may not be read, or is no file with a readable name."""
 
     reason = "unreadable"
-    """A key of `REASONS`."""
+    """A key of `FAILURE_REASONS`."""
 
 
 class GoneError(UnreadableError):
@@ -90,12 +90,12 @@ class CorpusError(AudioCNNError):
 class AudioError(AudioCNNError):
     """One recording that cannot be used.
 
-    `reason` is a key of `REASONS`; `detail` says what was found in this recording.
+    `reason` is a key of `FAILURE_REASONS`; `detail` says what was found in this recording.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        if reason not in REASONS:
-            raise ValueError(f"{reason!r} is not one of {sorted(REASONS)}")
+        if reason not in FAILURE_REASONS:
+            raise ValueError(f"{reason!r} is not one of {sorted(FAILURE_REASONS)}")
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail

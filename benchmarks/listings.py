@@ -20,8 +20,8 @@ import tyro
 from audiocnn.labels import part as label_part
 from audiocnn.labels.diff import compared
 from audiocnn.labels.label_set import find_parts, part_name
-from audiocnn.labels.part import Ledger
-from audiocnn.labels.shard_list import Census, row_of, write_manifest
+from audiocnn.labels.part import LabelLedger
+from audiocnn.labels.shard_list import ListingCounts, row_of, write_manifest
 from audiocnn.storage import listing
 from benchmarks import objects
 from benchmarks.harness import Report
@@ -97,14 +97,14 @@ def _write_parts(manifest: Path, to: Path) -> None:
         name = part_name("before", index)
         with pq.ParquetWriter(to / name, batch.schema) as writer:
             writer.write_batch(batch)
-            label_part._close(writer, Ledger(labelled=len(batch)), name)
+            label_part._close(writer, LabelLedger(labelled=len(batch)), name)
 
 
 def listing_of(work: Path) -> None:
     """List, in the process that is measured."""
     began, imported_mib = time.perf_counter(), _mib("VmRSS")
     job, manifest = json.loads((work / "job.json").read_text()), str(work / "manifest.parquet")
-    census, to_do = Census(), 0
+    census, to_do = ListingCounts(), 0
 
     def counted(rows: Any) -> Any:
         nonlocal to_do

@@ -79,7 +79,7 @@ def _serve(options: Serve) -> None:
     if not run.is_joined():
         haproxy.prepare(options.address)
     cluster = session.connect(options.metrics_port)
-    options = run.fit(options, cluster.most_cpus, cluster.most_gpus)
+    options = run.size_replicas(options, cluster.most_cpus, cluster.most_gpus)
     run.listen(options)
     try:  # what is refused until here has ended nothing that others serve
         address = run.start(options, keys)

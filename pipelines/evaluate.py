@@ -20,12 +20,12 @@ from pipelines.train.job import (
     claim,
     clear,
     doubts,
-    fit,
     refuse_leaks,
     refuse_other_run,
+    train_all,
     warn_unseen,
 )
-from pipelines.train.plan import Job, plan
+from pipelines.train.plan import TrainPlan, plan
 
 _FORMAT = "audiocnn.evaluate/1"
 
@@ -56,7 +56,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
         warn_unseen(job)
     if len(todo) < len(jobs):
         terminal.say(f"{len(jobs) - len(todo)} bundles are there already")
-    fit({_name(job): job for job in todo}, slots)
+    train_all({_name(job): job for job in todo}, slots)
     for job in todo:
         doubt = doubts(bundle.read_summary(job.to)["metrics"])
         if doubt:
@@ -143,7 +143,9 @@ def _earlier(output: Output) -> Models:
     )
 
 
-def _job(options: Evaluate, features: FeatureSet, models: Models, fold: int, seed: int) -> Job:
+def _job(
+    options: Evaluate, features: FeatureSet, models: Models, fold: int, seed: int
+) -> TrainPlan:
     """The job of a fold and a seed."""
     shared = {
         f.name: getattr(options, f.name)
@@ -156,7 +158,7 @@ def _job(options: Evaluate, features: FeatureSet, models: Models, fold: int, see
     return replace(plan(asked, features), to=where)
 
 
-def _claimed(todo: list[Job], output: Output) -> dict[str, Output]:
+def _claimed(todo: list[TrainPlan], output: Output) -> dict[str, Output]:
     """The folders of what is to do, and of all that an earlier run here was asked for.
 
     Raises ConfigError where one of them has something else in it.
@@ -165,7 +167,9 @@ def _claimed(todo: list[Job], output: Output) -> dict[str, Output]:
     return {folder: claim(folder) for folder in folders}
 
 
-def _begin(output: Output, models: Models, todo: list[Job], folders: dict[str, Output]) -> None:
+def _begin(
+    output: Output, models: Models, todo: list[TrainPlan], folders: dict[str, Output]
+) -> None:
     """Remove what is to be made anew, and note what this run is asked for."""
     output.clear()
     for job in todo:
@@ -177,7 +181,7 @@ def _begin(output: Output, models: Models, todo: list[Job], folders: dict[str, O
     storage.write_json(storage.join(output.uri, "job.json"), note)
 
 
-def _is_done(job: Job) -> bool:
+def _is_done(job: TrainPlan) -> bool:
     """Whether a fold's bundle is there. Raises MismatchError for one of other options."""
     if not storage.exists(storage.join(job.to, "bundle.json")):
         refuse_other_run(job)
@@ -199,11 +203,11 @@ def _headline(options: Evaluate, models: Models, slots: int) -> str:
     )
 
 
-def _name(job: Job) -> str:
+def _name(job: TrainPlan) -> str:
     return f"fold {job.to.rsplit('/', 1)[-1]}"
 
 
-def _calibrated(jobs: list[Job]) -> tuple[list[Predictions], list[Calibration]]:
+def _calibrated(jobs: list[TrainPlan]) -> tuple[list[Predictions], list[Calibration]]:
     """What each bundle said of its fold, and its calibration by the other folds' clips."""
     results = [predictions_of(job.to, job.options.training.seed) for job in jobs]
     classes = jobs[0].features.classes

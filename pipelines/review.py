@@ -4,8 +4,8 @@ from collections import Counter
 
 from audiocnn import storage
 from audiocnn.labels.reader import open_labels
-from audiocnn.review.folder import MANIFEST, PAGE, Written, claim, write_review
-from audiocnn.review.selection import MOST_OF_A_RECORDING, choose
+from audiocnn.review.folder import PAGE, REVIEW_CSV, Written, claim, write_review
+from audiocnn.review.selection import MOST_OF_A_RECORDING, select_windows
 from pipelines.options import Review
 from pipelines.runtime import terminal
 from pipelines.similar import warn_unfinished
@@ -21,7 +21,7 @@ def review(options: Review) -> Written:
     to = claim(options.to, labels, overwrite=options.overwrite)
     warn_unfinished(labels)
     terminal.step(f"review {terminal.short(labels.uri)}")
-    picks = choose(labels, options.count)
+    picks = select_windows(labels, options.count)
     kept: dict[str, str] = {}
     written = write_review(to, labels, picks, kept.__setitem__)
     terminal.warn_kept("review", kept)
@@ -46,5 +46,5 @@ def _say(options: Review, to: str, written: Written) -> None:
             "and none that overlap"
         )
     terminal.say(
-        f"listen and label in {to}/{PAGE}; then: {terminal.command()} ingest {to}/{MANIFEST}"
+        f"listen and label in {to}/{PAGE}; then: {terminal.command()} ingest {to}/{REVIEW_CSV}"
     )

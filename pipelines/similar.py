@@ -6,7 +6,7 @@ from audiocnn import storage
 from audiocnn.errors import AudioError, ConfigError
 from audiocnn.labels.reader import Labelled, open_labels
 from audiocnn.model.predictor import Predictor
-from audiocnn.review.search import Found, Match, embed, matches_csv, nearest
+from audiocnn.review.search import Match, SearchResult, embed, matches_csv, nearest
 from audiocnn.storage import output_folder
 from pipelines.options import Similar
 from pipelines.runtime import terminal
@@ -14,7 +14,7 @@ from pipelines.runtime import terminal
 _LABEL_CELLS = 24
 
 
-def similar(options: Similar) -> Found:
+def similar(options: Similar) -> SearchResult:
     """Search, print what was found, and write it where that was asked for.
 
     Raises AudioCNNError: labels without embeddings or by another bundle, a clip that cannot be

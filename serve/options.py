@@ -104,7 +104,7 @@ class Serve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PredictRequest:
     """What a request wants to know of its recording."""
 
     top_k: int = 3

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from audiocnn.errors import REASONS, AudioError
+from audiocnn.errors import FAILURE_REASONS, AudioError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Problem(Exception):
     def of_audio(error: AudioError) -> "Problem":
         """What is wrong with a recording."""
         name = _OF_AUDIO.get(error.reason, "audio")
-        detail = f"{REASONS[error.reason]}: {error.detail}"
+        detail = f"{FAILURE_REASONS[error.reason]}: {error.detail}"
         return Problem(name, detail, more={"reason": error.reason})
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -47,12 +47,12 @@ def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callabl
     # Not by threads: what they take of the interpreter's lock costs more than such a read.
     if recording.segment is None:
         offset = recording.archive.offset if recording.archive else 0
-        local.will_read(storage.absolute(place.uri), offset, min(place.size or _WHOLE, _WHOLE))
+        local.advise_read(storage.absolute(place.uri), offset, min(place.size or _WHOLE, _WHOLE))
     return partial(open_recording, recording, most)
 
 
 @contextmanager
-def closing(source: Source) -> Iterator[Source]:
+def closing_source(source: Source) -> Iterator[Source]:
     """A source, closed at the end of the block where it is a file."""
     try:
         yield source

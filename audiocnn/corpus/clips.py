@@ -48,7 +48,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """Something that was listed and cannot be used; `reason` is a key of `REASONS`.
+    """Something that was listed and cannot be used; `reason` is a key of `FAILURE_REASONS`.
 
     `uri` is UTF-8, with whatever is none escaped.
     """

@@ -45,10 +45,10 @@ class FileList:
     def placed(self, path: str) -> Iterator[str]:
         """A path of this machine to write a file to, which then goes to `path` below the folder.
 
-        Raises StorageError as `storage.placed` does.
+        Raises StorageError as `storage.atomic_path` does.
         """
         is_there = self._is_there(path)
-        with storage.placed(storage.join(self.uri, path)) as temporary:
+        with storage.atomic_path(storage.join(self.uri, path)) as temporary:
             yield temporary
             with open(temporary, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -87,7 +87,9 @@ class FileList:
 
     def _remove(self, paths: list[str]) -> None:
         paths = [path for path in paths if self._is_there(path)]
-        for path, digest in zip(paths, storage.ahead(self._digest, paths, _AT_ONCE), strict=True):
+        for path, digest in zip(
+            paths, storage.prefetch(self._digest, paths, _AT_ONCE), strict=True
+        ):
             if digest not in (self._before.get(path), None):
                 self._keep(path)
             storage.remove(storage.join(self.uri, path))
@@ -100,7 +102,7 @@ class FileList:
             number += 1
         with (
             storage.open_binary(storage.join(self.uri, path)) as source,
-            storage.placed(storage.join(self.uri, kept)) as place,
+            storage.atomic_path(storage.join(self.uri, kept)) as place,
             open(place, "wb") as sink,
         ):
             shutil.copyfileobj(source, sink)

@@ -30,7 +30,7 @@ from audiocnn.corpus.layouts.folders import read_meaning
 from audiocnn.corpus.layouts.webdataset import WebDataset
 from audiocnn.errors import CorpusError, NotAFolderError
 from audiocnn.storage import listing
-from audiocnn.storage.csv_cells import restored
+from audiocnn.storage.csv_cells import unescape_formula
 from audiocnn.storage.listing import StoredFile
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -77,7 +77,7 @@ class Manifest:
         rows = _read_parquet(uri) if is_parquet else _read_csv(uri, "uri", "label")
         for number, row in enumerate(rows, 1):
             name, asked = row["uri"], "suggested" in row
-            label = restored(row["label"]) if asked else row["label"]
+            label = unescape_formula(row["label"]) if asked else row["label"]
             if asked and not label.strip():
                 yield Unreviewed(uri=storage.printable(name))
             elif not name.strip():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from audiocnn.evaluation.predictions import Predictions
-from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.features.feature_set import FeatureRows, FeatureSet
 from audiocnn.model.predictor import Predictor
 from audiocnn.training.batches import Batch, deal_parts
 
@@ -51,16 +51,16 @@ class HeldOut:
         ]
 
     @cached_property
-    def _held(self) -> Rows:
+    def _held(self) -> FeatureRows:
         return self.features.load([self.fold], self.parts)
 
-    def _groups(self) -> Iterator[Rows]:
+    def _groups(self) -> Iterator[FeatureRows]:
         if self.hold:
             yield from _split(self._held)
             return
-        left: list[Rows] = []
+        left: list[FeatureRows] = []
         for part in self.features.stream([self.fold], self.parts):
-            rows = Rows.concatenate([*left, part], self.features.config)
+            rows = FeatureRows.concatenate([*left, part], self.features.config)
             whole = len(rows) // _AT_ONCE * _AT_ONCE
             yield from _split(rows.take(np.arange(whole)))
             left = [rows.take(np.arange(whole, len(rows)))]
@@ -68,6 +68,6 @@ class HeldOut:
             yield from _split(rows)
 
 
-def _split(rows: Rows) -> Iterator[Rows]:
+def _split(rows: FeatureRows) -> Iterator[FeatureRows]:
     for start in range(0, len(rows), _AT_ONCE):
         yield rows.take(np.arange(start, min(start + _AT_ONCE, len(rows))))

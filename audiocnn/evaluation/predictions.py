@@ -8,7 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from audiocnn.evaluation import metrics
-from audiocnn.model.calibration import Calibration, fit_temperature, fit_thresholds, tempered
+from audiocnn.model.calibration import (
+    Calibration,
+    apply_temperature,
+    fit_temperature,
+    fit_thresholds,
+)
 from audiocnn.model.clip_scores import clip_scores
 
 REPORT_FORMAT = "audiocnn.report/2"
@@ -51,7 +56,7 @@ class Predictions:
 
         Clips of silence alone are left out: nothing was said of them. `silent` counts them.
         """
-        scores = self.scores if temperature == 1.0 else tempered(self.scores, temperature)
+        scores = self.scores if temperature == 1.0 else apply_temperature(self.scores, temperature)
         names, by_clip = clip_scores(self.clip_ids, self.duration_s, scores)
         heard = np.flatnonzero(by_clip.any(axis=1))
         names, by_clip = [names[at] for at in heard], by_clip[heard]
@@ -153,5 +158,5 @@ def calibrate(predictions: list[Predictions], classes: tuple[str, ...]) -> Calib
     scores = np.concatenate([one.scores[some] for one, some in pairs])
     seconds = np.concatenate([one.duration_s[some] for one, some in pairs])
     temperature = fit_temperature(scores, truth, seconds)
-    thresholds = fit_thresholds(tempered(scores, temperature), truth)
+    thresholds = fit_thresholds(apply_temperature(scores, temperature), truth)
     return Calibration(temperature=temperature, thresholds=thresholds)

@@ -11,7 +11,7 @@ import soundfile
 
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits, Segment, windows
-from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.config import FeatureConfig
 from audiocnn.corpus.clips import segment_of
 from audiocnn.errors import AudioError, StorageError
@@ -171,7 +171,7 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
     """A clip's first window as the model heard it; nothing where it cannot be read by now."""
     try:
         recording = Recording(uri=uri, segment=segment)
-        with closing(open_recording(recording, AudioLimits().max_bytes)) as source:
+        with closing_source(open_recording(recording, AudioLimits().max_bytes)) as source:
             window = next(windows(source, config, segment=segment))
     except (StorageError, AudioError):
         return ""

@@ -23,7 +23,7 @@ import numpy as np
 from audiocnn.audio.recording import Recording
 from audiocnn.config import AudioLimits, FeatureConfig
 from audiocnn.errors import AudioError, InstallationError, UnreadableError
-from audiocnn.features.part import Item, Ledger
+from audiocnn.features.part import FeatureLedger, Item
 
 _ATTEMPTS = 2
 _STARTS = 5
@@ -63,7 +63,7 @@ class Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class WindowFeatures:
     """Some windows of a recording; arrays are [windows, ...].
 
     `at` is its place; `attempt` is another one where its windows are sent anew.
@@ -85,7 +85,7 @@ FOUND = ("start_s", "duration_s", "level_dbfs", "channel", "logmel")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class RecordingEnd:
     """A recording's windows have all been sent, or it failed."""
 
     at: int
@@ -163,7 +163,7 @@ class Extractor:
         self._process.kill()
         self._process.wait()
 
-    def part(self, items: list[Item], path: str) -> Ledger:
+    def part(self, items: list[Item], path: str) -> FeatureLedger:
         """Write the part of these clips to a file of this machine; returns what it says of itself.
 
         A recording that twice kills the process, or leaves it silent, failed: `crashed`. Raises
@@ -196,7 +196,9 @@ class Extractor:
             condemned[at] = AudioError("crashed", f"the process that decoded it {death}")
         self._start()
 
-    def windows(self, recordings: list[Recording]) -> Generator[Found | Ended, None, None]:
+    def windows(
+        self, recordings: list[Recording]
+    ) -> Generator[WindowFeatures | RecordingEnd, None, None]:
         """The windows of recordings, in order, and after each one's last whether it failed.
 
         The process reads and decodes ahead of what is taken. Where it dies, the windows of the
@@ -211,7 +213,7 @@ class Extractor:
                 self.close()
                 self._start()
 
-    def _windows(self, recordings: list[Recording]) -> Iterator[Found | Ended]:
+    def _windows(self, recordings: list[Recording]) -> Iterator[WindowFeatures | RecordingEnd]:
         condemned: dict[int, AudioError] = {}
         deaths: Counter[int] = Counter()
         first = 0
@@ -220,11 +222,11 @@ class Extractor:
             try:
                 for kind, content in self._stream(stream):
                     if kind == "windows":
-                        yield Found(attempt=deaths[content["at"]], **content)
+                        yield WindowFeatures(attempt=deaths[content["at"]], **content)
                     else:
                         at, error = content
                         first = at + 1
-                        yield Ended(at=at, attempt=deaths[at], error=error)
+                        yield RecordingEnd(at=at, attempt=deaths[at], error=error)
             except _Died as death:
                 self._begin_again(death, first, deaths, condemned)
 
@@ -239,12 +241,12 @@ class Extractor:
                 return
             yield kind, content
 
-    def _ask(self, task: Task) -> Ledger:
+    def _ask(self, task: Task) -> FeatureLedger:
         self._send(task, 0)
         kind, content = self._receive(self._silence_s)
         if kind == "fatal":
             raise content
-        ledger: Ledger = content
+        ledger: FeatureLedger = content
         return ledger
 
     def _send(self, task: Task | Stream, first: int) -> None:

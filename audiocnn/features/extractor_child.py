@@ -26,12 +26,12 @@ import numpy as np
 
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits, Segment, Source, Window, batched, windows
-from audiocnn.audio.recording import Recording, begin_to_read, closing
+from audiocnn.audio.recording import Recording, begin_to_read, closing_source
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
 from audiocnn.features.extractor import FOUND, Progress, Stream, Task
 from audiocnn.features.logmel import LogMel
-from audiocnn.features.part import Ledger, PartWriter, Windows, recording_of
+from audiocnn.features.part import FeatureLedger, PartWriter, Windows, recording_of
 
 _WINDOWS_AT_ONCE = 16
 _READERS = 8
@@ -66,7 +66,7 @@ def main() -> None:
 
 def _answer(
     front_end: "_FrontEnd", task: Task | Stream, connection: Connection
-) -> tuple[str, Ledger | float | AudioCNNError]:
+) -> tuple[str, FeatureLedger | float | AudioCNNError]:
     """Do a task; returns the last message about it."""
     try:
         if isinstance(task, Task):
@@ -98,7 +98,7 @@ class _FrontEnd:
         self.logmel, self.limits, self.progress = LogMel(feature), limits, progress
         self.readers = ThreadPoolExecutor(_READERS)
 
-    def part(self, task: Task) -> Ledger:
+    def part(self, task: Task) -> FeatureLedger:
         """Write a part. Raises AudioCNNError where that, or reading any clip at all, is no use."""
         with PartWriter(task.path, self.logmel.config) as part:
             recordings = [recording_of(item) for item in task.items]
@@ -148,7 +148,7 @@ class _FrontEnd:
     def _groups(self, read: _Read, segment: Segment | None) -> Iterator[dict[str, np.ndarray]]:
         """Arrays of a recording's windows, some at a time. Raises AudioCNNError."""
         try:
-            with closing(read()) as source:
+            with closing_source(read()) as source:
                 cut = windows(source, self.logmel.config, self.limits, segment)
                 for group in batched(cut, _WINDOWS_AT_ONCE):
                     yield self._features(group)

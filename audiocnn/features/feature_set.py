@@ -40,23 +40,23 @@ _PARTS_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class FeaturePart:
     """One Parquet file of features."""
 
     windows: dict[int, int]
     """Rows of each fold."""
     rows: str
-    """Names its rows by their content: see `parts.Ledger`; in the first format `rows_sha256`."""
+    """Names its rows by their content: see `FeatureLedger`; in the first format `rows_sha256`."""
 
     def to_json(self) -> dict[str, Any]:
         """As `features.json` has it."""
         return {"windows": _text_keys(self.windows), "rows": self.rows}
 
     @staticmethod
-    def from_json(plain: dict[str, Any]) -> "Part":
+    def from_json(plain: dict[str, Any]) -> "FeaturePart":
         """What `to_json` gave, in this version or an earlier one."""
         rows = plain["sha256"] if "sha256" in plain else plain["rows"]
-        return Part(windows=int_keys(plain["windows"]), rows=rows)
+        return FeaturePart(windows=int_keys(plain["windows"]), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class FeatureSet:
     corpus: str
     counts: dict[str, int]
     """listed = ingested + failed (clips); windows; ignored (files that are no recordings)."""
-    parts: dict[str, Part]
+    parts: dict[str, FeaturePart]
     """The Parquet files, by their paths below `uri`."""
     folds: dict[int, dict[str, int]]
     """Clips by class in each fold."""
@@ -153,7 +153,7 @@ class FeatureSet:
                 classes=tuple(plain["classes"]),
                 corpus=plain["corpus"],
                 counts=plain["counts"],
-                parts={name: Part.from_json(part) for name, part in plain["parts"].items()},
+                parts={name: FeaturePart.from_json(part) for name, part in plain["parts"].items()},
                 folds=int_keys(plain["folds"]),
                 bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
                 format=plain["format"],
@@ -168,17 +168,19 @@ class FeatureSet:
             raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
         return features
 
-    def load(self, folds: list[int], parts: Collection[str] | None = None) -> "Rows":
+    def load(self, folds: list[int], parts: Collection[str] | None = None) -> "FeatureRows":
         """The windows of some folds, in memory, by clip and time; of some parts alone.
 
         Their order is the same wherever the corpus lay and however ingest shared it out to parts,
         and so is what is trained on them. Raises FormatError where a part is damaged.
         """
-        rows = Rows.concatenate(list(self.stream(folds, parts)), self.config)
+        rows = FeatureRows.concatenate(list(self.stream(folds, parts)), self.config)
         keys = list(zip(rows.clip_ids, rows.start_s.tolist(), strict=True))
         return rows.take(np.array(sorted(range(len(rows)), key=keys.__getitem__), np.int64))
 
-    def stream(self, folds: list[int], parts: Collection[str] | None = None) -> Iterator["Rows"]:
+    def stream(
+        self, folds: list[int], parts: Collection[str] | None = None
+    ) -> Iterator["FeatureRows"]:
         """The windows of some folds part by part, of some parts alone, read ahead by a few parts.
 
         Raises as `load` does.
@@ -188,9 +190,9 @@ class FeatureSet:
             for name, rows in self.part_rows(folds).items()
             if rows and (parts is None or name in parts)
         ]
-        return storage.ahead(lambda name: self.load_part(name, folds), named, _PARTS_AHEAD)
+        return storage.prefetch(lambda name: self.load_part(name, folds), named, _PARTS_AHEAD)
 
-    def load_part(self, part: str, folds: list[int]) -> "Rows":
+    def load_part(self, part: str, folds: list[int]) -> "FeatureRows":
         """The windows of some folds in one part.
 
         Raises FormatError where it is damaged, or holds other rows than `features.json` says.
@@ -200,7 +202,7 @@ class FeatureSet:
         if not fits(table.schema, self.config):
             raise FormatError(f"{uri}: its columns are not those of features")
         self._require_rows(part, table, footer)
-        return Rows.of_table(
+        return FeatureRows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
         )
 
@@ -247,7 +249,7 @@ class FeatureSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class FeatureRows:
     """Windows in memory: `logmel` is [windows, n_mels, n_frames] float16."""
 
     clip_ids: list[str]
@@ -262,18 +264,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, order: np.ndarray) -> "Rows":
+    def take(self, order: np.ndarray) -> "FeatureRows":
         """Some rows, in another order."""
         taken: dict[str, Any] = {
             name: [value[i] for i in order] if isinstance(value, list) else value[order]
             for name, value in vars(self).items()
         }
-        return Rows(**taken)
+        return FeatureRows(**taken)
 
     @staticmethod
-    def of_table(table: pa.Table) -> "Rows":
+    def of_table(table: pa.Table) -> "FeatureRows":
         """The rows of one part."""
-        return Rows(
+        return FeatureRows(
             clip_ids=table["clip_id"].to_pylist(),
             uris=table["uri"].to_pylist(),
             start_s=table["start_s"].to_numpy(),
@@ -285,20 +287,20 @@ class Rows:
         )
 
     @staticmethod
-    def concatenate(parts: list["Rows"], config: FeatureConfig) -> "Rows":
+    def concatenate(parts: list["FeatureRows"], config: FeatureConfig) -> "FeatureRows":
         """Several parts' rows as one."""
         if not parts:
             empty = schema(config).empty_table()
-            return Rows.of_table(empty)
+            return FeatureRows.of_table(empty)
         merged: dict[str, Any] = {}
-        for one in dataclasses.fields(Rows):
+        for one in dataclasses.fields(FeatureRows):
             values = [getattr(part, one.name) for part in parts]
             merged[one.name] = (
                 [item for value in values for item in value]
                 if isinstance(values[0], list)
                 else np.concatenate(values)
             )
-        return Rows(**merged)
+        return FeatureRows(**merged)
 
 
 def _read(uri: str) -> tuple[pa.Table, bytes]:

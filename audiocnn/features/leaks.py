@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from audiocnn.errors import CorpusError
-from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.features.feature_set import FeatureRows, FeatureSet
 
 NEAR = 0.99
 """Cosine of two windows' coarse pictures above which they may be one recording."""
@@ -87,7 +87,7 @@ def _others(found: Sized) -> str:
     return f"{len(found) - 1} more like it"
 
 
-def _with_sound(rows: Rows) -> list[tuple[str, int, np.ndarray]]:
+def _with_sound(rows: FeatureRows) -> list[tuple[str, int, np.ndarray]]:
     return [
         (clip_id, int(fold), logmel)
         for clip_id, fold, logmel in zip(rows.clip_ids, rows.folds, rows.logmel, strict=True)

@@ -110,7 +110,7 @@ class BandSums:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ledger:
+class FeatureLedger:
     """What a part says of itself."""
 
     part: str
@@ -137,14 +137,14 @@ class Ledger:
         return asdict(self)
 
     @staticmethod
-    def from_json(plain: dict[str, Any]) -> "Ledger":
+    def from_json(plain: dict[str, Any]) -> "FeatureLedger":
         """What `to_json` gave, also through JSON's text keys."""
         values = dict(plain)
         values["failed"] = {clip: (key, row) for clip, (key, row) in plain["failed"].items()}
         for name in ("windows", "classes"):
             values[name] = int_keys(plain[name])
         values["bands"] = {fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()}
-        return Ledger(**values)
+        return FeatureLedger(**values)
 
     def holds_for(self, keys: dict[str, str]) -> bool:
         """Whether each of its clips is still in the corpus, and as it was."""
@@ -300,11 +300,11 @@ class PartWriter:
         self._writer.write_table(plain.add_column(place, self._schema.field(place), tensors))
         self._rows.clear()
 
-    def finish(self) -> Ledger:
+    def finish(self) -> FeatureLedger:
         """End the file; returns what is in its footer."""
         if self._rows:
             self._flush()
-        ledger = Ledger(
+        ledger = FeatureLedger(
             part=part_name(self.config, self._items),
             ingested=self._ingested,
             failed=self._failed,
@@ -372,10 +372,10 @@ def _said(row: dict[str, Any]) -> bytes:
     return json.dumps([row[name] for name in _DECIDE]).encode()
 
 
-def read_ledger(uri: str) -> Ledger | None:
+def read_ledger(uri: str) -> FeatureLedger | None:
     """What a part says of itself, from its footer; None where it is damaged, or not of ours."""
     try:
-        return Ledger.from_json(_footer(uri))
+        return FeatureLedger.from_json(_footer(uri))
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -13,9 +13,9 @@ import duckdb
 import pyarrow as pa
 
 from audiocnn.labels import label_set
-from audiocnn.labels.label_set import Part
+from audiocnn.labels.label_set import LabelPart
 from audiocnn.labels.part import outcomes
-from audiocnn.labels.shard_list import MANIFEST
+from audiocnn.labels.shard_list import SHARD_LIST_SCHEMA
 from audiocnn.storage.scratch import Scratch
 
 _BATCH = 10_000
@@ -28,9 +28,9 @@ class Changes:
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, LabelPart] = {}
 
-    def against(self, parts: list[Part], *, retry_failed: bool) -> None:
+    def against(self, parts: list[LabelPart], *, retry_failed: bool) -> None:
         """Compare with what these parts have, once; with `retry_failed`, but for what failed.
 
         Raises FormatError, and StorageError as `labelset.files` does.
@@ -44,7 +44,7 @@ class Changes:
             "SELECT now.* FROM now ANTI JOIN done USING (uri, version) ORDER BY uri"
         )
 
-    def stale(self) -> Iterator[tuple[Part, set[str]]]:
+    def stale(self) -> Iterator[tuple[LabelPart, set[str]]]:
         """Parts with the URIs of what must be taken out of them.
 
         It is no longer in the bucket as it was, or is in another part too, which is kept.
@@ -72,11 +72,11 @@ def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
         duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
     ):
         database.execute(f"SET memory_limit = '{_MEMORY}'")
-        _load(database, "now", MANIFEST, rows)
+        _load(database, "now", SHARD_LIST_SCHEMA, rows)
         yield Changes(database)
 
 
-def _done(parts: list[Part], retry_failed: bool) -> Iterator[dict[str, Any]]:
+def _done(parts: list[LabelPart], retry_failed: bool) -> Iterator[dict[str, Any]]:
     for part, file in label_set.files(parts):
         for uri, version, failed in outcomes(part, file):
             # Nothing equals NULL: it is to be done again, and to be taken out.

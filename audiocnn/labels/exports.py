@@ -23,7 +23,7 @@ from audiocnn.corpus.file_list import FileList, Told
 from audiocnn.errors import ConfigError
 from audiocnn.labels.events import Event
 from audiocnn.storage import parquet
-from audiocnn.storage.csv_cells import inert
+from audiocnn.storage.csv_cells import escape_formula
 
 EVENTS = pa.schema(
     [
@@ -136,7 +136,7 @@ def _fields(event: Event) -> dict[str, str | float | int]:
 def _parquet(target: _Target) -> Iterator[Add]:
     """`events.parquet`: a row an event."""
     with (
-        storage.placed(storage.join(target.to, "events.parquet")) as path,
+        storage.atomic_path(storage.join(target.to, "events.parquet")) as path,
         parquet.writer(path, EVENTS) as file,
     ):
         held: list[dict[str, str | float | int]] = []
@@ -163,7 +163,7 @@ def _csv(target: _Target) -> Iterator[Add]:
 
         def add(event: Event) -> None:
             values = _fields(event).values()
-            writer.writerow([inert(v) if isinstance(v, str) else v for v in values])
+            writer.writerow([escape_formula(v) if isinstance(v, str) else v for v in values])
 
         yield add
 
@@ -234,7 +234,7 @@ def _raven(target: _Target) -> AbstractContextManager[Add]:
         onset, offset = f"{event.onset_s:.6f}", f"{event.offset_s:.6f}"
         cells = [str(number), "Spectrogram 1", "1", onset, offset, "0.0", f"{target.high_hz:.1f}"]
         # People open these tables in spreadsheets too.
-        cells += [_cell(inert(event.label)), f"{event.score:.6f}", _cell(event.uri), onset]
+        cells += [_cell(escape_formula(event.label)), f"{event.score:.6f}", _cell(event.uri), onset]
         return "\t".join(cells) + "\n"
 
     header = "\t".join(_RAVEN) + "\n"

@@ -17,8 +17,8 @@ import pyarrow as pa
 from audiocnn import storage
 from audiocnn.config import AudioLimits, from_json
 from audiocnn.errors import ConfigError
-from audiocnn.labels.part import FORMAT, Ledger, is_part, read_ledger, reading, schema
-from audiocnn.storage import ahead, listing, open_binary, output_folder, parquet
+from audiocnn.labels.part import FORMAT, LabelLedger, is_part, read_ledger, reading, schema
+from audiocnn.storage import listing, open_binary, output_folder, parquet, prefetch
 from audiocnn.storage.failures import FAILURES
 from audiocnn.storage.json_note import Note
 from audiocnn.storage.listing import StoredFile
@@ -37,7 +37,7 @@ _ROWS = 4_096
 """Rows in memory at once: 8 MB of embeddings of 512 numbers."""
 
 
-def choose(
+def find_version(
     to: str, made_with: dict[str, Any], *, new_version: bool
 ) -> tuple[str, dict[str, Any] | None]:
     """The folder, at or below `to`, of the labels that are made with this, and their note.
@@ -135,7 +135,7 @@ def is_current(uri: str, listing_id: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Part:
+class LabelPart:
     """A part that is there: which shard of which listing it is the outcome of."""
 
     listing_id: str
@@ -157,13 +157,13 @@ def manifest_name(listing_id: str) -> str:
     return f"manifest-{listing_id}.parquet"
 
 
-def find_parts(uri: str, listings: list[str] | None = None) -> list[Part]:
+def find_parts(uri: str, listings: list[str] | None = None) -> list[LabelPart]:
     """The parts that are there, in order; of these listings only where they are given.
 
     Raises StorageError.
     """
     found = [
-        Part(
+        LabelPart(
             listing_id=name[1],
             shard=int(name[2]),
             uri=file.uri,
@@ -225,7 +225,7 @@ def read_labels(uri: str) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(None)
 
 
-def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
+def batches(parts: list[LabelPart], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of labels, part by part, some thousands at a time.
 
     Raises FormatError, and StorageError as `files` does.
@@ -235,31 +235,31 @@ def batches(parts: list[Part], columns: list[str]) -> Iterator[pa.RecordBatch]:
             yield from part.iter_batches(_ROWS, columns=columns)
 
 
-def files(parts: list[Part]) -> Iterator[tuple[str, BinaryIO]]:
+def files(parts: list[LabelPart]) -> Iterator[tuple[str, BinaryIO]]:
     """Each part's URI and its file, to be closed; small ones are fetched ahead, a few of them.
 
     Raises StorageError, and ChangedError, here and while a file is read, where a part was written
     anew since it was listed.
     """
-    opened = ahead(_opened, parts, _FILES_AHEAD)
+    opened = prefetch(_opened, parts, _FILES_AHEAD)
     yield from zip((part.uri for part in parts), opened, strict=True)
 
 
-def _opened(part: Part) -> BinaryIO:
+def _opened(part: LabelPart) -> BinaryIO:
     return open_binary(part.uri, size=part.size, version=part.version)
 
 
-def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
+def collect(uri: str, parts: list[LabelPart]) -> tuple[LabelLedger, Counter[str], int]:
     """The sum of all parts' ledgers, the failures by reason, and how many; writes these.
 
     Raises FormatError, and StorageError as `files` does.
     """
-    total, reasons = Ledger(), Counter[str]()
+    total, reasons = LabelLedger(), Counter[str]()
     with (
-        storage.placed(storage.join(uri, "failures.parquet")) as path,
+        storage.atomic_path(storage.join(uri, "failures.parquet")) as path,
         parquet.writer(path, FAILURES) as file,
     ):
-        for ledger in ahead(_ledger, parts, _FOOTERS_AHEAD):
+        for ledger in prefetch(_ledger, parts, _FOOTERS_AHEAD):
             total.merge(ledger)
             reasons.update(row["reason"].split(":")[0] for row in ledger.failures)
             failed = [{name: row[name] for name in FAILURES.names} for row in ledger.failures]
@@ -268,5 +268,5 @@ def collect(uri: str, parts: list[Part]) -> tuple[Ledger, Counter[str], int]:
     return total, reasons, sum(reasons.values())
 
 
-def _ledger(part: Part) -> Ledger:
+def _ledger(part: LabelPart) -> LabelLedger:
     return read_ledger(part.uri, part.size, part.version)

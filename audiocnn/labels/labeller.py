@@ -10,8 +10,8 @@ from itertools import chain
 import numpy as np
 
 from audiocnn.errors import AudioError
-from audiocnn.features.extractor import Ended, Extractor, Found
-from audiocnn.labels.part import LabelWriter, Ledger, Scored
+from audiocnn.features.extractor import Extractor, RecordingEnd, WindowFeatures
+from audiocnn.labels.part import LabelLedger, LabelWriter, Scored
 from audiocnn.labels.shard_list import Entry
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
@@ -21,7 +21,7 @@ BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class Scores:
     """What a model says of windows; arrays are [windows, ...]."""
 
     scores: np.ndarray
@@ -32,17 +32,17 @@ class Judged:
     """Seconds of a GPU that it took."""
 
 
-class Model:
+class Scorer:
     """A predictor, as labelling asks it."""
 
     def __init__(self, predictor: Predictor, *, embeddings: bool) -> None:
         self.predictor, self.embeddings = predictor, embeddings
 
-    def judge(self, logmel: np.ndarray) -> Judged:
+    def score(self, logmel: np.ndarray) -> Scores:
         """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
         began = time.perf_counter()
         scores, embeddings = self.predictor.scores_and_embeddings(logmel)
-        return Judged(
+        return Scores(
             scores=scores,
             embeddings=embeddings.astype(np.float16) if self.embeddings else None,
             gpu_s=time.perf_counter() - began if self.predictor.device.type == "cuda" else 0.0,
@@ -59,7 +59,7 @@ def _not_numbers(found: list[Scored]) -> AudioError | None:
     return None
 
 
-Judge = Callable[[np.ndarray], Judged]
+Judge = Callable[[np.ndarray], Scores]
 """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
 
 
@@ -70,12 +70,12 @@ class Labeller:
     """
 
     def __init__(
-        self, bundle: Bundle, extractor: Extractor, judge: Judge, top_k: int, *, embeddings: bool
+        self, bundle: Bundle, extractor: Extractor, score: Judge, top_k: int, *, embeddings: bool
     ) -> None:
         self.bundle, self.top_k, self.embeddings = bundle, top_k, embeddings
-        self.extractor, self.judge = extractor, judge
+        self.extractor, self.score = extractor, score
 
-    def part(self, entries: list[Entry], path: str, name: str = "") -> Ledger:
+    def part(self, entries: list[Entry], path: str, name: str = "") -> LabelLedger:
         """Write the part of these recordings to a file of this machine; returns its ledger.
 
         `name` is as for `LabelWriter`. Raises AudioCNNError where the store is out of reach or the
@@ -100,30 +100,30 @@ class Labeller:
             return part.finish()
 
     def _judged(
-        self, stream: Iterator[Found | Ended], ledger: Ledger
-    ) -> Iterator[tuple[Ended, list[Scored]]]:
+        self, stream: Iterator[WindowFeatures | RecordingEnd], ledger: LabelLedger
+    ) -> Iterator[tuple[RecordingEnd, list[Scored]]]:
         """Each recording with its scores, once they are all there; GPU seconds are noted."""
-        held: list[Found | Ended] = []
+        held: list[WindowFeatures | RecordingEnd] = []
         scored: dict[tuple[int, int], list[Scored]] = defaultdict(list)
         for message in chain(stream, [None]):
             if message is not None:
                 held.append(message)
-                if sum(len(m.start_s) for m in held if isinstance(m, Found)) < BATCH:
+                if sum(len(m.start_s) for m in held if isinstance(m, WindowFeatures)) < BATCH:
                     continue
-            judged = self._judge([m for m in held if isinstance(m, Found)], ledger)
+            judged = self._judge([m for m in held if isinstance(m, WindowFeatures)], ledger)
             for found in held:
-                if isinstance(found, Found):
+                if isinstance(found, WindowFeatures):
                     scored[found.at, found.attempt].append(next(judged))
                 else:
                     yield found, scored[found.at, found.attempt]
                     scored.clear()  # of attempts that broke off too
             held.clear()
 
-    def _judge(self, found: list[Found], ledger: Ledger) -> Iterator[Scored]:
+    def _judge(self, found: list[WindowFeatures], ledger: LabelLedger) -> Iterator[Scored]:
         """One answer of the model, cut to what it was asked for."""
         if not found:
             return
-        answer = self.judge(np.concatenate([one.logmel for one in found]))
+        answer = self.score(np.concatenate([one.logmel for one in found]))
         ledger.gpu_s += answer.gpu_s
         start = 0
         for one in found:

@@ -59,7 +59,7 @@ def schema(embedding: int | None = None) -> pa.Schema:
 
 
 @dataclass(kw_only=True)
-class Ledger:
+class LabelLedger:
     """What a part says of itself, or the sum of what several say."""
 
     labelled: int = 0
@@ -91,7 +91,7 @@ class Ledger:
         counts = np.bincount(bins, minlength=BINS).tolist()
         self.scores = [a + b for a, b in zip(self.scores, counts, strict=True)]
 
-    def merge(self, other: "Ledger") -> None:
+    def merge(self, other: "LabelLedger") -> None:
         """Add another one's sums; its failures are only counted by whoever keeps them."""
         self.labelled += other.labelled
         self.windows += other.windows
@@ -102,9 +102,9 @@ class Ledger:
         self.gpu_s += other.gpu_s
 
     @staticmethod
-    def from_json(plain: dict[str, Any]) -> "Ledger":
+    def from_json(plain: dict[str, Any]) -> "LabelLedger":
         """What a part's footer has."""
-        return Ledger(**{**plain, "classes": Counter(plain["classes"])})
+        return LabelLedger(**{**plain, "classes": Counter(plain["classes"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class LabelWriter:
         self.bundle, self.name = bundle, name
         self.top_k = min(top_k, len(bundle.classes))
         self.schema = schema(bundle.model.fc.in_features if embeddings else None)
-        self.ledger = Ledger()
+        self.ledger = LabelLedger()
         self._writer = parquet.writer(path, self.schema)
         self._held: list[pa.Table] = []
         self._rows = 0
@@ -159,7 +159,7 @@ class LabelWriter:
         row = failure_row(recording.uri, error)
         self.ledger.failures.append({**row, "version": recording.version or ""})
 
-    def finish(self) -> Ledger:
+    def finish(self) -> LabelLedger:
         """End the file; returns what is in its footer."""
         self._flush()
         _close(self._writer, self.ledger, self.name)
@@ -201,7 +201,7 @@ class LabelWriter:
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 
-def _close(writer: pq.ParquetWriter, ledger: Ledger, name: str) -> None:
+def _close(writer: pq.ParquetWriter, ledger: LabelLedger, name: str) -> None:
     writer.add_key_value_metadata({_LEDGER: json.dumps(vars(ledger)).encode(), _NAME: name})
     writer.close()
 
@@ -225,7 +225,7 @@ def _name_of(part: pq.ParquetFile) -> str:
     return name.decode()
 
 
-def read_ledger(uri: str, size: int | None = None, version: str | None = None) -> Ledger:
+def read_ledger(uri: str, size: int | None = None, version: str | None = None) -> LabelLedger:
     """What a part says of itself; fewer requests where its size in bytes is known.
 
     Raises StorageError, ChangedError where it is of another version than the one given, and
@@ -246,10 +246,10 @@ def is_part(uri: str, path: str) -> bool:
     return name in ("", path) and isinstance(plain, dict) and "labelled" in plain
 
 
-def ledger_of(uri: str, part: pq.ParquetFile) -> Ledger:
+def ledger_of(uri: str, part: pq.ParquetFile) -> LabelLedger:
     """What is in a part's footer. Raises FormatError."""
     try:
-        return Ledger.from_json(_plain_ledger(part))
+        return LabelLedger.from_json(_plain_ledger(part))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{uri}: not {_PART}, or a damaged one ({error}); {_MEND}") from error
 
@@ -284,7 +284,7 @@ def without(uri: str, gone: set[str], *, version: str | None = None) -> bool:
     with reading(uri, storage.open_binary(uri, version=version)) as part:
         name, ledger, table = _name_of(part), ledger_of(uri, part), part.read()
     kept = table.filter(pc.invert(pc.is_in(table["uri"], pa.array(sorted(gone), pa.string()))))
-    left = Ledger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
+    left = LabelLedger(cpu_s=ledger.cpu_s, gpu_s=ledger.gpu_s)
     left.failures = [row for row in ledger.failures if row["uri"] not in gone]
     left.labelled = len(pc.unique(kept["uri"]))
     left.add(kept)
@@ -292,7 +292,7 @@ def without(uri: str, gone: set[str], *, version: str | None = None) -> bool:
         storage.remove(uri)
         return False
     kept = kept.replace_schema_metadata(None)
-    with storage.placed(uri) as path:
+    with storage.atomic_path(uri) as path:
         writer = parquet.writer(path, kept.schema)
         writer.write_table(kept, row_group_size=_ROW_GROUP)
         _close(writer, left, name)

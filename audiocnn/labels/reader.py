@@ -13,7 +13,7 @@ from audiocnn.config import AudioLimits, FeatureConfig, from_json
 from audiocnn.errors import ConfigError, MismatchError
 from audiocnn.labels.label_set import (
     SUMMARY,
-    Part,
+    LabelPart,
     batches,
     find_parts,
     limits_of,
@@ -44,7 +44,7 @@ class Labelled:
     has_embeddings: bool
     finished: bool
     """Whether the job that writes them has ended."""
-    parts: list[Part]
+    parts: list[LabelPart]
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows of all parts, some thousands at a time. Raises StorageError, FormatError."""

@@ -20,7 +20,7 @@ from audiocnn.audio.recording import Recording
 from audiocnn.storage import parquet
 from audiocnn.storage.listing import StoredFile, stored_file
 
-MANIFEST = pa.schema(
+SHARD_LIST_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size", pa.int64()), ("version", pa.string()), ("wrong", pa.string())]
 )
 """Its columns; `wrong` says why a recording cannot be tried."""
@@ -34,7 +34,7 @@ _MEND = "delete it, and the same `label` lists the bucket again"
 
 
 @dataclass(kw_only=True)
-class Census:
+class ListingCounts:
     """What a listing saw: every file is a recording or one of the skipped."""
 
     recordings: int = 0
@@ -77,7 +77,7 @@ def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
     was listed, so that the shards of a large one are few. Memory is a shard.
     """
     shards = count = 0
-    with storage.placed(uri) as path, parquet.writer(path, MANIFEST) as file:
+    with storage.atomic_path(uri) as path, parquet.writer(path, SHARD_LIST_SCHEMA) as file:
         held: list[dict[str, Any]] = []
         size = written = 0
         for row in rows:
@@ -103,7 +103,7 @@ def _room(limits: tuple[int, int], before: int) -> int:
 
 
 def _write_shard(file: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
-    file.write_table(pa.Table.from_pylist(rows, MANIFEST), row_group_size=len(rows))
+    file.write_table(pa.Table.from_pylist(rows, SHARD_LIST_SCHEMA), row_group_size=len(rows))
 
 
 @dataclass(frozen=True, kw_only=True)

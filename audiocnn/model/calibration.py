@@ -45,7 +45,7 @@ class Calibration:
         return Calibration(temperature=float(plain["temperature"]), thresholds=thresholds)
 
 
-def tempered(scores: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Softmax scores [rows, n_classes] as they are with the logits divided by a temperature.
 
     Rows of 0 alone stay so.
@@ -65,7 +65,7 @@ def fit_temperature(
     """
 
     def loss(temperature: float) -> float:
-        of_truth = tempered(scores, temperature)[np.arange(len(truth)), truth]
+        of_truth = apply_temperature(scores, temperature)[np.arange(len(truth)), truth]
         return float(np.average(-np.log(np.maximum(of_truth, _LEAST)), weights=weights))
 
     # Convex in 1 / temperature: the least of a coarse grid is next to the least of all.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from audiocnn.audio.decode import AudioLimits, Samples, Source, Window, windows
-from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import AudioError
 from audiocnn.features.logmel import LogMel
@@ -143,7 +143,7 @@ class Predictor:
             source = recording
         else:
             source = open_recording(Recording(uri=os.fspath(recording)), limits.max_bytes)
-        with closing(source):
+        with closing_source(source):
             parts = list(self.decode(source, limits))
         scores = self.predict_windows([part.samples for part in parts])
         return self.encode(parts, scores, top_k)

@@ -12,11 +12,11 @@ import numpy as np
 from audiocnn import storage
 from audiocnn.audio.decode import Samples, decode
 from audiocnn.audio.encode import wav
-from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.corpus.file_list import FileList, Told
 from audiocnn.errors import AudioError, ChangedError, ConfigError, UnreadableError
 from audiocnn.labels.reader import Labelled
-from audiocnn.review.page import COLUMNS, Clip, page
+from audiocnn.review.page import COLUMNS, ReviewClip, page
 from audiocnn.review.selection import Pick
 from audiocnn.storage import output_folder
 from audiocnn.storage.csv_cells import csv_file
@@ -24,7 +24,7 @@ from audiocnn.storage.failures import failure_row
 from audiocnn.storage.output_folder import REVIEW
 from audiocnn.storage.stores import local
 
-MANIFEST = "review.csv"
+REVIEW_CSV = "review.csv"
 """Written last."""
 PAGE = "review.html"
 _LIST = "review.json"
@@ -36,7 +36,7 @@ _FORMAT = "audiocnn.review/1"
 class Written:
     """What was written."""
 
-    clips: list[Clip]
+    clips: list[ReviewClip]
     skipped: dict[str, str]
     """Recordings that are gone or were changed since they were labelled, and why."""
 
@@ -48,7 +48,7 @@ def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
     verb wrote, and where the clips would lie among the recordings.
     """
     to = output_folder.claim(to, REVIEW).uri
-    for there in (MANIFEST, PAGE):
+    for there in (REVIEW_CSV, PAGE):
         if not overwrite and storage.exists(storage.join(to, there)):
             raise output_folder.there_already(to, there)
     real, bucket = storage.real(to), storage.real(labels.bucket)
@@ -77,8 +77,8 @@ def write_review(
     for number, pick in enumerate(picks, 1):
         groups[pick.uri][number] = pick
     files = FileList(to, _LIST, told)
-    files.clear(MANIFEST, PAGE)
-    clips: dict[int, Clip] = {}
+    files.clear(REVIEW_CSV, PAGE)
+    clips: dict[int, ReviewClip] = {}
     rate = labels.feature.sample_rate
     skipped: dict[str, str] = {}
     for uri, group in groups.items():
@@ -86,7 +86,7 @@ def write_review(
             for number, samples in _sounds(labels, uri, group):
                 path = f"clips/{number:04d}.wav"
                 files.write_bytes(path, wav(samples, rate))
-                clips[number] = Clip(path=path, name=labels.name(uri), pick=group[number])
+                clips[number] = ReviewClip(path=path, name=labels.name(uri), pick=group[number])
         except (AudioError, UnreadableError) as error:
             skipped[uri] = failure_row(uri, error)["reason"]
     if not clips:
@@ -96,7 +96,7 @@ def write_review(
     written = Written(clips=[clips[number] for number in sorted(clips)], skipped=skipped)
     content = page(written.clips, labels.classes, labels.bucket, labels.fingerprint)
     files.write_bytes(PAGE, content.encode("utf-8", "backslashreplace"))
-    files.write_bytes(MANIFEST, csv_file([COLUMNS, *(clip.cells for clip in written.clips)]))
+    files.write_bytes(REVIEW_CSV, csv_file([COLUMNS, *(clip.cells for clip in written.clips)]))
     files.finish((), format=_FORMAT)
     return written
 
@@ -111,7 +111,7 @@ def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tupl
     for number, pick in group.items():
         segment = pick.start_s, pick.start_s + feature.window_s
         recording = Recording(uri=uri, version=version, segment=segment)
-        with closing(open_recording(recording, labels.limits.max_bytes)) as source:
+        with closing_source(open_recording(recording, labels.limits.max_bytes)) as source:
             try:
                 blocks = list(decode(source, feature.sample_rate, labels.limits, segment))
             except AudioError as error:

@@ -18,8 +18,8 @@ import pyarrow as pa
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits
 from audiocnn.errors import AudioCNNError, MismatchError
-from audiocnn.labels.label_set import SUMMARY, Part, files, find_parts, limits_of, read_note
-from audiocnn.labels.part import BINS, Ledger, ledger_of, reading
+from audiocnn.labels.label_set import SUMMARY, LabelPart, files, find_parts, limits_of, read_note
+from audiocnn.labels.part import BINS, LabelLedger, ledger_of, reading
 from audiocnn.review.revision import Revision
 from audiocnn.storage.json_note import Note
 from audiocnn.storage.scratch import Scratch
@@ -66,7 +66,7 @@ class Query:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LabelRow:
     """A window and its label."""
 
     uri: str
@@ -78,10 +78,10 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class QueryResult:
     """What a query found."""
 
-    rows: list[Row]
+    rows: list[LabelRow]
     total: int
     """Windows that fit it, those included that are before or behind these."""
     histogram: list[int]
@@ -105,7 +105,7 @@ class State:
     """Whether the job that writes the labels has ended."""
     parts: int = 0
     parts_read: int = 0
-    sums: Ledger = field(default_factory=Ledger)
+    sums: LabelLedger = field(default_factory=LabelLedger)
     """Of the parts that were read; its failures are counted by `failed`."""
     failed: int = 0
     trouble: str | None = None
@@ -138,7 +138,7 @@ class Browser:
         )
         self._database.execute(_TABLE)
         self._read: dict[str, _Copied] = {}
-        self._revision: tuple[list[Part], str] | None = None
+        self._revision: tuple[list[LabelPart], str] | None = None
         self._lock = Lock()
         """Held while what has been read changes, and while a snapshot of it begins."""
         self._looking = Lock()
@@ -157,7 +157,7 @@ class Browser:
         """See whether there are more labels, unless somebody just did; without waiting for them."""
         self._look(None if wait else 0.0)
 
-    def find(self, query: Query) -> Rows | None:
+    def find(self, query: Query) -> QueryResult | None:
         """The windows that a query wants; None where they have not all been read here yet.
 
         Raises MismatchError where the labels of its revision are there no more, ConfigError where
@@ -180,7 +180,7 @@ class Browser:
             return None
         raise MismatchError("these labels were written anew since: begin with the first page")
 
-    def windows(self, places: list[tuple[str, float]]) -> list[Row] | None:
+    def windows(self, places: list[tuple[str, float]]) -> list[LabelRow] | None:
         """The windows with these URIs that begin at these seconds, those that there are.
 
         None where some are missing, and not all has been read here yet.
@@ -203,7 +203,7 @@ class Browser:
 
     # Its types in quotes: duckdb counts those that an annotation holds as lost when a process ends.
     @contextmanager
-    def _snapshot(self) -> Iterator[tuple["duckdb.DuckDBPyConnection", list[Part]]]:
+    def _snapshot(self) -> Iterator[tuple["duckdb.DuckDBPyConnection", list[LabelPart]]]:
         """The copy as it is at this moment, and the parts that are in it."""
         with closing(self._database.cursor()) as cursor:
             with self._lock:
@@ -211,7 +211,7 @@ class Browser:
                 there = [copied.part for copied in self._read.values()]
             yield cursor, there
 
-    def _revision_of(self, there: list[Part]) -> str:
+    def _revision_of(self, there: list[LabelPart]) -> str:
         """The revision of all that is in a snapshot."""
         known = self._revision
         if known is None or known[0] != there:
@@ -268,7 +268,7 @@ class Browser:
         for part, (_, file) in zip(new, files(new), strict=True):
             self._add(part, file)
 
-    def _add(self, part: Part, file: BinaryIO) -> None:
+    def _add(self, part: LabelPart, file: BinaryIO) -> None:
         """Copy a part, whole or not at all. Raises StorageError, FormatError."""
         self._database.begin()
         try:
@@ -292,7 +292,7 @@ class Browser:
 
     def _count(self, state: State, copied: Iterable["_Copied"]) -> None:
         """Add parts to a state's sums; whoever asked for the state before may still read it."""
-        sums, failed = Ledger(), state.failed
+        sums, failed = LabelLedger(), state.failed
         sums.merge(state.sums)
         for part in copied:
             sums.merge(part.sums)
@@ -304,14 +304,14 @@ class Browser:
 class _Copied:
     """A part that was copied."""
 
-    part: Part
-    sums: Ledger
+    part: LabelPart
+    sums: LabelLedger
     failed: int
 
 
 def _found(
-    cursor: "duckdb.DuckDBPyConnection", query: Query, parts: list[Part] | None, revision: str
-) -> Rows:
+    cursor: "duckdb.DuckDBPyConnection", query: Query, parts: list[LabelPart] | None, revision: str
+) -> QueryResult:
     """The windows of these parts, or of all, that a query wants."""
     match: dict[str, Any] = {"label": query.label, "name": query.name}
     matches = _MATCH
@@ -336,8 +336,8 @@ def _found(
     for at, windows in bins:
         histogram[at] = windows
     rows = [_row(values) for values in found]
-    return Rows(rows=rows, total=count, histogram=histogram, revision=revision)
+    return QueryResult(rows=rows, total=count, histogram=histogram, revision=revision)
 
 
-def _row(values: tuple[Any, ...]) -> Row:
-    return Row(**dict(zip(_COLUMNS, values, strict=True)))
+def _row(values: tuple[Any, ...]) -> LabelRow:
+    return LabelRow(**dict(zip(_COLUMNS, values, strict=True)))

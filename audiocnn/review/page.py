@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from audiocnn.review.selection import REASONS, Pick
+from audiocnn.review.selection import SELECTION_REASONS, Pick
 from audiocnn.storage.csv_cells import FORMULA
 
 COLUMNS = ("uri", "label", "suggested", "score", "why", "source", "start_s", "end_s")
@@ -19,7 +19,7 @@ COLUMNS = ("uri", "label", "suggested", "score", "why", "source", "start_s", "en
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class ReviewClip:
     """A pick whose sound was written."""
 
     path: str
@@ -36,7 +36,7 @@ class Clip:
         return self.path, "", pick.suggested, score, pick.why, pick.uri, start_s, end_s
 
 
-def page(clips: Sequence[Clip], classes: Sequence[str], bucket: str, bundle: str) -> str:
+def page(clips: Sequence[ReviewClip], classes: Sequence[str], bucket: str, bundle: str) -> str:
     """The page; `bundle` is the fingerprint of the one that suggests."""
     identity = json.dumps([bundle, *(clip.cells for clip in clips)])
     options = "".join(f'<option value="{escape(name)}"></option>' for name in classes)
@@ -47,7 +47,7 @@ def page(clips: Sequence[Clip], classes: Sequence[str], bucket: str, bundle: str
     title = f"Review of {len(clips)} windows"
     reasons = "".join(
         f'<dt><span class="why {why}">{why}</span></dt><dd>{text}</dd>'
-        for why, text in REASONS.items()
+        for why, text in SELECTION_REASONS.items()
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -72,7 +72,7 @@ page; <code>audiocnn ingest review.csv</code> takes the answers.</p>
 """
 
 
-def _clip(number: int, clip: Clip) -> str:
+def _clip(number: int, clip: ReviewClip) -> str:
     pick = clip.pick
     suggested = escape(pick.suggested)
     return f"""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from audiocnn.errors import ConfigError
-from audiocnn.labels.label_set import Part
+from audiocnn.labels.label_set import LabelPart
 
 _SPAN = r"\d{1,9}(-\d{1,9})?"
 _LISTING = rf"\w+:{_SPAN}(,{_SPAN})*"
@@ -33,7 +33,7 @@ class Revision:
     """Of the parts' versions."""
 
     @staticmethod
-    def of(parts: Iterable[Part]) -> "Revision":
+    def of(parts: Iterable[LabelPart]) -> "Revision":
         """The revision of these parts."""
         parts = sorted(parts)
         spans = {
@@ -63,12 +63,12 @@ class Revision:
         )
         return "".join(listings) + self.digest
 
-    def among(self, parts: Iterable[Part]) -> list[Part] | None:
+    def among(self, parts: Iterable[LabelPart]) -> list[LabelPart] | None:
         """Its parts among these; None where some of them are missing, or were written anew."""
         found = [part for part in parts if self._has(part)]
         return found if Revision.of(found) == self else None
 
-    def _has(self, part: Part) -> bool:
+    def _has(self, part: LabelPart) -> bool:
         runs = self.spans.get(part.listing_id, ())
         at = bisect_right(runs, part.shard, key=lambda run: run[0]) - 1
         return at >= 0 and part.shard <= runs[at][1]

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from audiocnn.audio.decode import batched
-from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.errors import ConfigError
 from audiocnn.labels.reader import Labelled, Vectors, normalised, unit_vectors
 from audiocnn.model.predictor import Predictor
@@ -33,7 +33,7 @@ class Match:
 
 
 @dataclass(kw_only=True)
-class Found:
+class SearchResult:
     """What a search found."""
 
     matches: list[Match]
@@ -51,7 +51,7 @@ def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
     ConfigError where there are no others.
     """
     found = []
-    with closing(open_recording(Recording(uri=uri), labels.limits.max_bytes)) as source:
+    with closing_source(open_recording(Recording(uri=uri), labels.limits.max_bytes)) as source:
         windows = predictor.decode(source, labels.limits, labels.feature.hop_s)
         for group in batched(windows, _WINDOWS):
             logmel = predictor.features([window.samples for window in group])
@@ -62,7 +62,7 @@ def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
     return np.concatenate(found)
 
 
-def nearest(labels: Labelled, clip: Vectors, count: int) -> Found:
+def nearest(labels: Labelled, clip: Vectors, count: int) -> SearchResult:
     """The `count` windows that are nearest to any of a clip's, [windows, features] embeddings.
 
     A window that overlaps a nearer one is left out. The labels are read once; in memory are a batch
@@ -83,7 +83,7 @@ def nearest(labels: Labelled, clip: Vectors, count: int) -> Found:
         rows = batch.append_column("similarity", pa.array(similarity))
         best.offer(rows, np.where(usable, -similarity.astype(np.float64), np.nan))
     matches = [Match(**row) for row in best.rows()]
-    return Found(matches=matches, windows=windows, unusable=unusable)
+    return SearchResult(matches=matches, windows=windows, unusable=unusable)
 
 
 def _similarity(vectors: Vectors, queries: Vectors) -> Vectors:

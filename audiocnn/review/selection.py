@@ -20,7 +20,7 @@ from audiocnn.config import UNKNOWN
 from audiocnn.labels.reader import Labelled, Vectors, unit_vectors
 from audiocnn.review.shortlist import Apart, Keys, Shortlist
 
-REASONS = {
+SELECTION_REASONS = {
     "uncertain": "the two best classes score almost alike, or the best scores low",
     "surprising": "unlike what else has its label in this bucket, though the score is not low; "
     "without embeddings, another label than both its neighbours in time, which agree",
@@ -54,10 +54,10 @@ class Pick:
     """The best class, also where its score was too low to answer it."""
     score: float
     why: str
-    """A key of `REASONS`."""
+    """A key of `SELECTION_REASONS`."""
 
 
-def choose(labels: Labelled, count: int) -> list[Pick]:
+def select_windows(labels: Labelled, count: int) -> list[Pick]:
     """Up to `count` windows, as many for each reason as there are, in turns, the best first.
 
     At most three of one recording are picked, and none that overlap: of those the best. The same

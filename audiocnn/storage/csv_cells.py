@@ -15,20 +15,20 @@ FORMULA = (
 _BEGINS = re.compile(FORMULA)
 
 
-def inert(text: str) -> str:
+def escape_formula(text: str) -> str:
     """A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection"), without NUL."""
     guarded = "'" + text if _BEGINS.match(text) else text
     return guarded.replace("\0", "\\x00")
 
 
-def restored(cell: str) -> str:
-    """The text that `inert` was given."""
+def unescape_formula(cell: str) -> str:
+    """The text that `escape_formula` was given."""
     return cell[1:] if cell.startswith("'") and _BEGINS.match(cell, 1) else cell
 
 
 def csv_file(rows: Iterable[Sequence[str | float]]) -> bytes:
-    """A CSV file after RFC 4180, in UTF-8; its texts are `inert`."""
+    """A CSV file after RFC 4180, in UTF-8; its texts are those of `escape_formula`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerows([inert(v) if isinstance(v, str) else v for v in row] for row in rows)
+    writer.writerows([escape_formula(v) if isinstance(v, str) else v for v in row] for row in rows)
     return text.getvalue().encode("utf-8", "backslashreplace")

@@ -150,7 +150,7 @@ def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
 
 
-def reported(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
+def translate_errors(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
     """Turn what filesystems raise into one line that names the URI, the first argument.
 
     With `read`, into UnreadableError where the object at the URI is to blame.
@@ -178,7 +178,7 @@ def reported(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
     return call
 
 
-@reported
+@translate_errors
 def exists(uri: str) -> bool:
     """Whether there is a file or folder. Raises StorageError where the bucket is missing."""
     if on_s3(uri):
@@ -187,7 +187,7 @@ def exists(uri: str) -> bool:
     return bool(fs.exists(path))
 
 
-@partial(reported, read=True)
+@partial(translate_errors, read=True)
 def read_bytes(uri: str, most: int = -1, *, version: str | None = None) -> bytes:
     """The content of a file; with `most`, its first bytes, and one more where there are more.
 
@@ -213,7 +213,7 @@ def _require(uri: str, version: str | None) -> None:
         raise ChangedError(f"{uri}: {local.CHANGED}")
 
 
-@partial(reported, read=True)
+@partial(translate_errors, read=True)
 def read_range(uri: str, offset: int, size: int, *, version: str | None = None) -> bytes:
     """`size` bytes of a file from `offset` on.
 
@@ -236,7 +236,7 @@ def read_range(uri: str, offset: int, size: int, *, version: str | None = None) 
     return data
 
 
-@partial(reported, read=True)
+@partial(translate_errors, read=True)
 def open_binary(
     uri: str, *, block_bytes: int = 8 << 20, version: str | None = None, size: int | None = None
 ) -> BinaryIO:
@@ -267,7 +267,7 @@ def _size_version(uri: str) -> tuple[int, str | None]:
     return generic.size_version(*filesystem(uri))
 
 
-def ahead(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
     """The results for items in their order, `count` of them on their way, in threads of their own.
 
     So that requests one after another do not wait for one another.
@@ -310,19 +310,19 @@ def read_format(uri: str, expected: str, what: str, *earlier: str) -> Note:
     return plain
 
 
-@reported
+@translate_errors
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a file: complete, or not there at all. Folders are made as needed."""
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
         return
-    with local.placed(path) as temporary:
+    with local.atomic_path(path) as temporary:
         Path(temporary).write_bytes(data)
 
 
 @contextmanager
-def placed(uri: str) -> Iterator[str]:
+def atomic_path(uri: str) -> Iterator[str]:
     """A path of this machine to write a file to; at the end of the block it goes to the URI.
 
     There it is complete, or not there at all. Folders are made as needed. Raises StorageError,
@@ -330,7 +330,7 @@ def placed(uri: str) -> Iterator[str]:
     """
     try:
         if is_local(uri):
-            with local.placed(absolute(uri)) as path:
+            with local.atomic_path(absolute(uri)) as path:
                 yield path
             return
         with Scratch() as folder:
@@ -341,7 +341,7 @@ def placed(uri: str) -> Iterator[str]:
         raise local.explain(uri, error, read=False) from error
 
 
-@reported
+@translate_errors
 def _upload(uri: str, path: str) -> None:
     fs, target = filesystem(uri)
     limits = {"max_concurrency": 2} if on_s3(uri) else {}  # parts of 50 MB are in memory
@@ -369,7 +369,7 @@ def read_parquet(uri: str) -> pa.Table:
         return file.read()
 
 
-@reported
+@translate_errors
 def remove(uri: str) -> None:
     """Remove a file where there is one; never a folder with what is in it."""
     fs, path = filesystem(uri)

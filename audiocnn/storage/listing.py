@@ -6,7 +6,7 @@ from itertools import islice
 
 from fsspec.implementations.local import LocalFileSystem
 
-from audiocnn.storage import absolute, filesystem, join, on_s3, reported, s3, s3_path
+from audiocnn.storage import absolute, filesystem, join, on_s3, s3, s3_path, translate_errors
 from audiocnn.storage.stores import generic, local
 
 _PAGE = 1_000
@@ -46,7 +46,7 @@ def iter_files(uri: str) -> Iterator[StoredFile]:
                 yield StoredFile(uri=join(base, path), path=path, size=size, version=version)
 
 
-@reported
+@translate_errors
 def _next(uri: str, pages: Iterator[list[_Found]]) -> list[_Found]:
     """The next page that has something on it. Raises StorageError."""
     return next((page for page in pages if page), [])
@@ -66,7 +66,7 @@ def _pages(uri: str) -> Iterator[list[_Found]]:
         yield page
 
 
-@reported
+@translate_errors
 def folders(uri: str) -> list[str]:
     """Names of the folders in a folder; none where there is no folder. Raises StorageError."""
     if on_s3(uri):
@@ -78,7 +78,7 @@ def folders(uri: str) -> list[str]:
     return generic.folders(fs, path)
 
 
-@reported
+@translate_errors
 def stored_file(uri: str) -> StoredFile:
     """One file, as its folder's listing has it. Raises StorageError where it is none."""
     fs, path = filesystem(absolute(uri))

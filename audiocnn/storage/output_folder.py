@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from audiocnn.errors import ConfigError, FormatError, UnreadableError
-from audiocnn.storage import absolute, ahead, exists, is_local, join, read_json, remove
+from audiocnn.storage import absolute, exists, is_local, join, prefetch, read_json, remove
 from audiocnn.storage.listing import StoredFile, list_files
 from audiocnn.storage.stores import local
 
@@ -127,7 +127,7 @@ def claim(uri: str, kind: Kind, proofs: Mapping[str, Proof] | None = None) -> Ou
     """
     uri = resolve(uri)
     names = sorted(_NOTES.union(kind.files)) if exists(uri) else []
-    found = ahead(lambda name: exists(join(uri, name)), names, _AT_ONCE)
+    found = prefetch(lambda name: exists(join(uri, name)), names, _AT_ONCE)
     there = [name for name, is_there in zip(names, found, strict=True) if is_there]
     notes = _notes(uri, kind, [name for name in there if name in _NOTES])
     proofs = {name: _noted for name in kind.files} | dict(proofs or {})
@@ -209,7 +209,7 @@ def sweep(
     folder = pattern.rsplit("/", 1)[0]
     files = {f"{folder}/{file.path}": file for file in below(join(uri, folder))}
     candidates = [path for path in files if path not in kept and matches(path, pattern)]
-    mine = dict(zip(candidates, ahead(owned, candidates, _AT_ONCE), strict=True))
+    mine = dict(zip(candidates, prefetch(owned, candidates, _AT_ONCE), strict=True))
     for path, file in files.items():
         if mine.get(path) or is_left(file.uri):
             remove(file.uri)

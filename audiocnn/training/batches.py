@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from audiocnn.config import TrainConfig
-from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.features.feature_set import FeatureRows, FeatureSet
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """[batch, n_mels, n_frames] float32 decibels, and [batch] int64 class indices."""
@@ -130,9 +130,9 @@ class _ReadAhead:
         self, features: FeatureSet, folds: list[int], wanted: list[tuple[int, str]]
     ) -> None:
         self.features, self.folds, self.wanted = features, folds, iter(wanted)
-        self.held: dict[int, tuple[Rows, np.ndarray]] = {}
+        self.held: dict[int, tuple[FeatureRows, np.ndarray]] = {}
         self.reader = ThreadPoolExecutor(1)
-        self.pending: list[tuple[int, Future[Rows]]] = []
+        self.pending: list[tuple[int, Future[FeatureRows]]] = []
 
     def __enter__(self) -> "_ReadAhead":
         self._submit()
@@ -141,7 +141,7 @@ class _ReadAhead:
     def __exit__(self, *_: object) -> None:
         self.reader.shutdown(cancel_futures=True)
 
-    def __getitem__(self, place: int) -> tuple[Rows, np.ndarray]:
+    def __getitem__(self, place: int) -> tuple[FeatureRows, np.ndarray]:
         while place not in self.held:
             read, part = self.pending.pop()
             rows = part.result()

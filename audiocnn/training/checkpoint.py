@@ -62,7 +62,7 @@ def snapshot(state: Any) -> Any:
     return state
 
 
-class Behind:
+class BackgroundWriter:
     """Runs one job at a time behind the training, such as writing a checkpoint.
 
     What a job raised is raised by the next call, so that a full disk ends the training.

@@ -12,7 +12,7 @@ from time import monotonic
 
 from audiocnn import storage
 from audiocnn.audio.decode import AudioInfo, AudioLimits, WindowConfig, count_windows, read_info
-from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.corpus.clips import Clip, Corpus, with_folds
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
@@ -72,7 +72,7 @@ def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
 
     def look(recording: Recording) -> AudioInfo | AudioCNNError:
         try:
-            with closing(open_recording(recording, limits.max_bytes)) as source:
+            with closing_source(open_recording(recording, limits.max_bytes)) as source:
                 return _of_segment(read_info(source, limits), recording)
         except (AudioError, UnreadableError) as error:
             return error

@@ -18,8 +18,16 @@ from audiocnn.corpus.clips import Clip, Corpus, rejection_row, with_folds
 from audiocnn.corpus.read import FolderPerClass, read_corpus
 from audiocnn.errors import ConfigError, CorpusError, LedgerError, few
 from audiocnn.features.extractor import Extractor
-from audiocnn.features.feature_set import FeatureSet, Part
-from audiocnn.features.part import BandSums, Item, Ledger, is_part, item_of, part_name, read_ledger
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
+from audiocnn.features.part import (
+    BandSums,
+    FeatureLedger,
+    Item,
+    is_part,
+    item_of,
+    part_name,
+    read_ledger,
+)
 from audiocnn.storage import output_folder
 from audiocnn.storage.failures import write_failures
 from audiocnn.storage.output_folder import FEATURES, Notes, Swept
@@ -49,7 +57,7 @@ class IngestWorker:
         of reach or the part cannot be written.
         """
         began = time.monotonic()
-        with storage.placed(storage.join(self.to, part_name(self.feature, shard))) as path:
+        with storage.atomic_path(storage.join(self.to, part_name(self.feature, shard))) as path:
             ledger = self.extractor.part(shard, path)
             _require_current(self.to, self.job)
         count = meters("ingest")
@@ -63,7 +71,7 @@ class _Plan:
     """What is done, and what is to do."""
 
     corpus: Corpus
-    done: list[Ledger]
+    done: list[FeatureLedger]
     to_do: list[Item]
 
 
@@ -162,7 +170,9 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
         )
 
 
-def _refuse_other_reading(to: str, notes: Notes, corpus: Corpus, ledgers: list[Ledger]) -> None:
+def _refuse_other_reading(
+    to: str, notes: Notes, corpus: Corpus, ledgers: list[FeatureLedger]
+) -> None:
     """Raise ConfigError where ingested clips would get other labels or folds by the layout alone.
 
     Where a manifest or a table says otherwise than before, somebody wanted that.
@@ -177,7 +187,7 @@ def _refuse_other_reading(to: str, notes: Notes, corpus: Corpus, ledgers: list[L
         )
 
 
-def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[Ledger]) -> str | None:
+def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[FeatureLedger]) -> str | None:
     """How a corpus is read otherwise than it was, where that is not what its files say.
 
     Jobs of earlier versions do not tell the layout, nor whether there were folds in it.
@@ -196,7 +206,7 @@ def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[Ledger]) -
     return f"{clip.clip_id!r} would be {clip.label!r}{fold}"
 
 
-def _of_another_class(corpus: Corpus, ledgers: list[Ledger]) -> Clip | None:
+def _of_another_class(corpus: Corpus, ledgers: list[FeatureLedger]) -> Clip | None:
     """A clip of a label and a fold of which the part that has the clip has fewer.
 
     Folds that were dealt do not count.
@@ -214,7 +224,7 @@ def _of_another_class(corpus: Corpus, ledgers: list[Ledger]) -> Clip | None:
     return None
 
 
-def _ledgers(to: str) -> list[Ledger]:
+def _ledgers(to: str) -> list[FeatureLedger]:
     """What the parts that are there say of themselves.
 
     A copy of one under another name is no part.
@@ -223,17 +233,17 @@ def _ledgers(to: str) -> list[Ledger]:
         f"parts/{file.path}": file.uri for file in output_folder.below(storage.join(to, "parts"))
     }
     parts = {path: uri for path, uri in files.items() if output_folder.matches(path, _PARTS)}
-    ledgers = storage.ahead(read_ledger, parts.values(), _FOOTERS_AHEAD)
+    ledgers = storage.prefetch(read_ledger, parts.values(), _FOOTERS_AHEAD)
     named = zip(parts, ledgers, strict=True)
     return [ledger for path, ledger in named if ledger is not None and ledger.part == path]
 
 
-def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
+def _plan(options: Ingest, corpus: Corpus, ledgers: list[FeatureLedger]) -> _Plan:
     """Sort the corpus by what the parts say."""
     corpus = _with_folds(corpus, options.folds, ledgers)
     items = [item_of(clip) for clip in corpus.clips]
     keys = {item["clip_id"]: item["key"] for item in items}
-    done: list[Ledger] = []
+    done: list[FeatureLedger] = []
     seen: set[str] = set()
     for ledger in ledgers:
         whole = ledger.holds_for(keys) and seen.isdisjoint(ledger.folds)
@@ -245,7 +255,7 @@ def _plan(options: Ingest, corpus: Corpus, ledgers: list[Ledger]) -> _Plan:
     )
 
 
-def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[Ledger]) -> Corpus:
+def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[FeatureLedger]) -> Corpus:
     """Folds as an earlier run dealt them, and for clips that came since, folds that fit those.
 
     A run that was stopped dealt the whole corpus: dealt anew, it gets the same folds.
@@ -264,24 +274,24 @@ def _headline(plan: _Plan) -> str:
     return f"ingest {terminal.short(corpus.uri)}: {counted}{known}"
 
 
-def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[Ledger]:
+def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[FeatureLedger]:
     """The ledgers of what is to do."""
     cluster = session.connect()
     arguments = {"to": to, "job": job, "feature": options.feature, "limits": options.limits}
     cluster.require(options.workers or 1, gpu=False)
     workers = options.workers or cluster.workers(len(plan.to_do) // _WORTH_A_WORKER)
-    ledgers: list[Ledger] = []
+    ledgers: list[FeatureLedger] = []
     with terminal.bar(len(plan.to_do)) as bar:
         for plain in run_shards(
             IngestWorker, arguments, deal(plan.to_do, workers), verb="ingest", workers=workers
         ):
-            ledgers.append(Ledger.from_json(plain))
+            ledgers.append(FeatureLedger.from_json(plain))
             failed = sum(len(ledger.failed) for ledger in ledgers)
             bar.count(sum(len(ledger.folds) for ledger in ledgers), failed, "clips")
     return ledgers
 
 
-def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) -> FeatureSet:
+def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[FeatureLedger]) -> FeatureSet:
     """Check the sums and write the failures; returns the features, not yet written."""
     clips = [clip_id for ledger in ledgers for clip_id in ledger.folds]
     ingested = sum(len(ledger.ingested) for ledger in ledgers)
@@ -325,7 +335,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
             "windows": sum(sum(ledger.windows.values()) for ledger in ledgers),
         },
         parts={
-            ledger.part: Part(windows=ledger.windows, rows=ledger.rows)
+            ledger.part: FeaturePart(windows=ledger.windows, rows=ledger.rows)
             for ledger in sorted(ledgers, key=lambda ledger: ledger.part)
         },
         folds={fold: dict(sorted(clips.items())) for fold, clips in sorted(folds.items())},
@@ -334,7 +344,7 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[Ledger]) ->
 
 
 def _say(
-    features: FeatureSet, swept: Swept, ledgers: list[Ledger], read: int, seconds: float
+    features: FeatureSet, swept: Swept, ledgers: list[FeatureLedger], read: int, seconds: float
 ) -> None:
     counts, to = features.counts, terminal.short(features.uri)
     terminal.say(

@@ -11,8 +11,8 @@ from audiocnn.audio.recording import Recording
 from audiocnn.errors import StorageError
 from audiocnn.features.extractor import Extractor
 from audiocnn.labels.label_set import iter_bucket, require_apart
-from audiocnn.labels.labeller import Labeller, Model
-from audiocnn.labels.shard_list import Census, Entry
+from audiocnn.labels.labeller import Labeller, Scorer
+from audiocnn.labels.shard_list import Entry, ListingCounts
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
 from audiocnn.storage import machine
@@ -25,7 +25,7 @@ from pipelines.runtime import terminal
 _LABELLED = 24
 
 
-def prospect(options: Label) -> tuple[Census, Headers]:
+def prospect(options: Label) -> tuple[ListingCounts, Headers]:
     """List the bucket, read some headers, and label a few; prints what it found, writes nothing.
 
     Raises AudioCNNError for a bundle, a bucket or a folder of labels that cannot be used.
@@ -35,7 +35,7 @@ def prospect(options: Label) -> tuple[Census, Headers]:
     bundle = Bundle.read(options.bundle)
     bundle = replace(bundle, feature=bundle.feature.with_hop(options.hop_s))
     terminal.step(f"dry run of {terminal.short(options.bucket)}")
-    census = Census()
+    census = ListingCounts()
     with terminal.bar(0) as bar:
         files = iter_bucket(options.bucket, options.to)
         sample = _sampled(census.of_recordings(terminal.counted(files, bar, "files")), HEADERS)
@@ -71,8 +71,8 @@ def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> fl
         Extractor(bundle.feature, options.limits, options.storage_options) as extractor,
         Scratch() as folder,
     ):
-        judge = Model(Predictor(bundle), embeddings=options.embeddings).judge
-        labeller = Labeller(bundle, extractor, judge, options.top_k, embeddings=options.embeddings)
+        score = Scorer(Predictor(bundle), embeddings=options.embeddings).score
+        labeller = Labeller(bundle, extractor, score, options.top_k, embeddings=options.embeddings)
         path = os.path.join(folder, "part.parquet")
         labeller.part(entries[:1], path)  # while it starts
         began = monotonic()
@@ -81,7 +81,7 @@ def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> fl
 
 
 def _say(
-    options: Label, census: Census, headers: Headers, seconds_each: float, bundle: Bundle
+    options: Label, census: ListingCounts, headers: Headers, seconds_each: float, bundle: Bundle
 ) -> None:
     terminal.say(
         f"{census.listed} files: {census.recordings} recordings of {census.bytes / 1e6:.0f} MB"

@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 
 from audiocnn import storage
 from audiocnn.errors import ConfigError
-from audiocnn.labels.labeller import Judged, Model
+from audiocnn.labels.labeller import Scorer, Scores
 from audiocnn.model.predictor import Predictor
 from audiocnn.storage import machine
 from pipelines.options import Label
@@ -35,27 +35,27 @@ class GpuModel:
     ) -> None:
         storage.configure(storage_options)
         self._options, self._fingerprint = options, fingerprint
-        self._model: Model | None = None
+        self._model: Scorer | None = None
 
-    def load(self) -> Model:
+    def load(self) -> Scorer:
         """The model, read where it is not yet. Raises AudioCNNError."""
         # Not by the constructor: of what that raises, Ray keeps the text alone.
         if self._model is None:
             # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
             with session.gpu_memory(_MEND):
                 predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
-            self._model = Model(predictor, embeddings=self._options.embeddings)
+            self._model = Scorer(predictor, embeddings=self._options.embeddings)
         return self._model
 
     def ready(self) -> None:
         """Answered once the model is loaded. Raises AudioCNNError."""
         self.load()
 
-    def judge(self, logmel: np.ndarray) -> Judged:
-        """As `Model.judge`. Raises AudioCNNError."""
+    def score(self, logmel: np.ndarray) -> Scores:
+        """As `Scorer.score`. Raises AudioCNNError."""
         model = self.load()
         with session.gpu_memory(_MEND):
-            return model.judge(logmel)
+            return model.score(logmel)
 
 
 def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> list[Any]:
@@ -72,7 +72,7 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
     models = [kind.remote(options, fingerprint, storage.configured()) for _ in range(count)]
-    reachable, there = Reachable(models), 0
+    reachable, there = ModelPool(models), 0
     with session.user_errors():
         while not (there := reachable.arrived(_LOADING_S)):
             terminal.say("no model has a GPU yet: waiting for one")
@@ -97,7 +97,7 @@ def how_many(options: Label, cluster: session.Cluster) -> int:
     return count
 
 
-class Reachable:
+class ModelPool:
     """Models of which only those that are there are asked.
 
     One that has no GPU yet, or has lost its node, is left alone until it answers; what it was
@@ -110,7 +110,7 @@ class Reachable:
         self._gone: RayActorError | None = None
         self._awaited = {model.ready.remote(): model for model in models}
 
-    def judge(self, logmel: np.ndarray) -> Judged:
+    def score(self, logmel: np.ndarray) -> Scores:
         """What any model says of windows; waits while there is none.
 
         Raises RayActorError where there will be none, and what a model raises.
@@ -118,14 +118,14 @@ class Reachable:
         while True:
             model = self._any()
             try:
-                return cast(Judged, ray.get(model.judge.remote(logmel)))
+                return cast(Scores, ray.get(model.score.remote(logmel)))
             except (RayActorError, ObjectLostError):  # the answer may be lost with its node
                 self._lose(model)
 
     def arrived(self, within_s: float) -> int:
         """How many are there: so long for the first, and a little for those that load beside it.
 
-        Raises as `judge`.
+        Raises as `score`.
         """
         deadline = time.monotonic() + within_s
         with self._lock:

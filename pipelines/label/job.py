@@ -23,9 +23,9 @@ from audiocnn.labels import label_set
 from audiocnn.labels.diff import compared
 from audiocnn.labels.events import merged
 from audiocnn.labels.exports import clear_exports, export
-from audiocnn.labels.label_set import NOTE, SUMMARY, Part
+from audiocnn.labels.label_set import NOTE, SUMMARY, LabelPart
 from audiocnn.labels.part import FORMAT, without
-from audiocnn.labels.shard_list import Census, row_of, shard_sizes, write_manifest
+from audiocnn.labels.shard_list import ListingCounts, row_of, shard_sizes, write_manifest
 from audiocnn.model.bundle import Bundle
 from audiocnn.storage import output_folder
 from audiocnn.storage.output_folder import LABELS, Output
@@ -68,7 +68,7 @@ class _Run:
         """Its URI."""
         return storage.join(self.to, label_set.manifest_name(self.listed["id"]))
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[LabelPart]:
         """The parts that count."""
         return label_set.find_parts(self.to, self.note["listings"])
 
@@ -117,7 +117,7 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
     }
     output, note = output_folder.claim(options.to, LABELS), None
     if not options.overwrite:
-        to, note = label_set.choose(output.uri, made_with, new_version=options.new_version)
+        to, note = label_set.find_version(output.uri, made_with, new_version=options.new_version)
         if to != output.uri:
             output = output_folder.claim(to, LABELS)
     note = note or {
@@ -151,7 +151,7 @@ def _list(run: _Run) -> _Run:
     Raises StorageError, also where there are no recordings.
     """
     terminal.step(f"list {terminal.short(run.options.bucket)}")
-    name, census = uuid.uuid4().hex[:8], Census()
+    name, census = uuid.uuid4().hex[:8], ListingCounts()
     # Manifests that the last run did not live to remove.
     ended = storage.exists(storage.join(run.to, SUMMARY))
     carried = [] if ended else run.note.get("replaced", [])
@@ -159,7 +159,7 @@ def _list(run: _Run) -> _Run:
     files = label_set.iter_bucket(run.options.bucket, run.options.to)
     with terminal.bar(0) as bar:
         rows = map(row_of, census.of_recordings(terminal.counted(files, bar, "files")))
-        before: list[Part] = []
+        before: list[LabelPart] = []
         if run.note["listings"]:
             with compared(rows) as changes:
                 _require_recordings(run, census)
@@ -199,7 +199,7 @@ def _list(run: _Run) -> _Run:
     return run
 
 
-def _require_recordings(run: _Run, census: Census) -> None:
+def _require_recordings(run: _Run, census: ListingCounts) -> None:
     """Raise StorageError for a bucket without any: a mistake, and no reason to drop labels."""
     if not census.recordings:
         kinds = ", ".join(AUDIO_SUFFIXES)
@@ -268,7 +268,7 @@ def _say_plan(run: _Run, to_do: int, before: int) -> None:
 
 
 def _summary(
-    run: _Run, parts: list[Part], done: tuple[int, float], seconds: float
+    run: _Run, parts: list[LabelPart], done: tuple[int, float], seconds: float
 ) -> dict[str, Any]:
     """The summary; writes failures and events. Raises LedgerError where it does not add up."""
     done_now, done_s = done
@@ -326,7 +326,7 @@ def _require_current(run: _Run) -> None:
         raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
 
 
-def _remove_strays(run: _Run, parts: list[Part]) -> None:
+def _remove_strays(run: _Run, parts: list[LabelPart]) -> None:
     """What killed workers left, parts of a run that lost against this one, the manifest before."""
     kept = {label_set.part_name(part.listing_id, part.shard) for part in parts}
     others = label_set.sweep(run.to, {label_set.NOTE: run.note}, kept)

@@ -17,11 +17,11 @@ from audiocnn.config import FeatureConfig
 from audiocnn.errors import ConfigError
 from audiocnn.features.extractor import Extractor
 from audiocnn.labels.label_set import is_current, part_name
-from audiocnn.labels.labeller import Judged, Labeller, Model
+from audiocnn.labels.labeller import Labeller, Scorer, Scores
 from audiocnn.labels.shard_list import read_shard
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
-from pipelines.label.gpu_models import Reachable
+from pipelines.label.gpu_models import ModelPool
 from pipelines.options import Label
 from pipelines.runtime.metrics import meters
 
@@ -68,8 +68,8 @@ class LabelWorker:
             self._idle.put(Extractor(work.feature, work.options.limits, storage.configured()))
         self.bundle = Bundle.read(work.options.bundle, work.bundle)
         embeddings = work.options.embeddings
-        self.own = None if models else Model(Predictor(self.bundle), embeddings=embeddings)
-        self.models = Reachable(models)
+        self.own = None if models else Scorer(Predictor(self.bundle), embeddings=embeddings)
+        self.models = ModelPool(models)
 
     def run(self, index: int, shard: int) -> dict[str, int]:
         """Label a shard and write its part; returns how many recordings it has and how many failed.
@@ -81,7 +81,7 @@ class LabelWorker:
         work, options = self.work, self.work.options
         entries = read_shard(work.manifest, shard)
         name = part_name(work.listing_id, shard)
-        with storage.placed(storage.join(work.to, name)) as path:
+        with storage.atomic_path(storage.join(work.to, name)) as path:
             with self._extractor() as extractor:
                 labeller = Labeller(
                     self.bundle, extractor, self._judge, options.top_k,
@@ -95,13 +95,13 @@ class LabelWorker:
         count.step("shard", time.monotonic() - began)
         return {"done": ledger.labelled + ledger.failed, "failed": ledger.failed}
 
-    def _judge(self, logmel: np.ndarray) -> Judged:
+    def _judge(self, logmel: np.ndarray) -> Scores:
         began = time.monotonic()
         if self.own is None:
-            judged = self.models.judge(logmel)
+            judged = self.models.score(logmel)
         else:
             with self._lock:  # one core a worker
-                judged = self.own.judge(logmel)
+                judged = self.own.score(logmel)
         count = meters("label")
         count.batch(len(logmel))
         count.step("score", time.monotonic() - began)

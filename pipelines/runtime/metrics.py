@@ -12,7 +12,7 @@ _TELL_S = 5.0
 _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
-class Meters:
+class JobMetrics:
     """The counts of one job's processes; `verb` says which job's."""
 
     def __init__(self, verb: str) -> None:
@@ -78,6 +78,6 @@ class Meters:
 
 
 @cache
-def meters(verb: str) -> Meters:
+def meters(verb: str) -> JobMetrics:
     """The counts that are this process's, of a verb."""
-    return Meters(verb)
+    return JobMetrics(verb)

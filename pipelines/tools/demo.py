@@ -12,7 +12,7 @@ import numpy as np
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits, decode
 from audiocnn.audio.encode import wav
-from audiocnn.audio.recording import closing, open_recording
+from audiocnn.audio.recording import closing_source, open_recording
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip, Corpus
 from audiocnn.corpus.download import fetch_esc50
@@ -148,7 +148,7 @@ def fold_files(corpus: Corpus, features: FeatureSet, fold: int) -> Iterator[File
 def _file_of(clip: Clip, sample_rate: int) -> tuple[str, bytes]:
     """A clip as a file by itself: its suffix and its bytes."""
     limits = AudioLimits()
-    with closing(open_recording(clip.recording, limits.max_bytes)) as source:
+    with closing_source(open_recording(clip.recording, limits.max_bytes)) as source:
         if clip.segment is not None:
             samples = np.concatenate(list(decode(source, sample_rate, limits, clip.segment)))
             return ".wav", wav(samples, sample_rate)

@@ -11,12 +11,16 @@ from audiocnn.evaluation.predictions import Predictions, calibrate, sha256_of
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.calibration import Calibration
 from audiocnn.training.trainer import Trainer
-from pipelines.train.plan import Job
+from pipelines.train.plan import TrainPlan
 from pipelines.train.tensorboard import Log
 
 
 def write_bundle(
-    job: Job, trainer: Trainer, kept: dict[str, Any] | None, found: dict[int, Predictions], log: Log
+    job: TrainPlan,
+    trainer: Trainer,
+    kept: dict[str, Any] | None,
+    found: dict[int, Predictions],
+    log: Log,
 ) -> None:
     """Write the kept epoch, or the last one, as a bundle; `found` is what it says of each fold.
 
@@ -53,7 +57,7 @@ def write_bundle(
     replace(bundle, calibration=calibration).write(job.to)
 
 
-def _write_test(found: Predictions, job: Job, log: Log) -> dict[str, Any]:
+def _write_test(found: Predictions, job: TrainPlan, log: Log) -> dict[str, Any]:
     """Keep what was said of the tested fold; returns its figures for the bundle."""
     epochs, classes = job.options.training.epochs, job.features.classes
     accuracy = found.accuracy(classes)

@@ -23,7 +23,7 @@ from pipelines.options import Evaluate, Train
 from pipelines.runtime import session, terminal
 from pipelines.runtime.metrics import meters
 from pipelines.train.gloo import GlooConfig
-from pipelines.train.plan import Job, log_suffix, plan, run_of
+from pipelines.train.plan import TrainPlan, log_suffix, plan, run_of
 from pipelines.train.progress import Channel, Listener
 from pipelines.train.worker import train_rank
 
@@ -50,7 +50,7 @@ def train(options: Train) -> Bundle:
     session.connect().require(options.workers_range[0], gpu=options.gpu)
     begin(job, output)
     terminal.say(f"TensorBoard: tensorboard --logdir {terminal.short(job.tensorboard)}")
-    fit({"": job})
+    train_all({"": job})
     bundle = Bundle.read(job.to)
     if test := bundle.metrics.get("test"):
         _say_test(test)
@@ -92,7 +92,7 @@ def _was_tested(notes: Notes) -> bool:
     return "test" in metrics or notes.get("job.json", {}).get("test_fold") is not None
 
 
-def begin(job: Job, output: Output) -> None:
+def begin(job: TrainPlan, output: Output) -> None:
     """Remove what an earlier training left, unless this one goes on from its checkpoint."""
     if job.options.overwrite or not storage.exists(job.checkpoint):
         clear(output)
@@ -110,7 +110,7 @@ def clear(output: Output) -> None:
         )
 
 
-def refuse_other_run(job: Job) -> None:
+def refuse_other_run(job: TrainPlan) -> None:
     """Raise MismatchError where an unfinished run with other options is there."""
     note = storage.join(job.to, "job.json")
     if job.options.overwrite or not (storage.exists(note) and storage.exists(job.checkpoint)):
@@ -123,7 +123,7 @@ def refuse_other_run(job: Job) -> None:
         )
 
 
-def warn_unseen(job: Job) -> None:
+def warn_unseen(job: TrainPlan) -> None:
     """Warn of classes that a model cannot learn."""
     if job.unseen:
         folds = ", ".join(map(str, job.train_folds))
@@ -173,7 +173,7 @@ def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
         )
 
 
-def _headline(job: Job) -> str:
+def _headline(job: TrainPlan) -> str:
     options, features = job.options, job.features
     clips = sum(sum(features.folds[fold].values()) for fold in job.train_folds)
     tested = "" if options.test_fold is None else f", fold {options.test_fold} kept for the test"
@@ -185,7 +185,7 @@ def _headline(job: Job) -> str:
     )
 
 
-def fit(jobs: dict[str, Job], side_by_side: int = 1) -> None:
+def train_all(jobs: dict[str, TrainPlan], side_by_side: int = 1) -> None:
     """Train jobs, by the names that their progress is told by, some at a time.
 
     Where one fails, those under way end, and its error is raised.
@@ -234,7 +234,7 @@ def in_threads(work: Callable[[_T], None], items: Iterable[_T], threads: int) ->
         raise errors[0]
 
 
-def _fit(job: Job, channel: Channel) -> None:
+def _fit(job: TrainPlan, channel: Channel) -> None:
     """Train until the bundle is written, over lost workers and lost nodes.
 
     Ray Train starts the workers, joins them and sees that one is gone; what to go on from, and
@@ -267,7 +267,7 @@ def _fit(job: Job, channel: Channel) -> None:
             channel.note(f"{lost}: going on from the last checkpoint")
 
 
-def _fit_once(job: Job, channel: Channel) -> None:
+def _fit_once(job: TrainPlan, channel: Channel) -> None:
     workers: Any = job.options.workers  # as Ray takes it: a number, or the fewest and the most
     with Scratch() as folder:
         ray.train.torch.TorchTrainer(

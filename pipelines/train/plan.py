@@ -22,7 +22,7 @@ _FORMAT = "audiocnn.train/1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainPlan:
     """What every rank is given."""
 
     options: Train
@@ -114,7 +114,7 @@ def log_suffix(run: str | None) -> str:
     return f".audiocnn-{run}"
 
 
-def plan(options: Train, features: FeatureSet | None = None) -> Job:
+def plan(options: Train, features: FeatureSet | None = None) -> TrainPlan:
     """The job of some options, checked against the features before anything is started.
 
     The features are read, unless the caller has them already.
@@ -127,7 +127,7 @@ def plan(options: Train, features: FeatureSet | None = None) -> Job:
     held_out = [f for f in (options.test_fold, options.validation_fold) if f is not None]
     features.require_folds(held_out)
     folds = sorted(set(features.folds) - set(held_out))
-    job = Job(options=options, features=features, train_folds=folds, to=options.to)
+    job = TrainPlan(options=options, features=features, train_folds=folds, to=options.to)
     windows = sum(features.part_rows(folds).values())
     batch, workers = options.training.batch_size, options.workers_range[1]
     if windows < batch:

@@ -21,7 +21,7 @@ from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.training.trainer import OnStep, Trainer, from_all_ranks, require_finite
 from pipelines.runtime import session
 from pipelines.runtime.metrics import meters
-from pipelines.train.plan import Job, log_suffix
+from pipelines.train.plan import TrainPlan, log_suffix
 from pipelines.train.progress import Channel
 
 _MEND = (
@@ -37,20 +37,20 @@ def train_rank(config: dict[str, Any]) -> None:
 
     Raises AudioCNNError.
     """
-    job: Job = config["job"]
+    job: TrainPlan = config["job"]
     storage.configure(job.options.storage_options)
     with session.gpu_memory(_MEND):
         _train(job, config["channel"])
 
 
-def _train(job: Job, channel: Channel) -> None:
+def _train(job: TrainPlan, channel: Channel) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     trainer = _trainer(job, rank, world)
     at = _restore(job, trainer)
     held_out = _held_out(job, rank, world)
     validation = held_out.get(job.options.validation_fold)
-    scribe = _Scribe(job, trainer, at, channel, world) if rank == 0 else None
+    scribe = _RankZeroLog(job, trainer, at, channel, world) if rank == 0 else None
     for epoch in range(at.epoch, job.options.training.epochs):
         on_step = scribe.begin(epoch) if scribe else None
         loss = trainer.train_epoch(epoch, on_step, first=at.step, losses=at.losses)
@@ -75,7 +75,7 @@ class Position:
     kept: Kept | None = None
 
 
-def _trainer(job: Job, rank: int, world: int) -> Trainer:
+def _trainer(job: TrainPlan, rank: int, world: int) -> Trainer:
     settings, features = job.options.training, job.features
     device = ray.train.torch.get_device()
     batches: Batches
@@ -113,7 +113,7 @@ def parallel(model: AudioCNN) -> DistributedDataParallel:
     return wrapped
 
 
-def _restore(job: Job, trainer: Trainer) -> Position:
+def _restore(job: TrainPlan, trainer: Trainer) -> Position:
     """Go on from the job's checkpoint, where it has one: the position it was written at."""
     state = checkpoint.read(job.checkpoint, trainer.device)
     if state is None:
@@ -124,7 +124,7 @@ def _restore(job: Job, trainer: Trainer) -> Position:
     return Position(**state["position"])
 
 
-def _held_out(job: Job, rank: int, world: int) -> dict[int | None, HeldOut]:
+def _held_out(job: TrainPlan, rank: int, world: int) -> dict[int | None, HeldOut]:
     """A rank's share of the folds that are kept out of training."""
     options, hold = job.options, not job.streams
     folds = [f for f in (options.validation_fold, options.test_fold) if f is not None]
@@ -149,7 +149,7 @@ def _validated(
 
 
 def _predictions(
-    job: Job, model: AudioCNN, held_out: dict[int | None, HeldOut], device: torch.device
+    job: TrainPlan, model: AudioCNN, held_out: dict[int | None, HeldOut], device: torch.device
 ) -> dict[int, Predictions]:
     """What the model, uncalibrated, says of each fold that was kept out; each rank does a share."""
     if not held_out:
@@ -161,17 +161,17 @@ def _predictions(
     return {found.fold: found for found in merged}
 
 
-class _Scribe:
+class _RankZeroLog:
     """Rank 0's pen: checkpoints and TensorBoard logs, written behind the training; progress."""
 
     def __init__(
-        self, job: Job, trainer: Trainer, at: Position, channel: Channel, world: int
+        self, job: TrainPlan, trainer: Trainer, at: Position, channel: Channel, world: int
     ) -> None:
         from pipelines.train.tensorboard import Log
 
         self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
         self.log = Log(job.tensorboard, log_suffix(job.fingerprint), at.epoch)
-        self.behind = checkpoint.Behind()
+        self.behind = checkpoint.BackgroundWriter()
         self.count = meters("train")
         self.written = self.begun = self.epoch_begun = time.monotonic()
         self.first = at.epoch + at.step / trainer.batches.steps

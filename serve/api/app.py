@@ -17,11 +17,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from audiocnn import __version__
 from serve.api import docs_page, schemas, static
-from serve.api.encoding import Answer
+from serve.api.encoding import JsonResponse
 from serve.api.gate import NAME_IN_SCOPE, App, Gate
 from serve.api.stream import stream
 from serve.engine.label_browser import Results
-from serve.engine.metrics import Meters
+from serve.engine.metrics import EndpointMetrics
 from serve.engine.service import Service
 from serve.options import Serve
 from serve.problems import KINDS, Kind, Problem
@@ -56,7 +56,7 @@ def make_app(
     service: Callable[[], Service],
     options: Serve,
     keys: tuple[str, ...],
-    meters: Meters | None = None,
+    meters: EndpointMetrics | None = None,
     *,
     results: Results | None = None,
     beside: Callable[[], Service] | None = None,
@@ -67,7 +67,7 @@ def make_app(
     `results` are the labels, and `beside` gives the other bundle's service, where there are such.
     With a `token` it answers only what the proxy that has it passes on.
     """
-    meters = meters or Meters()
+    meters = meters or EndpointMetrics()
     api = make_api(service, meters, with_keys=bool(keys), results=results, beside=beside)
     app: App = Gate(api, options, keys, meters, token)
     if options.cors:
@@ -83,7 +83,7 @@ def make_app(
 
 def make_api(
     service: Callable[[], Service],
-    meters: Meters,
+    meters: EndpointMetrics,
     *,
     with_keys: bool,
     results: Results | None = None,
@@ -137,7 +137,7 @@ def _described(kind: Kind) -> dict[str, Any]:
     return {"description": kind.title, "content": {"application/problem+json": schema}}
 
 
-def _add_predict(api: FastAPI, either: Callable[[bool], Service], meters: Meters) -> None:
+def _add_predict(api: FastAPI, either: Callable[[bool], Service], meters: EndpointMetrics) -> None:
     @api.post(
         "/v1/predict",
         response_model=schemas.Answer,
@@ -148,11 +148,11 @@ def _add_predict(api: FastAPI, either: Callable[[bool], Service], meters: Meters
     )
     async def _predict(
         request: Request, options: Annotated[schemas.PredictOptions, Query()]
-    ) -> Answer:
+    ) -> JsonResponse:
         service = either(options.beside)
         answer = await service.predict(await _recording(request), options.asked())
         meters.windows(len(answer["windows"]))
-        return Answer(answer, request.headers.get("accept-encoding", ""))
+        return JsonResponse(answer, request.headers.get("accept-encoding", ""))
 
 
 def _add_tutorial(api: FastAPI, service: Callable[[], Service]) -> None:
@@ -169,9 +169,9 @@ def _add_tutorial(api: FastAPI, service: Callable[[], Service]) -> None:
         },
         summary="The same for clients of the tutorial that this project grew from",
     )
-    async def _inference(request: Request) -> Answer:
+    async def _inference(request: Request) -> JsonResponse:
         answer = await service().tutorial(_from_base64(await request.body()))
-        return Answer(answer, request.headers.get("accept-encoding", ""))
+        return JsonResponse(answer, request.headers.get("accept-encoding", ""))
 
 
 def _add_card(
@@ -183,10 +183,12 @@ def _add_card(
         responses={404: _described(KINDS["not-found"])},
         summary="The model that answers, or the one beside",
     )
-    async def _card(request: Request, options: Annotated[schemas.CardOptions, Query()]) -> Answer:
+    async def _card(
+        request: Request, options: Annotated[schemas.CardOptions, Query()]
+    ) -> JsonResponse:
         other = either(True).bundle.fingerprint if with_other else None
         card = {**either(options.beside).card(), "labels": with_labels, "beside": other}
-        return Answer(card, request.headers.get("accept-encoding", ""))
+        return JsonResponse(card, request.headers.get("accept-encoding", ""))
 
 
 def _add_health(api: FastAPI, service: Callable[[], Service]) -> None:
@@ -214,8 +216,8 @@ def _add_labels(api: FastAPI, service: Callable[[], Service], results: Results |
         responses=missing,
         summary="The labels that can be looked through",
     )
-    async def _labels(request: Request) -> Answer:
-        return Answer(await there().card(), request.headers.get("accept-encoding", ""))
+    async def _labels(request: Request) -> JsonResponse:
+        return JsonResponse(await there().card(), request.headers.get("accept-encoding", ""))
 
     @api.get(
         "/v1/labels/windows",
@@ -225,9 +227,9 @@ def _add_labels(api: FastAPI, service: Callable[[], Service], results: Results |
     )
     async def _windows(
         request: Request, options: Annotated[schemas.LabelsOptions, Query()]
-    ) -> Answer:
+    ) -> JsonResponse:
         found = await there().find(options.query())
-        return Answer(found, request.headers.get("accept-encoding", ""))
+        return JsonResponse(found, request.headers.get("accept-encoding", ""))
 
     @api.get(
         "/v1/labels/sound",
@@ -380,4 +382,4 @@ def _nothing() -> Service:
 
 
 if __name__ == "__main__":  # what the dashboard's types are generated from
-    print(json.dumps(make_api(_nothing, Meters(), with_keys=False).openapi(), indent=1))
+    print(json.dumps(make_api(_nothing, EndpointMetrics(), with_keys=False).openapi(), indent=1))

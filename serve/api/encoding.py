@@ -11,7 +11,7 @@ _SMALL = 1_000
 """Bytes below which packing does not pay."""
 
 
-class Answer(Response):
+class JsonResponse(Response):
     """JSON, packed as a request's Accept-Encoding allows."""
 
     media_type = "application/json"
@@ -19,7 +19,7 @@ class Answer(Response):
     def __init__(self, content: Any, accepted: str = "", status_code: int = 200) -> None:
         super().__init__(None, status_code)
         body = orjson.dumps(content)
-        encoding = choose(accepted) if len(body) >= _SMALL else None
+        encoding = pick_encoding(accepted) if len(body) >= _SMALL else None
         if encoding == "zstd":
             body = zstandard.ZstdCompressor(level=1).compress(body)
         elif encoding == "gzip":
@@ -34,7 +34,7 @@ class Answer(Response):
         self.headers["content-length"] = str(len(body))
 
 
-def choose(accepted: str, encodings: tuple[str, ...] = ("zstd", "gzip")) -> str | None:
+def pick_encoding(accepted: str, encodings: tuple[str, ...] = ("zstd", "gzip")) -> str | None:
     """The best of these encodings by a client's Accept-Encoding; None where it takes none of them.
 
     The first of those that it likes equally. RFC 9110, 12.5.3: `q=0` is a refusal.

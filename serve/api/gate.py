@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from serve.api.keys import known
-from serve.engine.metrics import Meters
+from serve.engine.metrics import EndpointMetrics
 from serve.options import Serve
 from serve.problems import Problem
 
@@ -94,7 +94,7 @@ class Gate:
         app: App,
         options: Serve,
         keys: tuple[str, ...],
-        meters: Meters | None = None,
+        meters: EndpointMetrics | None = None,
         token: str | None = None,
     ) -> None:
         self.app, self.options, self.keys = app, options, keys
@@ -103,7 +103,7 @@ class Gate:
         # A stream is mostly idle: one that held a request's place would keep requests out.
         self.streams = Admission(options.streams, "live streams")
         self.rate = Rate(options.rate)
-        self.meters = meters or Meters()
+        self.meters = meters or EndpointMetrics()
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from audiocnn.review.label_index import Query, Sort
-from serve.options import Arrays, Asked, Maps
+from serve.options import Arrays, Maps, PredictRequest
 
 _Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 
@@ -58,11 +58,11 @@ class PredictOptions(BaseModel):
             raise ValueError("sound: of which class? Give explain too")
         return self
 
-    def asked(self) -> Asked:
+    def asked(self) -> PredictRequest:
         """The same for the service."""
         values: dict[str, Any] = self.model_dump(exclude={"beside"})
         first, end = self.channels.split(":")
-        return Asked(**values | {"channels": (int(first), int(end))})
+        return PredictRequest(**values | {"channels": (int(first), int(end))})
 
 
 class CardOptions(BaseModel):

@@ -13,7 +13,7 @@ import numpy as np
 from starlette.responses import Response
 
 from audiocnn.corpus.synthetic import encode, sound
-from serve.api.encoding import choose
+from serve.api.encoding import pick_encoding
 from serve.problems import Problem
 
 BUILT = Path(__file__).parents[1] / "page"
@@ -74,7 +74,7 @@ def page(name: str, accepted: str) -> Response:
     file = _files().get(name)
     if file is None:
         raise Problem("not-found", f"no file {name!r} of the dashboard")
-    if choose(accepted, ("gzip",)):
+    if pick_encoding(accepted, ("gzip",)):
         return Response(file.packed, headers={**file.headers, "content-encoding": "gzip"})
     return Response(file.body, headers=file.headers)
 

@@ -14,7 +14,7 @@ from audiocnn.audio.decode import Samples, Window
 from audiocnn.audio.windows import level_dbfs
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import ConfigError
-from serve.engine.model import Wanted
+from serve.engine.model import Inspect
 from serve.engine.service import Service
 from serve.options import MOST_OVERLAP
 from serve.problems import Problem
@@ -128,7 +128,7 @@ async def _answer(
             raise _Refused(_REFUSED, f"no window was full within {idle_s:g} s") from error
         if current() is not service:
             raise _Refused(_ANOTHER_BUNDLE, "another bundle answers now: connect again")
-        inferred = await service.model.infer(window.samples, Wanted())
+        inferred = await service.model.infer(window.samples, Inspect())
         answer = service.answer(window, inferred, options.top_k)
         await socket.send_text(orjson.dumps(answer).decode())
 

@@ -22,8 +22,8 @@ from serve.deploy.config_file import read_args
 from serve.deploy.haproxy import TOKEN
 from serve.engine.decoder import Decoder
 from serve.engine.label_browser import Results
-from serve.engine.metrics import Meters
-from serve.engine.model import Inferred, LocalModel, Model, Wanted
+from serve.engine.metrics import EndpointMetrics
+from serve.engine.model import BatchingModel, InferenceModel, InferenceResult, Inspect
 from serve.engine.service import Service
 from serve.options import Serve
 from serve.problems import Problem
@@ -35,7 +35,7 @@ _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 _SPREAD = 3
 """Copies on a cluster that decode for models on GPUs, where there are as many: one is not all."""
 
-Opened = tuple[Bundle, Model]
+Opened = tuple[Bundle, InferenceModel]
 
 
 class Current:
@@ -86,7 +86,7 @@ class ModelReplica:
         storage.configure(options.storage_options)
         self.options = options
         self.meters = RayMeters()
-        self._models: dict[str, LocalModel] = {}
+        self._models: dict[str, BatchingModel] = {}
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -98,7 +98,9 @@ class ModelReplica:
                 raise
             _LOG.error(f"{user_config['bundle']} does not load: {error}")
 
-    async def infer(self, uri: str, fingerprint: str, samples: Samples, wanted: Wanted) -> Inferred:
+    async def infer(
+        self, uri: str, fingerprint: str, samples: Samples, wanted: Inspect
+    ) -> InferenceResult:
         """What a bundle says of a window. While one rolls in, there is one more."""
         model = self._models.get(fingerprint) or await self._model(uri, fingerprint)
         return await model.infer(samples, wanted)
@@ -108,14 +110,14 @@ class ModelReplica:
         for model in self._models.values():
             await model.check()
 
-    async def _model(self, uri: str, fingerprint: str | None) -> LocalModel:
+    async def _model(self, uri: str, fingerprint: str | None) -> BatchingModel:
         async with self._loading:
             if fingerprint in self._models:
                 return self._models[fingerprint]
             bundle = await asyncio.to_thread(read_bundle, uri, fingerprint)
             if bundle.fingerprint not in self._models:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
-                model = LocalModel(
+                model = BatchingModel(
                     bundle, device, batch_size=self.options.batch_size, meters=self.meters
                 )
                 kept = 2 if self.options.beside else 1
@@ -145,9 +147,9 @@ class RemoteModel:
     def __init__(self, replicas: DeploymentHandle[Any], uri: str, fingerprint: str) -> None:
         self._replicas, self._uri, self._fingerprint = replicas, uri, fingerprint
 
-    async def infer(self, samples: Samples, wanted: Wanted) -> Inferred:
+    async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
         """As `Model.infer`."""
-        inferred: Inferred = await self._replicas.infer.remote(
+        inferred: InferenceResult = await self._replicas.infer.remote(
             self._uri, self._fingerprint, samples, wanted
         )
         return inferred
@@ -210,11 +212,11 @@ class Endpoint:
         bundle = read_bundle(uri, fingerprint)
         if self.replicas is not None:
             return bundle, RemoteModel(self.replicas, uri, bundle.fingerprint)
-        model = LocalModel(bundle, batch_size=self.options.batch_size, meters=self.meters)
+        model = BatchingModel(bundle, batch_size=self.options.batch_size, meters=self.meters)
         return bundle, model
 
 
-class RayMeters(Meters):
+class RayMeters(EndpointMetrics):
     """Counts that Ray exports to Prometheus beside its own, each with `ray_` before its name."""
 
     def __init__(self) -> None:

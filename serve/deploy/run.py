@@ -63,7 +63,7 @@ def _check_labels(options: Serve, bundle: str) -> None:
         )
 
 
-def fit(options: Serve, cpus: int, gpus: int) -> Serve:
+def size_replicas(options: Serve, cpus: int, gpus: int) -> Serve:
     """The same with as many copies as a cluster has room for, where none are asked for.
 
     Raises ConfigError where those asked for would be waited for in vain.

@@ -18,7 +18,7 @@ import numpy as np
 
 from audiocnn.audio.decode import AudioInfo, AudioLimits, Samples, needs_libsndfile, read
 from audiocnn.errors import AudioError, InstallationError, StorageError
-from serve.engine.decoder_child import Cut, Slow
+from serve.engine.decoder_child import SegmentRequest, Slow
 
 _CHILD = "from serve.engine.decoder_child import main; main()"
 """Not `-m`: what is sent is unpickled as that module's."""
@@ -76,7 +76,7 @@ class Lane:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._process.close()
 
-    async def cut_out(self, cut: Cut, timeout_s: float) -> Samples:
+    async def cut_out(self, cut: SegmentRequest, timeout_s: float) -> Samples:
         """A segment of a recording in storage. Raises AudioError, StorageError."""
         _, samples = await self.ask(cut, None, timeout_s)
         return samples

@@ -19,7 +19,7 @@ import numpy as np
 
 from audiocnn import storage
 from audiocnn.audio.decode import AudioInfo, AudioLimits, Samples, decode, read
-from audiocnn.audio.recording import Recording, closing, open_recording
+from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.errors import AudioError, StorageError
 
 MOST_MEMORY = 768 << 20
@@ -31,7 +31,7 @@ class Slow(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class SegmentRequest:
     """A segment of a recording in storage, as mono samples at a rate."""
 
     recording: Recording
@@ -66,7 +66,7 @@ def main() -> None:
 def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
     """What the next message asks for. Raises AudioError, StorageError, Slow, EOFError."""
     asked = connection.recv()
-    if isinstance(asked, Cut):
+    if isinstance(asked, SegmentRequest):
         return None, _cut_out(asked)
     sample_rate, limits, most_s = asked
     body = connection.recv_bytes()
@@ -93,9 +93,9 @@ def _within(most_s: float | None) -> Iterator[Callable[[], None]]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _cut_out(asked: Cut) -> Samples:
+def _cut_out(asked: SegmentRequest) -> Samples:
     storage.configure(asked.storage_options)
     recording, limits = asked.recording, asked.limits
-    with closing(open_recording(recording, limits.max_bytes)) as source:
+    with closing_source(open_recording(recording, limits.max_bytes)) as source:
         blocks = decode(source, asked.sample_rate, limits, recording.segment)
         return np.concatenate(list(blocks))

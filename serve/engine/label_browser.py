@@ -17,10 +17,10 @@ from audiocnn.errors import (
     UnreadableError,
 )
 from audiocnn.labels.label_set import name_in
-from audiocnn.review.label_index import Browser, Query, Row, State
+from audiocnn.review.label_index import Browser, LabelRow, Query, State
 from audiocnn.storage.csv_cells import csv_file
 from serve.engine.decoder import Lane
-from serve.engine.decoder_child import Cut
+from serve.engine.decoder_child import SegmentRequest
 from serve.problems import Problem
 
 COLUMNS = ("uri", "label", "suggested", "score", "onset_s", "offset_s", "bundle")
@@ -87,7 +87,7 @@ class Results:
         (row,) = await _rows(browser, [(uri, start_s)])
         segment = row.start_s, row.end_s
         recording = Recording(uri=row.uri, version=row.version or None, segment=segment)
-        cut = Cut(
+        cut = SegmentRequest(
             recording=recording,
             sample_rate=sample_rate,
             limits=browser.state.limits,
@@ -127,7 +127,7 @@ class Results:
             return self._browser
 
 
-async def _rows(browser: Browser, places: list[tuple[str, float]]) -> list[Row]:
+async def _rows(browser: Browser, places: list[tuple[str, float]]) -> list[LabelRow]:
     """The windows at these places, in their order. Raises Problem where there is none."""
     found = await asyncio.to_thread(browser.windows, places)
     if found is None:
@@ -146,7 +146,7 @@ def _unread() -> Problem:
     )
 
 
-def _named(row: Row, state: State) -> dict[str, Any]:
+def _named(row: LabelRow, state: State) -> dict[str, Any]:
     plain = asdict(row)
     del plain["version"]
     return {**plain, "name": name_in(state.bucket, row.uri)}

@@ -1,7 +1,7 @@
 """What an endpoint counts. The numbers go wherever a subclass sends them; here, nowhere."""
 
 
-class Meters:
+class EndpointMetrics:
     """Counts of requests, windows, batches and failures, and how long things took."""
 
     def request(self, route: str, status: int, seconds: float) -> None:

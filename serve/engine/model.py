@@ -18,7 +18,7 @@ from audiocnn.model.bundle import Bundle
 from audiocnn.model.grad_cam import grad_cam, marked_sound
 from audiocnn.model.predictor import Predictor
 from audiocnn.model.resnet import Taps
-from serve.engine.metrics import Meters
+from serve.engine.metrics import EndpointMetrics
 from serve.options import Maps
 
 _HANGS_S = 60.0
@@ -26,7 +26,7 @@ LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class Inspect:
     """What is to be kept of a window's forward beside its scores."""
 
     maps: Maps = "none"
@@ -45,7 +45,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inferred:
+class InferenceResult:
     """What a model says of a window."""
 
     scores: np.ndarray
@@ -65,10 +65,10 @@ class Inferred:
     computed_s: float
 
 
-class Model(Protocol):
+class InferenceModel(Protocol):
     """A bundle on this machine, or on another one."""
 
-    async def infer(self, samples: Samples, wanted: Wanted) -> Inferred:
+    async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
         """What the model says of a window of samples [window_samples]."""
         ...
 
@@ -84,12 +84,12 @@ class Model(Protocol):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Job:
     samples: Samples
-    wanted: Wanted
-    answer: "Future[Inferred]"
+    wanted: Inspect
+    answer: "Future[InferenceResult]"
     since: float
 
 
-class LocalModel:
+class BatchingModel:
     """A bundle in this process. Whatever waits when a forward ends is the next one's batch.
 
     >>> model = LocalModel(Bundle.read("bundle"))
@@ -102,9 +102,9 @@ class LocalModel:
         device: str = "cpu",
         *,
         batch_size: int = 16,
-        meters: Meters | None = None,
+        meters: EndpointMetrics | None = None,
     ) -> None:
-        self._meters = meters or Meters()
+        self._meters = meters or EndpointMetrics()
         self.predictor = Predictor(bundle, device)
         self._batch_size = batch_size
         self._computing_since: float | None = None
@@ -112,9 +112,9 @@ class LocalModel:
         self._thread = Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
-    async def infer(self, samples: Samples, wanted: Wanted) -> Inferred:
+    async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
         """As `Model.infer`."""
-        answer: Future[Inferred] = Future()
+        answer: Future[InferenceResult] = Future()
         self._jobs.put(_Job(samples=samples, wanted=wanted, answer=answer, since=perf_counter()))
         return await asyncio.wrap_future(answer)
 
@@ -167,7 +167,7 @@ class LocalModel:
         finally:
             self._computing_since = None
 
-    def _infer(self, batch: list[_Job]) -> list[Inferred]:
+    def _infer(self, batch: list[_Job]) -> list[InferenceResult]:
         began = perf_counter()
         logmel = self.predictor.features([job.samples for job in batch])
         tapped = any(job.wanted.maps != "none" for job in batch)
@@ -176,7 +176,7 @@ class LocalModel:
         kept = [self._keep(job, logmel[row], maps, row) for row, job in enumerate(batch)]
         computed_s = perf_counter() - began
         return [
-            Inferred(
+            InferenceResult(
                 scores=scores[row],
                 batch=len(batch),
                 queued_s=began - job.since,

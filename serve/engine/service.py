@@ -18,8 +18,8 @@ from audiocnn.model import predictor
 from audiocnn.model.bundle import Bundle
 from serve.engine.arrays import compact
 from serve.engine.decoder import Decoder
-from serve.engine.model import LAYERS, Inferred, Model, Wanted
-from serve.options import MOST_WINDOWS, Asked
+from serve.engine.model import LAYERS, InferenceModel, InferenceResult, Inspect
+from serve.options import MOST_WINDOWS, PredictRequest
 from serve.problems import Problem
 
 _WINDOWS_AHEAD = 16
@@ -30,7 +30,7 @@ _LONGEST_WINDOW = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class DecodedRecording:
     """A decoded recording and its windows."""
 
     info: AudioInfo
@@ -42,11 +42,11 @@ class Heard:
 class Service:
     """A bundle's answers about recordings."""
 
-    def __init__(self, bundle: Bundle, model: Model, decoder: Decoder) -> None:
+    def __init__(self, bundle: Bundle, model: InferenceModel, decoder: Decoder) -> None:
         self.bundle, self.model, self.decoder = bundle, model, decoder
         self._map_names = [*LAYERS, *_block_names(bundle)]
 
-    async def predict(self, body: bytes, asked: Asked) -> dict[str, Any]:
+    async def predict(self, body: bytes, asked: PredictRequest) -> dict[str, Any]:
         """The answer of `POST /v1/predict`. Raises Problem."""
         began = perf_counter()
         wanted = self._wanted(asked)
@@ -73,8 +73,8 @@ class Service:
 
     async def tutorial(self, body: bytes) -> dict[str, Any]:
         """The answer of `POST /inference`, in the shape of the tutorial's. Raises Problem."""
-        heard = await self.hear(body, Asked())
-        inferred, looked_at = await self._infer(heard, Wanted(maps="blocks", logmel=True), None)
+        heard = await self.hear(body, PredictRequest())
+        inferred, looked_at = await self._infer(heard, Inspect(maps="blocks", logmel=True), None)
         prediction = self._prediction(heard, inferred, 3)
         one = inferred[looked_at]
         samples = heard.samples[:: -(-len(heard.samples) // _TUTORIAL_SAMPLES)]
@@ -91,7 +91,7 @@ class Service:
             },
         }
 
-    def answer(self, window: Window, inferred: Inferred, top_k: int) -> dict[str, Any]:
+    def answer(self, window: Window, inferred: InferenceResult, top_k: int) -> dict[str, Any]:
         """One window's answer, by itself."""
         whole = predictor.encode(self.bundle, [window], inferred.scores[None], top_k)
         return {**_answer(whole.windows[0]), "bundle": self.bundle.fingerprint}
@@ -114,8 +114,8 @@ class Service:
         """Answer what can be asked about a second of silence, so that the first is no slower."""
         silence = encode(np.zeros(44_100), 44_100)
         for container in (silence, encode(np.zeros(44_100), 44_100, "flac")):
-            await self.predict(container, Asked())
-        everything = Asked(maps="blocks", explain=self.bundle.classes[0], sound=True)
+            await self.predict(container, PredictRequest())
+        everything = PredictRequest(maps="blocks", explain=self.bundle.classes[0], sound=True)
         await self.predict(silence, everything)
 
     async def check(self) -> None:
@@ -125,7 +125,7 @@ class Service:
         except RuntimeError as error:
             raise Problem("not-ready", str(error)) from error
 
-    async def hear(self, body: bytes, asked: Asked) -> Heard:
+    async def hear(self, body: bytes, asked: PredictRequest) -> DecodedRecording:
         """Decode a recording and cut it. Raises Problem."""
         if not body:
             raise Problem("empty", "the request has no body")
@@ -146,11 +146,11 @@ class Service:
             raise Problem(
                 "option", f"window {asked.window}: there are {count}", more={"field": "window"}
             )
-        return Heard(
+        return DecodedRecording(
             info=info, samples=samples, windows=list(cut([samples], config)), config=config
         )
 
-    def _windowing(self, asked: Asked) -> FeatureConfig:
+    def _windowing(self, asked: PredictRequest) -> FeatureConfig:
         feature = self.bundle.feature
         if asked.window_s is None and asked.hop_s is None:
             return feature
@@ -173,7 +173,7 @@ class Service:
         except ConfigError as error:
             raise Problem("option", str(error), more={"field": "window_s"}) from error
 
-    def _wanted(self, asked: Asked) -> Wanted:
+    def _wanted(self, asked: PredictRequest) -> Inspect:
         layer, evidence = None, None
         if asked.maps == "channels":
             layer = asked.layer or LAYERS[0]
@@ -189,7 +189,7 @@ class Service:
                     "option", f"explain {asked.explain!r}: no such class", more={"field": "explain"}
                 )
             evidence = self.bundle.classes.index(asked.explain)
-        return Wanted(
+        return Inspect(
             maps=asked.maps,
             layer=layer,
             channels=asked.channels,
@@ -199,13 +199,13 @@ class Service:
         )
 
     async def _infer(
-        self, heard: Heard, wanted: Wanted, window: int | None
-    ) -> tuple[list[Inferred], int]:
+        self, heard: DecodedRecording, wanted: Inspect, window: int | None
+    ) -> tuple[list[InferenceResult], int]:
         """Each window's, and the place of the one that was looked into."""
         windows = [one.samples for one in heard.windows]
         at = 0 if len(windows) == 1 else window
-        plain = Wanted()
-        inferred: list[Inferred] = []
+        plain = Inspect()
+        inferred: list[InferenceResult] = []
         for start in range(0, len(windows), _WINDOWS_AHEAD):
             group = enumerate(windows[start : start + _WINDOWS_AHEAD], start)
             inferred += await asyncio.gather(
@@ -218,12 +218,14 @@ class Service:
         return inferred, at
 
     def _prediction(
-        self, heard: Heard, inferred: list[Inferred], top_k: int
+        self, heard: DecodedRecording, inferred: list[InferenceResult], top_k: int
     ) -> predictor.Prediction:
         scores = np.stack([one.scores for one in inferred])
         return predictor.encode(self.bundle, heard.windows, scores, top_k)
 
-    def _inside(self, heard: Heard, one: Inferred, at: int, asked: Asked) -> dict[str, Any]:
+    def _inside(
+        self, heard: DecodedRecording, one: InferenceResult, at: int, asked: PredictRequest
+    ) -> dict[str, Any]:
         """What the model saw of one window, its maps, and its evidence."""
         window, config = heard.windows[at], heard.config
         inside: dict[str, Any] = {}
@@ -272,18 +274,18 @@ def _answer(prediction: predictor.WindowPrediction) -> dict[str, Any]:
     }
 
 
-def _duration_s(heard: Heard) -> float:
+def _duration_s(heard: DecodedRecording) -> float:
     return len(heard.samples) / heard.config.sample_rate
 
 
-def _most_telling(windows: list[Window], inferred: list[Inferred]) -> int:
+def _most_telling(windows: list[Window], inferred: list[InferenceResult]) -> int:
     """The window with the highest score of the class that the whole recording is given."""
     scores = np.stack([one.scores for one in inferred])
     weights = np.array([window.duration_s for window in windows])
     return int(scores[:, (weights @ scores).argmax()].argmax())
 
 
-def _waveform(heard: Heard, count: int) -> dict[str, Any]:
+def _waveform(heard: DecodedRecording, count: int) -> dict[str, Any]:
     """The least and greatest sample of each of `count` equal stretches of time."""
     samples = heard.samples
     count = max(1, min(count, len(samples)))
@@ -300,7 +302,7 @@ def _nested(values: np.ndarray) -> dict[str, Any]:
 
 
 def _timings(
-    inferred: list[Inferred], began: float, decoded: float, computed: float
+    inferred: list[InferenceResult], began: float, decoded: float, computed: float
 ) -> dict[str, float]:
     """Milliseconds; the model's are those of the window that took longest."""
     now = perf_counter()

@@ -18,12 +18,12 @@ from audiocnn.features.feature_set import FeatureSet
 from audiocnn.labels import label_set
 from audiocnn.labels.diff import compared
 from audiocnn.labels.reader import open_labels
-from audiocnn.labels.shard_list import Census, row_of
+from audiocnn.labels.shard_list import ListingCounts, row_of
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
 from audiocnn.review.label_index import Browser, Query
 from audiocnn.review.search import embed, nearest
-from audiocnn.review.selection import choose
+from audiocnn.review.selection import select_windows
 from benchmarks.seaweed import SeaweedFS
 from helpers.kept import BUCKET, CORPUS, FRONT_END, KEPT, ROW, known_sound, put_sounds
 from pipelines.ingest.job import ingest
@@ -124,7 +124,7 @@ def test_labels_are_looked_through(kept: Kept) -> None:
     assert (opened.bucket, opened.finished, opened.limits) == (BUCKET, True, AudioLimits())
     rows = list(chain.from_iterable(batch.to_pylist() for batch in opened.batches(ROW)))
     assert len(rows) == len(kept.known["labels"])
-    assert choose(opened, 3)
+    assert select_windows(opened, 3)
     browser = Browser(opened.uri)
     browser.refresh(wait=True)
     found, state = browser.find(Query()), browser.state
@@ -165,7 +165,7 @@ def test_label_goes_on(kept: Kept, sounds: None, tmp_path: Path) -> None:
     assert run.to == to
     assert run.note["listings"]
     later = {"uri": f"{BUCKET}/later.wav", "size": 1, "version": "v", "wrong": None}
-    files = Census().of_recordings(label_set.iter_bucket(BUCKET, to))
+    files = ListingCounts().of_recordings(label_set.iter_bucket(BUCKET, to))
     with compared(chain(map(row_of, files), [later])) as changes:
         changes.against(run.parts(), retry_failed=False)
         assert list(changes.to_do()) == [later]

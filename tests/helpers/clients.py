@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve.api.keys import read_keys
-from serve.engine.metrics import Meters
+from serve.engine.metrics import EndpointMetrics
 from serve.problems import KINDS
 
 KEY = "a key that nobody would guess".replace(" ", "-")
@@ -16,7 +16,7 @@ Client = Callable[..., TestClient]
 """The `client` of tests/unit/serve: it makes a client of an endpoint with these options."""
 
 
-class Counted(Meters):
+class Counted(EndpointMetrics):
     def __init__(self) -> None:
         self.requests: list[tuple[str, int]] = []
         self.failures: list[str] = []

@@ -48,7 +48,7 @@ def pass_one():
 def wrap_storage(module):
     import contextlib
 
-    plain = module.placed
+    plain = module.atomic_path
 
     @contextlib.contextmanager
     def placed(uri):
@@ -57,7 +57,7 @@ def wrap_storage(module):
             if "/parts/" in uri:
                 pass_one()
 
-    module.placed = placed
+    module.atomic_path = placed
 
 
 def wrap_training(module):

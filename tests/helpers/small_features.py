@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from audiocnn import storage
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import BandSums, rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
@@ -35,7 +35,9 @@ def write_features(folder: str) -> FeatureSet:
         name = f"parts/part-{part:05d}.parquet"
         storage.write_parquet(f"{folder}/{name}", table)
         folds = [row["fold"] for row in rows]
-        parts[name] = Part(windows={f: folds.count(f) for f in (1, 2, 3)}, rows=rows_digest(table))
+        parts[name] = FeaturePart(
+            windows={f: folds.count(f) for f in (1, 2, 3)}, rows=rows_digest(table)
+        )
         number += count
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
     made = FeatureSet(

@@ -13,7 +13,7 @@ from audiocnn.audio.recording import Recording
 from audiocnn.config import AudioLimits, to_json
 from audiocnn.features.extractor import Extractor
 from audiocnn.labels import label_set, part as label_part
-from audiocnn.labels.labeller import Labeller, Model
+from audiocnn.labels.labeller import Labeller, Scorer
 from audiocnn.labels.shard_list import Entry
 from audiocnn.model.predictor import Predictor
 from audiocnn.storage.listing import list_files
@@ -43,16 +43,16 @@ def write_notes(to: str, bucket: str, predictor: Predictor, bundle: str, **chang
 
 def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> None:
     """Labels of a folder of sounds, in parts of ten recordings, as the job makes them."""
-    judge = Model(predictor, embeddings=True).judge
+    score = Scorer(predictor, embeddings=True).score
     found = [
         Entry(recording=Recording(uri=f.uri, size=f.size, version=f.version), wrong=None)
         for f in list_files(bucket)
     ]
     with Extractor(predictor.bundle.feature, AudioLimits(), storage.configured()) as extractor:
-        labeller = Labeller(predictor.bundle, extractor, judge, 2, embeddings=True)
+        labeller = Labeller(predictor.bundle, extractor, score, 2, embeddings=True)
         for shard, start in enumerate(range(0, len(found), 10)):
             name = label_set.part_name("aa", shard)
-            with storage.placed(f"{to}/{name}") as path:
+            with storage.atomic_path(f"{to}/{name}") as path:
                 labeller.part(found[start : start + 10], path, name)
     write_notes(to, bucket, predictor, bundle)
 

@@ -145,7 +145,7 @@ def open_file(path: str, version: str | None = None) -> BinaryIO:
     return io.BufferedReader(_OneVersion(path, version))
 
 
-def will_read(path: str, offset: int, size: int) -> None:
+def advise_read(path: str, offset: int, size: int) -> None:
     """Have the system fetch a file's bytes, where it can be told to; nothing waits for them."""
     # Whoever reads it says what is wrong with it. Not every system can be told.
     with suppress(OSError, UnreadableError, AttributeError), open_file(path) as file:
@@ -153,7 +153,7 @@ def will_read(path: str, offset: int, size: int) -> None:
 
 
 @contextmanager
-def placed(path: str) -> Iterator[str]:
+def atomic_path(path: str) -> Iterator[str]:
     """A path beside this one to write a file to, which takes its place once it is on the disk.
 
     It says by its name that it is ours, and of which process: see `is_left`.

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audiocnn.config import AudioLimits
-from audiocnn.errors import REASONS
+from audiocnn.errors import FAILURE_REASONS
 from audiocnn.features.feature_set import FeatureSet
 from helpers.asking import PATIENCE_S
 from helpers.common import AUDIOCNN, SMALL
@@ -106,7 +106,9 @@ def test_each_bad_file_is_a_row_and_the_rest_is_ingested(folder: Path, tmp_path:
         assert named[f"{number}.wav"].split(":")[0] in reasons.split("|"), name
     assert "access denied" in named["secret.wav"]
     assert named["not utf-8 \\udcff.wav"].startswith("path")
-    assert all(reason.split(":")[0] in REASONS and "\n" not in reason for reason in named.values())
+    assert all(
+        reason.split(":")[0] in FAILURE_REASONS and "\n" not in reason for reason in named.values()
+    )
     counts = features.counts
     assert counts["listed"] == counts["ingested"] + counts["failed"]
     assert counts["failed"] == len(HOSTILE) + 4

@@ -16,7 +16,7 @@ from helpers.hostile import wav
 from helpers.small_labels import label_bucket
 from serve.deploy import run, served_bundles
 from serve.deploy.application import Endpoint, ModelReplica
-from serve.options import Asked, Serve
+from serve.options import PredictRequest, Serve
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_a_replacement_is_of_the_bundle_that_is_served(
         await endpoint.reconfigure(asked)
         await model.reconfigure(asked)
         await model.check_health()
-        answer = await endpoint.current.service().predict(wav(), Asked())
+        answer = await endpoint.current.service().predict(wav(), PredictRequest())
         return str(answer["bundle"])
 
     assert asyncio.run(start()) == fingerprint

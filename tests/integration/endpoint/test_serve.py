@@ -21,7 +21,7 @@ import soundfile
 from hypothesis import given, settings
 from websockets.sync.client import connect
 
-from audiocnn.errors import REASONS
+from audiocnn.errors import FAILURE_REASONS
 from audiocnn.model.bundle import recalibrate
 from audiocnn.model.calibration import Calibration
 from benchmarks.load import Outcome, post
@@ -140,7 +140,7 @@ def test_hostile_recordings_get_their_4xx_and_no_replica_dies(endpoint: Endpoint
         status, body = endpoint.ask("/v1/predict?maps=blocks", data)
         assert 400 <= status < 500, name
         reason = body.get("reason", "empty")
-        assert reason in REASONS
+        assert reason in FAILURE_REASONS
         assert reason in reasons.split("|"), name
     assert {process.pid for process in endpoint.replicas()} == before
     grown = sum(process.memory_info().rss for process in endpoint.replicas()) - memory

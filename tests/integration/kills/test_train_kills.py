@@ -193,7 +193,7 @@ def test_a_run_in_a_bucket_is_killed_and_then_its_bucket_goes_away(
 ) -> None:
     bucket = server.bucket()
     for path in features.rglob("*.*"):
-        with storage.placed(f"{bucket}/features/{path.relative_to(features)}") as copy:
+        with storage.atomic_path(f"{bucket}/features/{path.relative_to(features)}") as copy:
             shutil.copy(path, copy)
     train = partial(start, *verb(f"{bucket}/features", f"{bucket}/b"))
     there = partial(storage.exists, f"{bucket}/b/checkpoint.pt")

@@ -19,7 +19,7 @@ from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, CorpusError, FormatError
 from audiocnn.features.feature_set import FeatureSet
-from audiocnn.features.part import Ledger
+from audiocnn.features.part import FeatureLedger
 from helpers import deadly
 from helpers.common import SMALL
 from helpers.small_parts import features_part, left_behind
@@ -184,7 +184,7 @@ def test_of_two_at_once_the_one_that_began_later_finishes_and_the_other_leaves_n
 ) -> None:
     to, made, real = str(tmp_path / "features"), list[FeatureSet](), job._run
 
-    def meanwhile(*arguments: Any) -> list[Ledger]:
+    def meanwhile(*arguments: Any) -> list[FeatureLedger]:
         monkeypatch.undo()
         # Of two workers the parts are others.
         made.append(ingest(options(sounds, to=to, workers=2)))

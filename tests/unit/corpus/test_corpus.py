@@ -12,7 +12,7 @@ import pytest
 from audiocnn import storage
 from audiocnn.corpus.clips import Clip, Corpus, with_folds
 from audiocnn.corpus.read import read_corpus
-from audiocnn.errors import REASONS, CorpusError
+from audiocnn.errors import FAILURE_REASONS, CorpusError
 
 GOOD = [("good 1.wav", "x"), ("good 2.wav", "y")]
 
@@ -26,7 +26,7 @@ def manifest(path: Path | str, rows: list[tuple[str, ...]], *more: str) -> str:
 
 
 def reasons(corpus: Corpus) -> dict[str, str]:
-    assert all(item.reason in REASONS and item.detail for item in corpus.rejected)
+    assert all(item.reason in FAILURE_REASONS and item.detail for item in corpus.rejected)
     return {item.uri: item.reason for item in corpus.rejected}
 
 

@@ -10,7 +10,7 @@ from audiocnn import storage
 from audiocnn.audio.recording import Archive
 from audiocnn.corpus.clips import Corpus
 from audiocnn.corpus.read import read_corpus
-from audiocnn.errors import REASONS, CorpusError, StorageError
+from audiocnn.errors import FAILURE_REASONS, CorpusError, StorageError
 from audiocnn.storage import listing
 from helpers.tars import tar
 
@@ -27,7 +27,7 @@ def shard(tmp_path: Path, members: list[tuple[str, bytes]]) -> Corpus:
 
 
 def rows(corpus: Corpus) -> dict[str, str]:
-    assert all(item.reason in REASONS and item.detail for item in corpus.rejected)
+    assert all(item.reason in FAILURE_REASONS and item.detail for item in corpus.rejected)
     return {Path(item.uri).name: item.reason for item in corpus.rejected}
 
 

@@ -14,7 +14,7 @@ from audiocnn.corpus.clips import Clip
 from audiocnn.errors import FormatError
 from audiocnn.features import feature_set
 from audiocnn.features.extractor import Extractor
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import BandSums, item_of, part_name
 from audiocnn.storage import parquet
 from helpers.common import SMALL
@@ -38,7 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
             ledgers.append(extractor.part(shard, str(folder / part_name(SMALL, shard))))
     features = FeatureSet(
         uri=str(folder), config=SMALL, classes=("a", "b"), corpus="", counts={},
-        parts={one.part: Part(windows=one.windows, rows=one.rows) for one in ledgers},
+        parts={one.part: FeaturePart(windows=one.windows, rows=one.rows) for one in ledgers},
         folds={1: {"a": 6, "b": 6}}, bands={1: BandSums.merge([one.bands[1] for one in ledgers])},
     )  # fmt: skip
     features.write()
@@ -51,7 +51,7 @@ def folder(written: FeatureSet, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written.uri, tmp_path / "features"))
 
 
-def load(folder: Path) -> feature_set.Rows:
+def load(folder: Path) -> feature_set.FeatureRows:
     return FeatureSet.read(str(folder)).load([1])
 
 

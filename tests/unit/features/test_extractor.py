@@ -21,9 +21,9 @@ from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import InstallationError, StorageError
-from audiocnn.features.extractor import Ended, Extractor
+from audiocnn.features.extractor import Extractor, RecordingEnd
 from audiocnn.features.logmel import LogMel
-from audiocnn.features.part import BandSums, Item, Ledger, item_of, read_ledger
+from audiocnn.features.part import BandSums, FeatureLedger, Item, item_of, read_ledger
 from helpers import deadly
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import SMALL
@@ -73,7 +73,7 @@ Answer = list[np.ndarray] | str
 """A clip's log-mels, or why it failed."""
 
 
-def answers_of(ledger: Ledger, path: Path) -> list[Answer]:
+def answers_of(ledger: FeatureLedger, path: Path) -> list[Answer]:
     """What became of each clip, in order."""
     table = pq.read_table(path)
     tensors = table["logmel"].combine_chunks().to_numpy_ndarray()
@@ -322,7 +322,7 @@ def test_what_was_rewritten_since_it_was_listed_is_a_row(
         streamed = list(extractor.windows([clip.recording for clip in listed]))
     assert sorted(ledger.failed) == changed
     assert all(row["reason"].startswith("changed: ") for _, row in ledger.failed.values())
-    ended = [message for message in streamed if isinstance(message, Ended)]
+    ended = [message for message in streamed if isinstance(message, RecordingEnd)]
     assert [listed[one.at].clip_id for one in ended if one.error] == changed
     assert len(ended) == len(listed) == 7
 

@@ -7,7 +7,7 @@ import pytest
 from audiocnn import storage
 from audiocnn.errors import CorpusError
 from audiocnn.features import leaks
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import BandSums, rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
@@ -27,7 +27,7 @@ def features(
         table = pa.Table.from_pylist([row], columns.remove(place))
         table = table.add_column(place, columns.field(place), tensor_array(picture[None], SMALL))
         storage.write_parquet(f"{folder}/p{index}.parquet", table)
-        parts[f"p{index}.parquet"] = Part(windows={fold: 1}, rows=rows_digest(table))
+        parts[f"p{index}.parquet"] = FeaturePart(windows={fold: 1}, rows=rows_digest(table))
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
     made = FeatureSet(
         uri=str(folder), config=SMALL, classes=("a", "b"), corpus="", counts={}, parts=parts,

@@ -12,7 +12,7 @@ from audiocnn.corpus import synthetic
 from audiocnn.errors import ChangedError, FormatError
 from audiocnn.labels import label_set, part as label_part, shard_list
 from audiocnn.labels.diff import compared
-from audiocnn.labels.label_set import Part
+from audiocnn.labels.label_set import LabelPart
 from audiocnn.labels.reader import open_labels
 from audiocnn.labels.shard_list import row_of
 from audiocnn.model.predictor import Predictor
@@ -43,7 +43,7 @@ def damage(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def readers(to: Path, part: Part) -> list[Callable[[], object]]:
+def readers(to: Path, part: LabelPart) -> list[Callable[[], object]]:
     """All that read a part of labels."""
     return [
         lambda: label_set.read_labels(str(to)),
@@ -155,7 +155,7 @@ def test_what_is_written_anew_before_it_is_copied_is_looked_through_the_next_tim
     to = str(shutil.copytree(place / "labels", tmp_path / "labels"))
     real = label_index.find_parts
 
-    def then_rewritten(uri: str, listings: list[str]) -> list[Part]:
+    def then_rewritten(uri: str, listings: list[str]) -> list[LabelPart]:
         (part,) = parts = real(uri, listings)
         label_part.without(part.uri, {str(place / "bucket" / "0.wav")})
         return parts

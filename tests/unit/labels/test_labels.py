@@ -17,12 +17,12 @@ from audiocnn.audio.recording import Recording
 from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
-from audiocnn.features.extractor import Ended, Extractor, Found
+from audiocnn.features.extractor import Extractor, RecordingEnd, WindowFeatures
 from audiocnn.labels import label_set, part as label_part, shard_list
 from audiocnn.labels.diff import compared
-from audiocnn.labels.label_set import Part
-from audiocnn.labels.labeller import Judged, Labeller, Model
-from audiocnn.labels.shard_list import Census, Entry, row_of
+from audiocnn.labels.label_set import LabelPart
+from audiocnn.labels.labeller import Labeller, Scorer, Scores
+from audiocnn.labels.shard_list import Entry, ListingCounts, row_of
 from audiocnn.model.calibration import Calibration
 from audiocnn.model.predictor import Predictor
 from audiocnn.storage import listing
@@ -73,7 +73,7 @@ def test_large_recordings_make_small_shards(tmp_path: Path) -> None:
 
 def test_a_census_counts_every_file_once() -> None:
     names = ["a.WAV", "b/c.flac", "cover.jpg", "notes", "d.jpg", "e.mp3.part", ".wav"]
-    found = Census()
+    found = ListingCounts()
     seen = [
         StoredFile(uri=f"/x/{name}", path=name, size=2) for name in names
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def test_windows_are_those_of_the_one_decoder_and_front_end(
     ended: dict[int, Any] = {}
     before = extractor.cpu_s
     for message in extractor.windows(sounds):
-        if isinstance(message, Found):
+        if isinstance(message, WindowFeatures):
             assert message.at not in ended
             found.setdefault(message.at, []).append(message.logmel)
         else:
@@ -153,9 +153,9 @@ def label(
     predictor: Predictor,
     extractor: Extractor,
     top_k: int = 2,
-) -> tuple[Path, label_part.Ledger]:
-    judge = Model(predictor, embeddings=True).judge
-    labeller = Labeller(predictor.bundle, extractor, judge, top_k, embeddings=True)
+) -> tuple[Path, label_part.LabelLedger]:
+    score = Scorer(predictor, embeddings=True).score
+    labeller = Labeller(predictor.bundle, extractor, score, top_k, embeddings=True)
     path = folder / "part.parquet"
     ledger = labeller.part([Entry(recording=r, wrong=None) for r in sounds], str(path))
     assert label_part.read_ledger(str(path)) == ledger
@@ -243,13 +243,13 @@ def test_a_front_end_killed_at_any_moment_loses_nothing(
     sounds: list[Recording], predictor: Predictor, quiet: Path, tmp_path: Path
 ) -> None:
     expected = pq.read_table(quiet).to_pylist()
-    moments, model = random.Random(4), Model(predictor, embeddings=True)
+    moments, model = random.Random(4), Scorer(predictor, embeddings=True)
     with Extractor(SMALL, LIMITS) as extractor:
 
-        def interrupted(logmel: np.ndarray) -> Judged:
+        def interrupted(logmel: np.ndarray) -> Scores:
             if moments.random() < 0.5:
                 extractor._process.kill()
-            return model.judge(logmel)
+            return model.score(logmel)
 
         labeller = Labeller(predictor.bundle, extractor, interrupted, 2, embeddings=True)
         path = tmp_path / "again.parquet"
@@ -282,10 +282,10 @@ def test_windows_that_nobody_takes_are_not_the_next_ones(
     sounds: list[Recording], extractor: Extractor
 ) -> None:
     stream = extractor.windows(sounds)
-    assert isinstance(next(stream), Found)
+    assert isinstance(next(stream), WindowFeatures)
     stream.close()
     found = list(extractor.windows(sounds[:2]))
-    assert [m.at for m in found if isinstance(m, Ended)] == [0, 1]
+    assert [m.at for m in found if isinstance(m, RecordingEnd)] == [0, 1]
 
 
 def test_what_was_written_anew_is_not_taken_for_what_was_listed(
@@ -336,7 +336,7 @@ def test_what_changed_is_what_is_new_or_other_or_gone(sounds: list[Recording], q
     now[0]["version"] = "new"
     now.append({"uri": "/z.wav", "size": 1, "version": "v", "wrong": None})
     file = listing.stored_file(str(quiet))
-    part = Part(listing_id="a", shard=0, uri=file.uri, size=file.size, version=file.version)
+    part = LabelPart(listing_id="a", shard=0, uri=file.uri, size=file.size, version=file.version)
     with compared(iter(now)) as changes:
         changes.against([part], retry_failed=False)
         assert [row["uri"] for row in changes.to_do()] == sorted([sounds[0].uri, "/z.wav"])
@@ -361,15 +361,15 @@ def failing(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_labels_by_another_bundle_are_another_version(tmp_path: Path) -> None:
     to = str(tmp_path / "labels")
     first, second = {"bundle": "aaaa", "hop_s": 1.0}, {"bundle": "bbbb", "hop_s": 1.0}
-    assert label_set.choose(to, first, new_version=False) == (to, None)
+    assert label_set.find_version(to, first, new_version=False) == (to, None)
     write_note(tmp_path / "labels", first)
-    assert label_set.choose(to, first, new_version=False)[0] == to
+    assert label_set.find_version(to, first, new_version=False)[0] == to
     with pytest.raises(ConfigError, match=r"bundle aaaa and not bbbb are there; .*--new-version"):
-        label_set.choose(to, second, new_version=False)
-    assert label_set.choose(to, second, new_version=True) == (f"{to}/version-2", None)
+        label_set.find_version(to, second, new_version=False)
+    assert label_set.find_version(to, second, new_version=True) == (f"{to}/version-2", None)
     write_note(tmp_path / "labels" / "version-2", second)
     for new_version in (False, True):  # which is there already
-        folder, note = label_set.choose(to, second, new_version=new_version)
+        folder, note = label_set.find_version(to, second, new_version=new_version)
         assert (folder, (note or {})["made_with"]) == (f"{to}/version-2", second)
 
 
@@ -381,4 +381,4 @@ def write_note(folder: Path, made_with: dict[str, Any]) -> None:
 def test_labels_of_an_earlier_format_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(ConfigError, match="an earlier format"):
-        label_set.choose(str(tmp_path), {}, new_version=False)
+        label_set.find_version(str(tmp_path), {}, new_version=False)

@@ -34,7 +34,7 @@ def to(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def found(to: str, made_with: dict[str, Any], *, new_version: bool = False) -> tuple[str, bool]:
-    folder, note = label_set.choose(to, made_with, new_version=new_version)
+    folder, note = label_set.find_version(to, made_with, new_version=new_version)
     return folder.removeprefix(to), note is not None
 
 
@@ -62,7 +62,9 @@ def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> N
         rows = [filled({"uri": f"/b/{name}.wav", "start_s": 0.0}) for name in names]
         with pq.ParquetWriter(path, label_part.schema()) as file:
             file.write_table(pa.Table.from_pylist(rows, label_part.schema()))
-            file.add_key_value_metadata({"audiocnn.ledger": json.dumps(vars(label_part.Ledger()))})
+            file.add_key_value_metadata(
+                {"audiocnn.ledger": json.dumps(vars(label_part.LabelLedger()))}
+            )
     now = [{"uri": f"/b/{n}.wav", "size": 1, "version": "v", "wrong": None} for n in "abcd"]
     parts = label_set.find_parts(str(tmp_path))
     with compared(iter(now)) as changes:

@@ -12,7 +12,7 @@ from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip
 from audiocnn.features.extractor import Extractor
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import item_of
 from audiocnn.labels import label_set, part as label_part
 from audiocnn.labels.events import merged
@@ -80,7 +80,7 @@ def test_old_labels_are_read_wherever_labels_are(
     opened = open_labels(str(folder))
     clip = embed(predictor, str(bucket / "03.wav"), opened)
     assert nearest(opened, clip, 3).matches[0].uri == str(bucket / "03.wav")
-    picks = selection.choose(opened, 6)
+    picks = selection.select_windows(opened, 6)
     to = claim(str(tmp_path / "review"), opened, overwrite=False)
     assert len(write_review(to, opened, picks).clips) == 6
     rows = [row for batch in opened.batches(before.column_names) for row in batch.to_pylist()]
@@ -115,7 +115,7 @@ def test_old_features_are_read_beside_new_ones(bucket: Path, tmp_path: Path) -> 
         classes=("a", "b"),
         corpus="c",
         counts={},
-        parts={one.part: Part(windows=one.windows, rows=one.rows) for one in ledgers},
+        parts={one.part: FeaturePart(windows=one.windows, rows=one.rows) for one in ledgers},
         folds={1: {"a": 14}},
         bands=ledgers[0].bands,
     )

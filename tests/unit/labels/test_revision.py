@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 
 from audiocnn.errors import ConfigError
-from audiocnn.labels.label_set import Part
+from audiocnn.labels.label_set import LabelPart
 from audiocnn.review.revision import Revision
 
 DIGEST = "0123456789abcdef"
 
 
-def part(listing: str, shard: int) -> Part:
-    return Part(listing_id=listing, shard=shard, uri=f"/{listing}/{shard}", size=9, version="v")
+def part(listing: str, shard: int) -> LabelPart:
+    return LabelPart(
+        listing_id=listing, shard=shard, uri=f"/{listing}/{shard}", size=9, version="v"
+    )
 
 
 def test_a_revision_finds_its_parts_among_others() -> None:

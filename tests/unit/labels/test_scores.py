@@ -12,7 +12,7 @@ from audiocnn.corpus import synthetic
 from audiocnn.errors import AudioError, FormatError
 from audiocnn.features.extractor import Extractor
 from audiocnn.labels import part as label_part
-from audiocnn.labels.labeller import Judged, Labeller, Model
+from audiocnn.labels.labeller import Labeller, Scorer, Scores
 from audiocnn.labels.shard_list import Entry
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
@@ -34,10 +34,10 @@ def test_a_window_of_such_scores_costs_its_recording_alone(tmp_path: Path) -> No
     for index in range(4):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index], index, 3.0, 16_000)
         (tmp_path / "bucket" / f"{index}.wav").write_bytes(synthetic.encode(samples, 16_000))
-    model = Model(Predictor(make_bundle(tmp_path / "bundle")), embeddings=False)
+    model = Scorer(Predictor(make_bundle(tmp_path / "bundle")), embeddings=False)
 
-    def judge(logmel: np.ndarray) -> Judged:
-        judged = model.judge(logmel)
+    def score(logmel: np.ndarray) -> Scores:
+        judged = model.score(logmel)
         judged.scores[4] = np.nan  # the second window of the second recording
         return judged
 
@@ -47,7 +47,7 @@ def test_a_window_of_such_scores_costs_its_recording_alone(tmp_path: Path) -> No
     ]
     path = str(tmp_path / "part.parquet")
     with Extractor(SMALL, AudioLimits()) as extractor:
-        labeller = Labeller(model.predictor.bundle, extractor, judge, 2, embeddings=False)
+        labeller = Labeller(model.predictor.bundle, extractor, score, 2, embeddings=False)
         ledger = labeller.part(entries, path)
     (failure,) = ledger.failures
     assert Path(failure["uri"]).name == "1.wav"

@@ -5,10 +5,10 @@ from audiocnn.evaluation.predictions import Predictions, calibrate
 from audiocnn.model.calibration import (
     PRECISION,
     Calibration,
+    apply_temperature,
     fit_temperature,
     fit_thresholds,
     reliability,
-    tempered,
 )
 
 CLASSES = ("a", "b", "c")
@@ -17,9 +17,9 @@ CLASSES = ("a", "b", "c")
 def answers(count: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Scores that are too certain by a temperature, and truths drawn from the honest ones."""
     rng = np.random.default_rng(seed)
-    honest = tempered(rng.dirichlet((0.4, 0.4, 0.4), count), 1.0)
+    honest = apply_temperature(rng.dirichlet((0.4, 0.4, 0.4), count), 1.0)
     truth = np.array([rng.choice(3, p=row) for row in honest])
-    return tempered(honest, 1 / temperature), truth
+    return apply_temperature(honest, 1 / temperature), truth
 
 
 def predictions(fold: int, temperature: float = 2.0, count: int = 400) -> Predictions:
@@ -39,9 +39,9 @@ def test_the_temperature_by_which_scores_are_too_certain_is_found(temperature: f
 
 def test_a_temperature_undoes_what_it_did_and_keeps_the_answer() -> None:
     scores, _ = answers(100, 1.0)
-    assert np.allclose(tempered(tempered(scores, 3.0), 1 / 3), scores)
-    assert np.array_equal(tempered(scores, 3.0).argmax(1), scores.argmax(1))
-    assert np.allclose(tempered(scores, 3.0).sum(1), 1)
+    assert np.allclose(apply_temperature(apply_temperature(scores, 3.0), 1 / 3), scores)
+    assert np.array_equal(apply_temperature(scores, 3.0).argmax(1), scores.argmax(1))
+    assert np.allclose(apply_temperature(scores, 3.0).sum(1), 1)
 
 
 def test_where_no_answer_is_wrong_scores_are_not_made_surer() -> None:
@@ -63,7 +63,7 @@ def test_windows_are_what_is_calibrated() -> None:
     )  # fmt: skip
     found = calibrate([made], CLASSES)
     assert found.temperature == pytest.approx(2.5, rel=0.1)
-    after = tempered(made.scores, found.temperature)
+    after = apply_temperature(made.scores, found.temperature)
     known = found.known(after)
     assert (after.argmax(1) == made.truth(CLASSES))[known].mean() >= 0.9
 

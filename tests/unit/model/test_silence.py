@@ -13,7 +13,7 @@ from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
 from audiocnn.evaluation.predictions import Predictions, calibrate
 from audiocnn.features.extractor import Extractor
-from audiocnn.labels.labeller import Labeller, Model
+from audiocnn.labels.labeller import Labeller, Scorer
 from audiocnn.labels.part import read_ledger
 from audiocnn.labels.reader import open_labels
 from audiocnn.labels.shard_list import Entry
@@ -82,9 +82,9 @@ def test_labels_have_each_windows_level_and_silence_is_unknown(
     levels = (0.0, 1.0, 0.1)
     (tmp_path / "a.flac").write_bytes(recording(*levels))
     path = tmp_path / "part.parquet"
-    judge = Model(predictor, embeddings=True).judge
+    score = Scorer(predictor, embeddings=True).score
     with Extractor(SMALL, AudioLimits()) as extractor:
-        labeller = Labeller(predictor.bundle, extractor, judge, 2, embeddings=True)
+        labeller = Labeller(predictor.bundle, extractor, score, 2, embeddings=True)
         entry = Entry(recording=Recording(uri=str(tmp_path / "a.flac")), wrong=None)
         labeller.part([entry], str(path))
     rows = pq.read_table(path).to_pylist()

@@ -14,7 +14,7 @@ from audiocnn.corpus import synthetic
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError
 from audiocnn.features.extractor import Extractor
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import item_of
 from audiocnn.storage import listing
 from helpers.common import SMALL
@@ -78,7 +78,7 @@ def test_the_clips_of_a_fold_become_files(
     path.rename(tmp_path / "features" / ledger.part)
     features = FeatureSet(
         uri=str(tmp_path / "features"), config=SMALL, classes=corpus.classes, corpus=corpus.uri,
-        counts={}, parts={ledger.part: Part(windows=ledger.windows, rows=ledger.rows)},
+        counts={}, parts={ledger.part: FeaturePart(windows=ledger.windows, rows=ledger.rows)},
         folds=ledger.classes, bands=ledger.bands,
     )  # fmt: skip
     monkeypatch.setattr(listing, "iter_files", lambda _: pytest.fail("it was listed again"))

@@ -35,7 +35,7 @@ from pipelines.options import Demo, Evaluate, Ingest, Label, Review, Train
 from pipelines.review import review
 from pipelines.tools import demo
 from pipelines.train import job as train_job
-from pipelines.train.plan import Job, log_suffix
+from pipelines.train.plan import TrainPlan, log_suffix
 
 DAMAGED = b"PAR1" + b"\xff" * 64 + (64).to_bytes(4, "little") + b"PAR1"
 
@@ -129,13 +129,13 @@ def test_labels_are_cleared_and_other_versions_of_them_stay(tmp_path: Path, bund
 # Bundles.
 
 
-def job_of(to: Path, **changes: Any) -> Job:
+def job_of(to: Path, **changes: Any) -> TrainPlan:
     features = FeatureSet(
         uri="f", config=SMALL, classes=("a", "b"), corpus="c", counts={}, parts={},
         folds={1: {"a": 1}, 2: {"b": 1}}, bands={},
     )  # fmt: skip
     options = Train(features="f", to=str(to), data="memory", **changes)
-    return Job(options=options, features=features, train_folds=[1], to=str(to))
+    return TrainPlan(options=options, features=features, train_folds=[1], to=str(to))
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -72,7 +72,7 @@ def test_of_workers_that_fail_the_one_with_the_full_gpu_is_heard() -> None:
 
 def test_a_full_gpu_in_labelling_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        def judge(self, _: object) -> None:
+        def score(self, _: object) -> None:
             raise FULL
 
     model = GpuModel(labelling(0.5), "f00d", {})
@@ -80,9 +80,9 @@ def test_a_full_gpu_in_labelling_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(
         ConfigError, match=r"Tried to allocate 2.00 GiB: .*--gpus-per-model"
     ) as caught:
-        model.judge(None)  # type: ignore[arg-type]
+        model.score(None)  # type: ignore[arg-type]
     # As a worker that asked the model raises it, and the job that started the worker.
-    asked = RayTaskError("judge", "a traceback", caught.value).as_instanceof_cause()
+    asked = RayTaskError("score", "a traceback", caught.value).as_instanceof_cause()
     with pytest.raises(ConfigError) as told, user_errors():
         raise RayTaskError("map", "a traceback\nof lines", asked).as_instanceof_cause()
     assert str(told.value) == str(caught.value)

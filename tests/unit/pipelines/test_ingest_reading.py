@@ -40,7 +40,7 @@ def begin(corpus: Path, to: Path) -> Ingest:
     storage.write_json(f"{to}/job.json", job._job(options, read))
     items = [item_of(clip) for clip in with_folds(read, options.folds).clips]
     with (
-        storage.placed(f"{to}/{part_name(SMALL, items)}") as path,
+        storage.atomic_path(f"{to}/{part_name(SMALL, items)}") as path,
         Extractor(SMALL, AudioLimits()) as extractor,
     ):
         extractor.part(items, path)

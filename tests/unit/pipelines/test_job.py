@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from audiocnn.evaluation.predictions import Predictions
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import BandSums
 from helpers.common import SMALL
 from pipelines.options import Train
@@ -20,7 +20,7 @@ from pipelines.train.tensorboard import Log
 SUMS = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
 FEATURES = FeatureSet(
     uri="features", config=SMALL, classes=("a", "b", "c"), corpus="corpus", counts={},
-    parts={"parts/part-0.parquet": Part(windows={1: 40, 2: 40, 3: 40}, rows="f")},
+    parts={"parts/part-0.parquet": FeaturePart(windows={1: 40, 2: 40, 3: 40}, rows="f")},
     folds={1: {"a": 20, "b": 20}, 2: {"a": 20, "b": 20}, 3: {"a": 20, "c": 20}},
     bands={1: SUMS, 2: SUMS, 3: SUMS},
 )  # fmt: skip

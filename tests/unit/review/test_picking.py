@@ -14,7 +14,7 @@ from audiocnn.config import UNKNOWN
 from audiocnn.labels import label_set
 from audiocnn.labels.reader import Labelled, open_labels
 from audiocnn.model.predictor import Predictor
-from audiocnn.review.selection import MOST_OF_A_RECORDING, Pick, choose
+from audiocnn.review.selection import MOST_OF_A_RECORDING, Pick, select_windows
 from helpers.common import make_bundle
 from helpers.small_labels import write_notes, write_parts
 
@@ -71,7 +71,7 @@ def test_uncertain_are_the_smallest_margins_and_few_of_a_recording(make: Make) -
     for row in rows[80:84]:  # one recording, where all is uncertain
         row["top_k"][1]["score"] = row["score"]
     rows[7]["score"] = float("nan")
-    picks = choose(make(rows), 60)
+    picks = select_windows(make(rows), 60)
     assert {pick.why for pick in picks} == {"uncertain"}
     margins = {window(r): r["top_k"][0]["score"] - r["top_k"][1]["score"] for r in rows}
     del margins[window(rows[7])]
@@ -87,13 +87,13 @@ def test_silence_is_not_uncertain(make: Make) -> None:
     rows = rows_of(10, 1)
     scores = [{"label": name, "score": 0.0} for name in ("dog", "rain")]
     rows[3] |= {"label": UNKNOWN, "score": 0.0, "top_k": scores}
-    picked = {(pick.uri, pick.start_s) for pick in choose(make(rows), 10)}
+    picked = {(pick.uri, pick.start_s) for pick in select_windows(make(rows), 10)}
     assert picked == {window(row) for row in rows} - {window(rows[3])}
 
 
 def test_where_one_class_was_kept_the_lowest_scores_are_uncertain(make: Make) -> None:
     rows = [{**row, "top_k": row["top_k"][:1]} for row in rows_of(30, 1)]
-    picks = choose(make(rows), 5)
+    picks = select_windows(make(rows), 5)
     assert [p.score for p in picks] == pytest.approx(sorted(r["score"] for r in rows)[:5])
 
 
@@ -111,7 +111,7 @@ def test_surprising_are_far_from_their_own_label_for_its_spread(make: Make) -> N
     rows[13]["embedding"] = np.zeros(8, np.float16)
     rows[14] |= {"label": UNKNOWN, "embedding": np.float16([0, 0, 0, 0, 0, 0, 1, 1])}
     rows[15] |= {"label": "bell", "embedding": np.float16([0, 0, 0, 0, 0, 0, 1, 1])}
-    picks = choose(make(rows), 10)
+    picks = select_windows(make(rows), 10)
     usable = [row for row in rows if np.linalg.norm(np.float64(row["embedding"])) > 0]
     outlying: dict[tuple[str, float], float] = {}
     for label in ("dog", "rain"):
@@ -148,7 +148,7 @@ def test_without_embeddings_what_its_neighbours_deny_is_surprising(make: Make) -
     for at, name in labels.items():
         rows[at]["label"] = name
     rows[48]["score"], rows[52]["score"] = 0.97, 0.99
-    picks = choose(make(rows, parts=1), 300)
+    picks = select_windows(make(rows, parts=1), 300)
     assert windows_of(picks, "surprising") == [window(rows[52]), window(rows[48])]
 
 
@@ -161,7 +161,7 @@ def test_rare_are_the_best_of_each_class_with_the_fewest_windows(make: Make) -> 
     rows[100]["label"] = UNKNOWN
     for row in rows:
         row["top_k"] = [{"label": row["label"], "score": row["score"]}]
-    picks = choose(make(rows), 12)
+    picks = select_windows(make(rows), 12)
     rare = [window(rows[at]) for at in (60, 90, 40, 70, 20, 50)]
     assert windows_of(picks, "rare") == rare
     assert Counter(pick.why for pick in picks) == {"uncertain": 6, "rare": 6}
@@ -169,7 +169,7 @@ def test_rare_are_the_best_of_each_class_with_the_fewest_windows(make: Make) -> 
     # Where all classes have as many windows, or there is one class, none is rare.
     for row in rows:
         row["label"] = "dog" if row["start_s"] else "rain"
-    assert windows_of(choose(make(rows), 12), "rare") == []
+    assert windows_of(select_windows(make(rows), 12), "rare") == []
 
 
 def test_no_window_is_there_twice_and_the_count_is_reached_where_it_can_be(make: Make) -> None:
@@ -178,16 +178,16 @@ def test_no_window_is_there_twice_and_the_count_is_reached_where_it_can_be(make:
         row["label"] = "rain" if at % 9 == 4 else "dog"
         row["embedding"] = np.random.default_rng(at).normal(size=8).astype(np.float16)
     for count in (1, 2, 7, 50, 119, 120, 500):
-        picks = choose(make(rows), count)
+        picks = select_windows(make(rows), count)
         assert len(picks) == min(count, 40 * MOST_OF_A_RECORDING)
         assert len({(pick.uri, pick.start_s) for pick in picks}) == len(picks)
         assert max(Counter(pick.uri for pick in picks).values()) <= MOST_OF_A_RECORDING
-    picks = choose(make(rows), 30)
+    picks = select_windows(make(rows), 30)
     assert Counter(pick.why for pick in picks) == dict.fromkeys(
         ("uncertain", "surprising", "rare"), 10
     )
-    assert choose(make(rows, parts=7), 30) == picks
-    assert choose(make([]), 30) == []
+    assert select_windows(make(rows, parts=7), 30) == picks
+    assert select_windows(make([]), 30) == []
 
 
 @pytest.mark.parametrize("embeddings", [False, True])
@@ -202,7 +202,7 @@ def test_windows_that_overlap_are_picked_once_for_whatever_reason(
         row["label"] = "rain" if at % 7 == 3 else "dog"
         if embeddings:
             row["embedding"] = np.random.default_rng(at).normal(size=8).astype(np.float16)
-    picks = choose(make(rows), 100)
+    picks = select_windows(make(rows), 100)
     assert len(picks) > 20
     assert len({pick.why for pick in picks}) == 3
     for pick in picks:
@@ -217,7 +217,7 @@ def test_windows_that_overlap_are_picked_once_for_whatever_reason(
 def test_what_is_unknown_is_suggested_by_its_best_class(make: Make) -> None:
     top = [{"label": "bell", "score": 0.3}, {"label": "dog", "score": 0.2}]
     row = {"uri": "/b/a.wav", "start_s": 2.0, "label": UNKNOWN, "score": 0.3, "top_k": top}
-    (pick,) = choose(make([row]), 5)
+    (pick,) = select_windows(make([row]), 5)
     assert pick == Pick(
         uri="/b/a.wav", version="v", start_s=2.0, end_s=3.0, suggested="bell",
         score=pytest.approx(0.3), why="uncertain",

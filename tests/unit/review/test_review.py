@@ -27,7 +27,7 @@ from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError, CorpusError
 from audiocnn.labels import label_set
 from audiocnn.model.predictor import Predictor
-from audiocnn.review.page import Clip, page
+from audiocnn.review.page import ReviewClip, page
 from audiocnn.review.selection import Pick
 from audiocnn.storage import csv_cells
 from helpers import strangers
@@ -270,7 +270,7 @@ def test_answers_come_back_as_a_corpus(place: Path) -> None:
         at = int(clip.clip_id[-8:-4]) - 1
         assert clip.uri == str(place / "review" / "clips" / f"{at + 1:04d}.wav")
         assert clip.source == rows[at]["source"]
-        assert clip.label == csv_cells.restored(labels[at].strip())
+        assert clip.label == csv_cells.unescape_formula(labels[at].strip())
     dealt = with_folds(corpus, 2)
     folds: dict[str | None, set[int | None]] = {}
     for clip in dealt.clips:
@@ -324,7 +324,7 @@ def test_the_page_has_a_player_and_a_field_for_each_clip(place: Path) -> None:
     assert all("value" not in one for one in found.all("input"))
     for row, clip in zip(rows, found.all("li"), strict=True):
         values = json.loads(clip["data-cells"] or "")
-        assert [csv_cells.inert(v) if isinstance(v, str) else v for v in values] == [
+        assert [csv_cells.escape_formula(v) if isinstance(v, str) else v for v in values] == [
             float(value) if name in ("score", "start_s", "end_s") else value
             for name, value in row.items()
         ]
@@ -363,7 +363,7 @@ def test_hostile_classes_are_text_and_nothing_else() -> None:
         for name in hostile
         for why in ("uncertain", "rare")
     ]
-    clips = [Clip(path=f"clips/{n:04d}.wav", name="a", pick=pick) for n, pick in enumerate(picks)]
+    clips = [ReviewClip(path=f"{n}.wav", name="a", pick=pick) for n, pick in enumerate(picks)]
     found = Page(page(clips, hostile, "/b", "f00d"))
     assert len(found.all("script")) == 1
     assert len(found.all("li")) == len(clips)
@@ -374,10 +374,10 @@ def test_hostile_classes_are_text_and_nothing_else() -> None:
 
 def test_cells_are_inert_and_come_back() -> None:
     for text in ("=1", "+1", "-1", "@x", "\t=1", " \u200b=1", "\uff1d1", "dog", "", "'quoted'"):
-        assert csv_cells.restored(csv_cells.inert(text)) == text
+        assert csv_cells.unescape_formula(csv_cells.escape_formula(text)) == text
         written = csv_cells.csv_file([["text", "number"], [text, -0.5]]).decode()
         assert next(csv.DictReader(io.StringIO(written, newline=""))) == {
-            "text": csv_cells.inert(text), "number": "-0.5",
+            "text": csv_cells.escape_formula(text), "number": "-0.5",
         }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from helpers.clients import Client
 from helpers.common import SMALL
 from serve.api.app import make_app
 from serve.engine.decoder import Decoder
-from serve.engine.metrics import Meters
-from serve.engine.model import LocalModel
+from serve.engine.metrics import EndpointMetrics
+from serve.engine.model import BatchingModel
 from serve.engine.service import Service
 from serve.options import LIMITS, Serve
 
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="package")
 def service(bundle: Bundle) -> Iterator[Service]:
     decoder = Decoder(LIMITS)
-    model = LocalModel(bundle)
+    model = BatchingModel(bundle)
     yield Service(bundle, model, decoder)
     model.close()
     decoder.close()
@@ -49,7 +49,7 @@ def client(service: Service) -> Client:
     def make(
         service: Service = service,
         keys: tuple[str, ...] = (),
-        meters: Meters | None = None,
+        meters: EndpointMetrics | None = None,
         base: str = "http://127.0.0.1:8000",
         beside: Service | None = None,
         **options: Any,

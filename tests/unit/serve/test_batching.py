@@ -9,14 +9,14 @@ from audiocnn.model.bundle import Bundle
 from helpers.clients import Client, Counted
 from helpers.hostile import sound
 from serve.engine.decoder import Decoder
-from serve.engine.model import LocalModel, Wanted
+from serve.engine.model import BatchingModel, Inspect
 from serve.engine.service import Service
 from serve.options import LIMITS
 
 
 def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundle) -> None:
     meters = Counted()
-    own = Service(bundle, LocalModel(bundle, meters=meters), Decoder(LIMITS))
+    own = Service(bundle, BatchingModel(bundle, meters=meters), Decoder(LIMITS))
     ask = client(own, meters=meters)
     ask.post("/v1/predict", content=sound("wav"))
     ask.post("/v1/predict", content=b"x")
@@ -30,11 +30,11 @@ def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundl
 
 def test_longer_windows_share_a_forward_by_fewer(bundle: Bundle) -> None:
     meters = Counted()
-    model = LocalModel(bundle, meters=meters)
+    model = BatchingModel(bundle, meters=meters)
 
     async def run() -> None:
         windows = [np.zeros(8 * bundle.feature.window_samples, np.float32)] * 12
-        await asyncio.gather(*(model.infer(one, Wanted()) for one in windows))
+        await asyncio.gather(*(model.infer(one, Inspect()) for one in windows))
 
     asyncio.run(run())
     assert sum(meters.batches) == 12
@@ -44,7 +44,7 @@ def test_longer_windows_share_a_forward_by_fewer(bundle: Bundle) -> None:
 
 def test_windows_of_different_requests_share_a_forward(bundle: Bundle) -> None:
     meters = Counted()
-    model = LocalModel(bundle, meters=meters)
+    model = BatchingModel(bundle, meters=meters)
     service = Service(bundle, model, Decoder(LIMITS))
 
     async def run() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from serve.api.app import make_app
 from serve.api.gate import Gate, Rate
 from serve.api.keys import read_keys
 from serve.engine.decoder import Decoder
-from serve.engine.model import LocalModel
+from serve.engine.model import BatchingModel
 from serve.engine.service import Service
 from serve.options import LIMITS, Serve
 from serve.problems import Problem
@@ -217,7 +217,7 @@ def test_what_is_too_much_is_told_at_once_to_come_again() -> None:
 def test_an_answer_that_fails_is_one_problem_and_says_nothing_of_the_inside(
     client: Client, bundle: Bundle
 ) -> None:
-    class Broken(LocalModel):
+    class Broken(BatchingModel):
         async def infer(self, samples: Any, wanted: Any) -> Any:
             raise RuntimeError("secret path /home/x")
 

@@ -25,10 +25,10 @@ from audiocnn.model.resnet import AudioCNN, Taps
 from helpers.clients import Client, problem
 from helpers.common import SMALL
 from helpers.hostile import sound
-from serve.api.encoding import choose
+from serve.api.encoding import pick_encoding
 from serve.engine.arrays import compact, expand
 from serve.engine.decoder import Decoder
-from serve.engine.model import LocalModel
+from serve.engine.model import BatchingModel
 from serve.engine.service import Service
 from serve.options import LIMITS
 
@@ -199,7 +199,7 @@ def test_packed_answers_are_a_tenth_of_nested_lists(client: Client, tmp_path: Pa
     recipe = esc10()
     model = AudioCNN(recipe.model, recipe.feature.n_mels, 10).eval()
     bundle = Bundle(model=model, feature=recipe.feature, classes=tuple("abcdefghij"))
-    own = Service(bundle.write(str(tmp_path)), LocalModel(bundle), Decoder(LIMITS))
+    own = Service(bundle.write(str(tmp_path)), BatchingModel(bundle), Decoder(LIMITS))
     data = synthetic.encode(synthetic.sound("bell", 3, 4.9, 22_050), 22_050)
     ask = client(own)
     text = {"audio_data": base64.b64encode(data).decode()}
@@ -223,7 +223,7 @@ def test_packed_answers_are_a_tenth_of_nested_lists(client: Client, tmp_path: Pa
     ],
 )  # fmt: skip
 def test_an_encoding_is_chosen_as_the_client_allows(accepted: str, chosen: str | None) -> None:
-    assert choose(accepted) == chosen
+    assert pick_encoding(accepted) == chosen
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
@@ -247,7 +247,7 @@ def test_another_bundle_answers_beside(
     written = replace(bundle, model=model, classes=classes, calibration=calibration).write(
         str(tmp_path / "other")
     )
-    other = Service(written, LocalModel(written), service.decoder)
+    other = Service(written, BatchingModel(written), service.decoder)
     both, body = client(beside=other), sound("wav")
     for asked, expected in (("", bundle), ("?beside=false", bundle), ("?beside=true", written)):
         answer = both.post(f"/v1/predict{asked}", content=body).json()

@@ -34,7 +34,7 @@ from serve.api.keys import digest
 from serve.deploy.run import check
 from serve.engine.decoder import Decoder
 from serve.engine.label_browser import Results
-from serve.engine.model import LocalModel
+from serve.engine.model import BatchingModel
 from serve.engine.service import Service
 from serve.options import LIMITS, Serve
 
@@ -192,7 +192,7 @@ Client = Callable[..., TestClient]
 @pytest.fixture(scope="module")
 def client(made: Path, predictor: Predictor) -> Iterator[Client]:
     decoder, results = Decoder(LIMITS), Results(str(made), 30.0)
-    model = LocalModel(predictor.bundle)
+    model = BatchingModel(predictor.bundle)
     service = Service(predictor.bundle, model, decoder)
 
     def make(keys: tuple[str, ...] = (), results: Results | None = results) -> TestClient:

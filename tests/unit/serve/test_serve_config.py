@@ -9,7 +9,7 @@ import pytest
 from audiocnn.errors import ConfigError
 from audiocnn.model.bundle import Bundle
 from serve.deploy.config_file import read_args, write_config
-from serve.deploy.run import check, fit
+from serve.deploy.run import check, size_replicas
 from serve.options import LIMITS, Serve
 
 
@@ -55,9 +55,9 @@ def test_a_config_file_needs_no_key_here_and_says_what_differs(
 
 
 def test_copies_are_as_many_as_there_is_room_for() -> None:
-    assert fit(Serve(bundle="b"), 4, 0).replicas == (4, 4)
-    assert fit(Serve(bundle="b", gpu=0.25), 4, 2).replicas == (8, 8)
-    assert fit(Serve(bundle="b", replicas=(0, 9)), 4, 0).replicas == (0, 9)
+    assert size_replicas(Serve(bundle="b"), 4, 0).replicas == (4, 4)
+    assert size_replicas(Serve(bundle="b", gpu=0.25), 4, 2).replicas == (8, 8)
+    assert size_replicas(Serve(bundle="b", replicas=(0, 9)), 4, 0).replicas == (0, 9)
     for options in (Serve(bundle="b", replicas=5), Serve(bundle="b", gpu=1.0)):
         with pytest.raises(ConfigError, match="at most, each copy takes"):
-            fit(options, 4, 0)
+            size_replicas(options, 4, 0)

@@ -146,10 +146,10 @@ def test_the_folder_of_a_killed_endpoint_is_removed_by_the_next() -> None:
 
 
 def test_copies_are_as_many_as_fit_on_each_gpu() -> None:
-    assert run.fit(Serve(bundle="b", gpu=0.4), 8, 2).replicas == (4, 4)
-    assert run.fit(Serve(bundle="b"), 8, 2).replicas == (8, 8)
+    assert run.size_replicas(Serve(bundle="b", gpu=0.4), 8, 2).replicas == (4, 4)
+    assert run.size_replicas(Serve(bundle="b"), 8, 2).replicas == (8, 8)
     with pytest.raises(ConfigError, match="--replicas 5: the cluster has 8 CPUs and 2 GPUs"):
-        run.fit(Serve(bundle="b", gpu=0.4, replicas=5), 8, 2)
+        run.size_replicas(Serve(bundle="b", gpu=0.4, replicas=5), 8, 2)
 
 
 def catches(pid: int, number: signal.Signals) -> bool:

@@ -17,7 +17,7 @@ from helpers.common import SMALL
 from helpers.hostile import wav
 from serve.api.app import make_app
 from serve.engine.decoder import Decoder
-from serve.engine.model import LocalModel
+from serve.engine.model import BatchingModel
 from serve.engine.service import Service
 from serve.options import LIMITS, MOST_OVERLAP, Serve
 from serve.problems import Problem
@@ -170,7 +170,7 @@ def test_forwards_are_bounded_by_the_sound(client: Client) -> None:
 def test_sound_that_comes_faster_than_it_is_answered_is_not_kept(
     client: Client, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Slow(LocalModel):
+    class Slow(BatchingModel):
         async def infer(self, samples: Any, wanted: Any) -> Any:
             await asyncio.Event().wait()
 

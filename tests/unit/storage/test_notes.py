@@ -13,7 +13,7 @@ from audiocnn import storage
 from audiocnn.config import to_json
 from audiocnn.errors import AudioCNNError, FormatError
 from audiocnn.evaluation.predictions import REPORT_FORMAT
-from audiocnn.features.feature_set import FeatureSet, Part
+from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import BandSums
 from audiocnn.labels import label_set
 from audiocnn.labels.reader import open_labels
@@ -33,7 +33,7 @@ def features(folder: Path) -> FeatureSet:
     sums = BandSums.of(np.ones((1, SMALL.n_mels, SMALL.n_frames)))
     made = FeatureSet(
         uri=str(folder), config=SMALL, classes=("a", "b"), corpus="c", counts={"listed": 2},
-        parts={"parts/part-0.parquet": Part(windows={1: 1}, rows="f")},
+        parts={"parts/part-0.parquet": FeaturePart(windows={1: 1}, rows="f")},
         folds={1: {"a": 1}, 2: {"b": 1}}, bands={1: sums, 2: sums},
     )  # fmt: skip
     made.write()

@@ -165,12 +165,12 @@ def test_a_version_is_another_once_the_content_is(bucket: str, tmp_path: Path) -
 def test_a_file_is_placed_whole_or_not_at_all(bucket: str, tmp_path: Path) -> None:
     data = os.urandom(120 << 20)  # in parts
     for to in (f"{bucket}/deep/x", str(tmp_path / "deep" / "x")):
-        with suppress(KeyError), storage.placed(to) as path:
+        with suppress(KeyError), storage.atomic_path(to) as path:
             Path(path).write_bytes(data)
             raise KeyError
         assert not storage.exists(to)
         assert not Path(path).exists()
-        with storage.placed(to) as path:
+        with storage.atomic_path(to) as path:
             Path(path).write_bytes(data)
             assert not storage.exists(to)
         assert not Path(path).exists()

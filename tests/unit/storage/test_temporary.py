@@ -16,7 +16,7 @@ WRITING = """
 import sys
 from pathlib import Path
 from audiocnn import storage
-with storage.placed(sys.argv[1]) as path:
+with storage.atomic_path(sys.argv[1]) as path:
     Path(path).write_bytes(b"a part")
     print(path, flush=True)
     sys.stdin.read()
@@ -44,7 +44,7 @@ def test_what_is_being_written_is_left_to_its_process(tmp_path: Path) -> None:
     """Here, and by another job, if it has been written to within a day."""
     mine, theirs = tmp_path / "parts" / "part-1.parquet", tmp_path / "parts" / "part-2.parquet"
     process, path = start(theirs)
-    with storage.placed(str(mine)) as temporary:
+    with storage.atomic_path(str(mine)) as temporary:
         Path(temporary).write_bytes(b"a part")
         for written in (path, Path(temporary)):
             os.utime(written, (time.time() - 80_000,) * 2)
@@ -61,7 +61,7 @@ def test_what_is_being_written_is_left_to_its_process(tmp_path: Path) -> None:
 def test_what_nobody_wrote_to_for_a_day_is_left_whoever_has_its_process_number_now(
     tmp_path: Path,
 ) -> None:
-    with storage.placed(str(tmp_path / "parts" / "part-1.parquet")) as temporary:
+    with storage.atomic_path(str(tmp_path / "parts" / "part-1.parquet")) as temporary:
         Path(temporary).write_bytes(b"a part")
         copy = Path(temporary).with_suffix(".kept")
         os.link(temporary, copy)

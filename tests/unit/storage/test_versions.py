@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from audiocnn import storage
-from audiocnn.audio.recording import Recording, begin_to_read, closing, open_recording
+from audiocnn.audio.recording import Recording, begin_to_read, closing_source, open_recording
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ChangedError, GoneError
 from audiocnn.storage import listing
@@ -68,7 +68,7 @@ def test_what_is_rewritten_while_it_is_streamed_is_not_read_on(folder: str, give
     if not given:
         storage.write_bytes(uri, bytes(LONG))
     recording = Recording(uri=uri, size=LONG, version=version)
-    with closing(open_recording(recording, 1 << 40)) as file:
+    with closing_source(open_recording(recording, 1 << 40)) as file:
         assert not isinstance(file, bytes)
         assert file.read(1_000) == bytes(1_000)
         with Path(uri).open("r+b") if storage.is_local(uri) else io.BytesIO() as same:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from audiocnn.config import TrainConfig
-from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.features.feature_set import FeatureRows, FeatureSet
 from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from helpers.common import SMALL
 from helpers.small_features import write_features
@@ -80,7 +80,7 @@ def test_a_stream_begun_in_the_middle_reads_no_part_that_it_is_past(
     read: list[str] = []
     load = FeatureSet.load_part
 
-    def counted(self: FeatureSet, part: str, folds: list[int]) -> Rows:
+    def counted(self: FeatureSet, part: str, folds: list[int]) -> FeatureRows:
         read.append(part)
         return load(self, part, folds)
 

@@ -80,7 +80,7 @@ def test_weights_that_are_no_numbers_are_not_kept(value: float) -> None:
 
 
 def test_work_behind_runs_one_at_a_time_and_its_error_comes_out() -> None:
-    behind, go, order = checkpoint.Behind(), threading.Event(), []
+    behind, go, order = checkpoint.BackgroundWriter(), threading.Event(), []
     behind.start(lambda: (go.wait(10), order.append(1))[1])
     assert behind.busy
     go.set()

@@ -9,7 +9,7 @@ import torch
 from audiocnn.config import ModelConfig
 from audiocnn.evaluation.held_out import HeldOut
 from audiocnn.evaluation.predictions import Predictions
-from audiocnn.features.feature_set import FeatureSet, Rows
+from audiocnn.features.feature_set import FeatureRows, FeatureSet
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
 from audiocnn.model.resnet import AudioCNN
@@ -30,7 +30,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     load = FeatureSet.load_part
 
-    def counted(self: FeatureSet, part: str, folds: list[int]) -> Rows:
+    def counted(self: FeatureSet, part: str, folds: list[int]) -> FeatureRows:
         counts[part] += 1
         return load(self, part, folds)
 
@@ -76,14 +76,14 @@ def test_a_streamed_fold_is_never_in_memory_whole(
 ) -> None:
     monkeypatch.setattr("audiocnn.evaluation.held_out._AT_ONCE", 4)
     sizes: list[int] = []
-    concatenate = Rows.concatenate
+    concatenate = FeatureRows.concatenate
 
-    def measured(parts: list[Rows], config: object) -> Rows:
+    def measured(parts: list[FeatureRows], config: object) -> FeatureRows:
         rows = concatenate(parts, config)  # type: ignore[arg-type]
         sizes.append(len(rows))
         return rows
 
-    monkeypatch.setattr(Rows, "concatenate", staticmethod(measured))
+    monkeypatch.setattr(FeatureRows, "concatenate", staticmethod(measured))
     fold = HeldOut(features, FOLD, hold=False)
     assert len(numbers(fold)) == 30
     assert len(sizes) > 1
