@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from audiocnn.features.logmel import LogMel
     from audiocnn.model.bundle import Bundle
     from audiocnn.model.predictor import Prediction, Predictor
-    from audiocnn.model.resnet import AudioCNN, Taps
+    from audiocnn.model.resnet import AudioCNN
+    from audiocnn.model.taps import Taps
 
 __version__ = "0.1.0"
 
@@ -37,7 +38,7 @@ _HOMES = {
     "ModelConfig": "config",
     "Prediction": "model.predictor",
     "Predictor": "model.predictor",
-    "Taps": "model.resnet",
+    "Taps": "model.taps",
     "TrainConfig": "config",
     "read_corpus": "corpus.read",
 }

@@ -16,8 +16,8 @@ from audiocnn.audio.decode import windows
 from audiocnn.config import FeatureConfig, TrainConfig
 from audiocnn.corpus.clips import Clip
 from audiocnn.corpus.read import read_corpus
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.logmel import LogMel
-from audiocnn.features.part import BandSums
 from audiocnn.model.clip_scores import clip_scores
 from audiocnn.model.resnet import AudioCNN
 from audiocnn.training.batches import MemoryBatches

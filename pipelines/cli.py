@@ -26,6 +26,7 @@ from pipelines.options import (
     Train,
 )
 from pipelines.recipes import RECIPES
+from pipelines.runtime import quiet
 from serve.options import Serve
 
 
@@ -263,7 +264,7 @@ def _defaults(kind: type, recipe: Any) -> Any:
 def _prepare(verb: str, options: Any) -> None:
     from pipelines.runtime import session, terminal
 
-    session.divert_native_stderr()
+    quiet.divert_native_stderr()
     terminal.about(verb=verb, job=session.job_id())
     if os.environ.get("RAY_ADDRESS"):
         session.connect()

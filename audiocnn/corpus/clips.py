@@ -1,10 +1,9 @@
 """Labelled corpora: clips, what cannot be one, class order, folds, and source groups."""
 
-import hashlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from audiocnn import storage
 from audiocnn.audio.decode import Segment
@@ -234,10 +233,10 @@ def _check(corpus: Corpus) -> None:
     without = [clip.clip_id for clip in corpus.clips if clip.fold is None]
     if without and len(without) < len(corpus.clips):
         raise CorpusError(f"{corpus.uri}: some clips have a fold and {without[0]!r} has none")
-    _check_sources(corpus)
+    check_sources(corpus)
 
 
-def _check_sources(corpus: Corpus) -> None:
+def check_sources(corpus: Corpus) -> None:
     """Clips of one recording in two folds make a test look better than it is."""
     by_source: dict[str, dict[int | None, str]] = defaultdict(dict)
     for clip in corpus.clips:
@@ -247,87 +246,3 @@ def _check_sources(corpus: Corpus) -> None:
         if len(folds) > 1:
             where = ", ".join(f"{name!r} in fold {fold}" for fold, name in folds.items())
             raise CorpusError(f"{corpus.uri}: source {source!r} is in {len(folds)} folds: {where}")
-
-
-def with_folds(
-    corpus: Corpus, n_folds: int = 5, seed: int = 0, kept: Mapping[str, int] | None = None
-) -> Corpus:
-    """The corpus with folds 1 to `n_folds`, where it has none of its own.
-
-    Clips in `kept` (clip_id -> fold) keep their fold, and new clips of their sources join them.
-    Other sources are dealt, the largest first, each to the fold with the fewest clips of its
-    classes, then with the fewest clips, then by a seeded hash: in whatever order they are listed.
-
-    Raises CorpusError where a class has fewer sources than there are folds, a kept fold is none
-    of them, or a source's clips were kept in two.
-    """
-    if corpus.folds:
-        return corpus
-    kept = kept or {}
-    groups: dict[str, list[Clip]] = defaultdict(list)
-    for clip in corpus.clips:
-        groups[_group(clip)].append(clip)
-    _check_groups(corpus, groups, n_folds)
-    folds = _kept_folds(corpus, kept, n_folds)
-    _deal(groups, folds, n_folds, seed)
-    dealt = replace(
-        corpus,
-        clips=tuple(
-            replace(clip, fold=kept.get(clip.clip_id, folds[_group(clip)])) for clip in corpus.clips
-        ),
-    )
-    _check_sources(dealt)
-    return dealt
-
-
-def _group(clip: Clip) -> str:
-    """What is dealt as one: a source, else a clip; a NUL keeps their names apart."""
-    return f"\0{clip.clip_id}" if clip.source is None else clip.source
-
-
-def _check_groups(corpus: Corpus, groups: Mapping[str, list[Clip]], n_folds: int) -> None:
-    sources = Counter(label for clips in groups.values() for label in {c.label for c in clips})
-    for name in corpus.classes:
-        if sources[name] < n_folds:
-            raise CorpusError(
-                f"{corpus.uri}: class {name!r} has {sources[name]} sources, too few for "
-                f"{n_folds} folds"
-            )
-
-
-def _kept_folds(corpus: Corpus, kept: Mapping[str, int], n_folds: int) -> dict[str, int]:
-    """The folds of groups that were dealt before."""
-    folds = {}
-    for clip in corpus.clips:
-        fold = kept.get(clip.clip_id)
-        if fold is not None and not 1 <= fold <= n_folds:
-            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} was in fold {fold} of {n_folds}")
-        if fold is not None:
-            folds[_group(clip)] = fold
-    return folds
-
-
-def _deal(groups: Mapping[str, list[Clip]], folds: dict[str, int], n_folds: int, seed: int) -> None:
-    """Give every group a fold."""
-    of_class: dict[str, list[int]] = defaultdict(lambda: [0] * n_folds)
-    in_all = [0] * n_folds
-
-    def put(group: str, fold: int) -> None:
-        folds[group] = fold
-        in_all[fold - 1] += len(groups[group])
-        for clip in groups[group]:
-            of_class[clip.label][fold - 1] += 1
-
-    for group, fold in list(folds.items()):
-        put(group, fold)
-    hashes = {
-        group: int.from_bytes(hashlib.sha256(f"{seed}\0{group}".encode()).digest()[:8], "big")
-        for group in groups
-        if group not in folds
-    }
-    for group in sorted(hashes, key=lambda name: (-len(groups[name]), hashes[name])):
-        labels = {clip.label for clip in groups[group]}
-        counts = [sum(column) for column in zip(*(of_class[name] for name in labels), strict=True)]
-        start = hashes[group] % n_folds
-        order = (*range(start, n_folds), *range(start))
-        put(group, 1 + min(order, key=lambda f: (counts[f], in_all[f])))

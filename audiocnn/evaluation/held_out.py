@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from audiocnn.evaluation.predictions import Predictions
-from audiocnn.features.feature_set import FeatureRows, FeatureSet
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.rows import FeatureRows
 from audiocnn.model.predictor import Predictor
 from audiocnn.training.batches import Batch, deal_parts
 

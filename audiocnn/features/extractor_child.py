@@ -31,7 +31,8 @@ from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
 from audiocnn.features.extractor import FOUND, Progress, Stream, Task
 from audiocnn.features.logmel import LogMel
-from audiocnn.features.part import FeatureLedger, PartWriter, Windows, recording_of
+from audiocnn.features.part import FeatureLedger, recording_of
+from audiocnn.features.part_writer import PartWriter, Windows
 
 _WINDOWS_AT_ONCE = 16
 _READERS = 8

@@ -23,15 +23,9 @@ from audiocnn.config import (
     to_json,
 )
 from audiocnn.errors import FormatError, MismatchError
-from audiocnn.features.part import (
-    BandSums,
-    add_digests,
-    fits,
-    int_keys,
-    rows_digest,
-    rows_sha256,
-    schema,
-)
+from audiocnn.features.band_sums import BandSums
+from audiocnn.features.part import add_digests, fits, int_keys, rows_digest, rows_sha256
+from audiocnn.features.rows import FeatureRows
 from audiocnn.storage import parquet
 
 FORMAT = "audiocnn.features/2"
@@ -248,72 +242,11 @@ class FeatureSet:
         return 2 * frames * self.config.n_mels
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureRows:
-    """Windows in memory: `logmel` is [windows, n_mels, n_frames] float16."""
-
-    clip_ids: list[str]
-    uris: list[str]
-    start_s: np.ndarray
-    duration_s: np.ndarray
-    labels: list[str]
-    sources: list[str | None]
-    folds: np.ndarray
-    logmel: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, order: np.ndarray) -> "FeatureRows":
-        """Some rows, in another order."""
-        taken: dict[str, Any] = {
-            name: [value[i] for i in order] if isinstance(value, list) else value[order]
-            for name, value in vars(self).items()
-        }
-        return FeatureRows(**taken)
-
-    @staticmethod
-    def of_table(table: pa.Table) -> "FeatureRows":
-        """The rows of one part."""
-        return FeatureRows(
-            clip_ids=table["clip_id"].to_pylist(),
-            uris=table["uri"].to_pylist(),
-            start_s=table["start_s"].to_numpy(),
-            duration_s=table["duration_s"].to_numpy(),
-            labels=table["label"].to_pylist(),
-            sources=table["source"].to_pylist(),
-            folds=table["fold"].to_numpy(),
-            logmel=_ndarray(table["logmel"]),
-        )
-
-    @staticmethod
-    def concatenate(parts: list["FeatureRows"], config: FeatureConfig) -> "FeatureRows":
-        """Several parts' rows as one."""
-        if not parts:
-            empty = schema(config).empty_table()
-            return FeatureRows.of_table(empty)
-        merged: dict[str, Any] = {}
-        for one in dataclasses.fields(FeatureRows):
-            values = [getattr(part, one.name) for part in parts]
-            merged[one.name] = (
-                [item for value in values for item in value]
-                if isinstance(values[0], list)
-                else np.concatenate(values)
-            )
-        return FeatureRows(**merged)
-
-
 def _read(uri: str) -> tuple[pa.Table, bytes]:
     """A part, and the digest of its footer. Raises StorageError, FormatError."""
     data = storage.read_bytes(uri)
     with parquet.opened(uri, pa.BufferReader(data)) as file:
         return file.read(), hashlib.sha256(parquet.footer(data)).digest()
-
-
-def _ndarray(column: pa.ChunkedArray) -> np.ndarray:
-    """A tensor column as [rows, n_mels, n_frames]."""
-    tensors: np.ndarray = column.combine_chunks().to_numpy_ndarray()
-    return tensors
 
 
 def _text_keys(values: dict[int, Any]) -> dict[str, Any]:

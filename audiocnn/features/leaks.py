@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from audiocnn.errors import CorpusError
-from audiocnn.features.feature_set import FeatureRows, FeatureSet
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.rows import FeatureRows
 
 NEAR = 0.99
 """Cosine of two windows' coarse pictures above which they may be one recording."""

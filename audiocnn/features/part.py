@@ -6,11 +6,9 @@ are in it or failed, and the sums over its rows. So the parts themselves say wha
 
 import hashlib
 import json
-import tempfile
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,20 +17,15 @@ from audiocnn import storage
 from audiocnn.audio.recording import Archive, Recording
 from audiocnn.config import FeatureConfig
 from audiocnn.corpus.clips import Clip
-from audiocnn.errors import AudioError, FormatError, UnreadableError
+from audiocnn.errors import FormatError, UnreadableError
+from audiocnn.features.band_sums import BandSums
 from audiocnn.storage import parquet
-from audiocnn.storage.failures import failure_row
 
-_LEDGER = b"audiocnn.ledger"
-_ROW_GROUP = 64
-_PAGE = 8 << 20
-_IN_MEMORY = 32 << 20
+LEDGER_KEY = b"audiocnn.ledger"
 _DECIDE = ["clip_id", "start_s", "duration_s", "label", "fold", "source"]
 """Columns that name a row, with its log-mel."""
 _LATER = ("level_dbfs", "channel")
 """Columns that earlier versions did not write."""
-_OF_WINDOWS = ("start_s", "duration_s", "level_dbfs", "channel")
-"""Columns that differ from window to window of a clip, but for the log-mel."""
 
 Item = dict[str, Any]
 """A clip as JSON carries it, see `item_of`."""
@@ -71,42 +64,6 @@ def tensor_array(logmel: np.ndarray, config: FeatureConfig) -> pa.ExtensionArray
     flat = pa.array(logmel.astype(np.float16, copy=False).ravel(), pa.float16())
     rows = pa.FixedSizeListArray.from_arrays(flat, config.n_mels * config.n_frames)
     return pa.ExtensionArray.from_storage(schema(config).field("logmel").type, rows)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BandSums:
-    """Sums over frames, by which mean and deviation of any folds together follow exactly."""
-
-    count: int
-    total: list[float]
-    """[n_mels] sums of decibels."""
-    squares: list[float]
-    """[n_mels] sums of their squares."""
-
-    @staticmethod
-    def of(logmel: np.ndarray) -> "BandSums":
-        """Sums of [windows, n_mels, n_frames]."""
-        x = logmel.astype(np.float64)
-        return BandSums(
-            count=x.shape[0] * x.shape[2],
-            total=x.sum(axis=(0, 2)).tolist(),
-            squares=(x**2).sum(axis=(0, 2)).tolist(),
-        )
-
-    @staticmethod
-    def merge(parts: list["BandSums"]) -> "BandSums":
-        """The sums of several together."""
-        return BandSums(
-            count=sum(p.count for p in parts),
-            total=np.sum([p.total for p in parts], axis=0).tolist(),
-            squares=np.sum([p.squares for p in parts], axis=0).tolist(),
-        )
-
-    def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each band's mean and standard deviation, [n_mels] float32 decibels; std at least 1."""
-        mean = np.array(self.total) / self.count
-        variance = np.array(self.squares) / self.count - mean**2
-        return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,170 +137,17 @@ def add_digests(digests: list[str]) -> str:
 
     Source: Bellare and Micciancio, A New Paradigm for Collision-Free Hashing, 1997 (AdHash).
     """
-    return _hex(sum(int(digest, 16) for digest in digests))
+    return hex_digest(sum(int(digest, 16) for digest in digests))
 
 
-def _hex(total: int) -> str:
+def hex_digest(total: int) -> str:
+    """A sum of digests, modulo 2^256, as 64 hex digits."""
     return f"{total % (1 << 256):064x}"
-
-
-@dataclass(kw_only=True)
-class Windows:
-    """A recording's windows until it is known to be whole; beyond 32 MB they are in a file.
-
-    `total` and `squares` are [windows, n_mels] sums over frames, of decibels and their squares.
-    """
-
-    start_s: list[float] = field(default_factory=list)
-    duration_s: list[float] = field(default_factory=list)
-    level_dbfs: list[float] = field(default_factory=list)
-    channel: list[int] = field(default_factory=list)
-    total: list[np.ndarray] = field(default_factory=list)
-    squares: list[np.ndarray] = field(default_factory=list)
-    _shape: tuple[int, ...] = ()
-    _logmels: IO[bytes] = field(
-        default_factory=lambda: tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-    )
-
-    def __len__(self) -> int:
-        return len(self.start_s)
-
-    def __enter__(self) -> "Windows":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._logmels.close()
-
-    def append(
-        self,
-        *,
-        start_s: np.ndarray,
-        duration_s: np.ndarray,
-        level_dbfs: np.ndarray,
-        channel: np.ndarray,
-        logmel: np.ndarray,
-        total: np.ndarray,
-        squares: np.ndarray,
-    ) -> None:
-        """Add some windows; `logmel` is [windows, n_mels, n_frames] float16."""
-        self.start_s += start_s.tolist()
-        self.duration_s += duration_s.tolist()
-        self.level_dbfs += level_dbfs.tolist()
-        self.channel += channel.tolist()
-        self.total += list(total)
-        self.squares += list(squares)
-        self._shape = logmel.shape[1:]
-        self._logmels.write(logmel.data)
-
-    def logmels(self) -> Iterator[np.ndarray]:
-        """Each window's, [n_mels, n_frames] float16."""
-        self._logmels.seek(0)
-        size = 2 * int(np.prod(self._shape))
-        for _ in self.start_s:
-            yield np.frombuffer(self._logmels.read(size), np.float16).reshape(self._shape)
-
-
-class PartWriter:
-    """Clips -> one part, in a file of this machine; memory is a row group's windows."""
-
-    def __init__(self, path: str, config: FeatureConfig) -> None:
-        self.config = config
-        self._schema = schema(config)
-        plain = [name for name in self._schema.names if name != "logmel"]
-        self._writer = parquet.writer(
-            path,
-            self._schema,
-            # Dictionaries and statistics of a thousand numbers a row cost more than writing them.
-            # Byte stream split would save an eighth, but DuckDB cannot read it for halves.
-            use_dictionary=plain,
-            write_statistics=plain,
-            data_page_size=_PAGE,
-        )
-        self._rows: list[dict[str, Any]] = []
-        self._logmels = np.empty((_ROW_GROUP, config.n_mels, config.n_frames), np.float16)
-        self._digest = 0
-        self._sums: dict[int, _FoldSums] = {}
-        self._items: list[Item] = []
-        self._ingested: dict[str, str] = {}
-        self._failed: dict[str, tuple[str, dict[str, str]]] = {}
-
-    def __enter__(self) -> "PartWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-    def add(self, item: Item, windows: Windows) -> None:
-        """The rows of an ingested clip."""
-        self._items.append(item)
-        self._ingested[item["clip_id"]] = item["key"]
-        sums = self._sums.setdefault(item["fold"], _FoldSums())
-        sums.add(item["label"], windows)
-        for at, logmel in enumerate(windows.logmels()):
-            row = {name: item[name] for name in ("clip_id", "uri", "label", "fold", "source")}
-            row |= {name: getattr(windows, name)[at] for name in _OF_WINDOWS}
-            self._digest += int.from_bytes(_row_digest(row, logmel), "big")
-            self._logmels[len(self._rows)] = logmel
-            self._rows.append(row)
-            if len(self._rows) == _ROW_GROUP:
-                self._flush()
-
-    def fail(self, item: Item, error: AudioError | UnreadableError) -> None:
-        """The row of a clip that failed."""
-        self._items.append(item)
-        self._failed[item["clip_id"]] = (item["key"], failure_row(item["uri"], error))
-
-    def _flush(self) -> None:
-        place = self._schema.get_field_index("logmel")
-        plain = pa.Table.from_pylist(self._rows, self._schema.remove(place))
-        tensors = tensor_array(self._logmels[: len(self._rows)], self.config)
-        self._writer.write_table(plain.add_column(place, self._schema.field(place), tensors))
-        self._rows.clear()
-
-    def finish(self) -> FeatureLedger:
-        """End the file; returns what is in its footer."""
-        if self._rows:
-            self._flush()
-        ledger = FeatureLedger(
-            part=part_name(self.config, self._items),
-            ingested=self._ingested,
-            failed=self._failed,
-            folds={item["clip_id"]: item["fold"] for item in self._items},
-            windows={fold: sums.windows for fold, sums in self._sums.items()},
-            classes={fold: dict(sums.classes) for fold, sums in self._sums.items()},
-            bands={f: sums.bands(self.config.n_frames) for f, sums in self._sums.items()},
-            rows=_hex(self._digest),
-            sound_s=sum(sums.sound_s for sums in self._sums.values()),
-        )
-        self._writer.add_key_value_metadata({_LEDGER: json.dumps(ledger.to_json()).encode()})
-        self._writer.close()
-        return ledger
-
-
-@dataclass(kw_only=True)
-class _FoldSums:
-    windows: int = 0
-    sound_s: float = 0.0
-    classes: Counter[str] = field(default_factory=Counter)
-    total: Any = 0.0
-    squares: Any = 0.0
-
-    def add(self, label: str, windows: Windows) -> None:
-        self.windows += len(windows)
-        self.sound_s += sum(windows.duration_s)
-        self.classes[label] += 1
-        self.total = self.total + np.sum(windows.total, axis=0, dtype=np.float64)
-        self.squares = self.squares + np.sum(windows.squares, axis=0, dtype=np.float64)
-
-    def bands(self, n_frames: int) -> BandSums:
-        return BandSums(
-            count=self.windows * n_frames, total=self.total.tolist(), squares=self.squares.tolist()
-        )
 
 
 def rows_digest(table: pa.Table) -> str:
     """`Ledger.rows` of the rows of a part."""
-    return _hex(sum(int.from_bytes(_row_digest(*row), "big") for row in _rows(table)))
+    return hex_digest(sum(int.from_bytes(row_digest(*row), "big") for row in _rows(table)))
 
 
 def rows_sha256(table: pa.Table) -> str:
@@ -361,7 +165,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         yield from zip(rows, batch.column("logmel").to_numpy_ndarray(), strict=True)
 
 
-def _row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
+def row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
     """Names a row by what a model learns from: not by where it was read."""
     digest = hashlib.sha256(_said(row))
     digest.update(logmel.data)
@@ -389,7 +193,7 @@ def _footer(uri: str) -> dict[str, Any]:
     """The ledger in a part's footer; an empty one where there is none."""
     try:
         with parquet.opened(uri, storage.open_binary(uri)) as part:
-            plain = json.loads((part.metadata.metadata or {})[_LEDGER])
+            plain = json.loads((part.metadata.metadata or {})[LEDGER_KEY])
     except (OSError, KeyError, ValueError, UnreadableError, FormatError):
         return {}
     return plain if isinstance(plain, dict) else {}

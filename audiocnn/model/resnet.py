@@ -1,4 +1,4 @@
-"""AudioCNN, a residual CNN over log-mels, and the taps that name its feature maps."""
+"""A residual CNN over log-mels: AudioCNN."""
 
 from collections import OrderedDict
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from audiocnn.config import ModelConfig
 
-__all__ = ["AudioCNN", "ModelConfig", "Taps"]
+__all__ = ["AudioCNN", "ModelConfig"]
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -107,40 +107,3 @@ def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
         for i in range(blocks)
     )
     return nn.Sequential(named)
-
-
-class Taps:
-    """The feature maps of one forward, by the names of the modules that made them.
-
-    >>> with Taps(model) as maps:
-    ...     logits = model(logmel)
-    >>> maps["layer1.block0.conv"].shape  # [batch, channels, bands, frames]
-
-    Names: conv1, layer1 to layer4, and layerN.blockM.conv (before the shortcut is added) and
-    layerN.blockM.relu (after). Maps are detached, and are overwritten by the next forward.
-    """
-
-    def __init__(self, model: AudioCNN) -> None:
-        self.maps: dict[str, torch.Tensor] = {}
-        self._modules = {name: m for name, m in model.named_modules() if _is_tapped(name)}
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> dict[str, torch.Tensor]:
-        for name, module in self._modules.items():
-
-            def keep(_m: nn.Module, _i: object, output: torch.Tensor, name: str = name) -> None:
-                self.maps[name] = output.detach()
-
-            self._hooks.append(module.register_forward_hook(keep))
-        return self.maps
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
-def _is_tapped(name: str) -> bool:
-    layer, _, inside = name.partition(".")
-    if layer == "conv1" or not layer.startswith("layer"):
-        return name == "conv1"
-    return inside == "" or inside.endswith((".conv", ".relu"))

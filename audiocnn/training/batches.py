@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from audiocnn.config import TrainConfig
-from audiocnn.features.feature_set import FeatureRows, FeatureSet
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.rows import FeatureRows
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """[batch, n_mels, n_frames] float32 decibels, and [batch] int64 class indices."""

@@ -1,54 +1,23 @@
-"""`audiocnn ingest --dry-run`: what is there, and what would become of it.
-
-What the headers of some recordings tell is here for `audiocnn label --dry-run` too.
-"""
+"""`audiocnn ingest --dry-run`: what is there, and what would become of it."""
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import dataclass
 from time import monotonic
 
 from audiocnn import storage
-from audiocnn.audio.decode import AudioInfo, AudioLimits, WindowConfig, count_windows, read_info
-from audiocnn.audio.recording import Recording, closing_source, open_recording
-from audiocnn.corpus.clips import Clip, Corpus, with_folds
+from audiocnn.corpus.clips import Clip, Corpus
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import read_corpus
-from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
 from audiocnn.features.extractor import Extractor
 from audiocnn.features.part import item_of
 from audiocnn.storage import machine
 from audiocnn.storage.scratch import Scratch
 from pipelines.options import Ingest
 from pipelines.runtime import terminal
+from pipelines.runtime.headers import HEADERS, Headers, read_headers, say_headers
 
-HEADERS = 256
-"""Recordings whose headers a dry run reads."""
 _DECODED = 32
-_AT_ONCE = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Headers:
-    """What the headers of some recordings show."""
-
-    infos: list[AudioInfo]
-    failures: list[tuple[Recording, AudioCNNError]]
-
-    @property
-    def looked_at(self) -> int:
-        """How many."""
-        return len(self.infos) + len(self.failures)
-
-    def seconds(self) -> list[float]:
-        """Lengths that are told, shortest first."""
-        return sorted(info.frames / info.sample_rate for info in self.infos)
-
-    def windows(self, config: WindowConfig) -> float:
-        """Windows a recording on average, those that would fail too."""
-        counts = [count_windows(i.frames / i.sample_rate, config) for i in self.infos]
-        return sum(counts) / max(1, self.looked_at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,56 +34,6 @@ class Trial:
 
     seconds_a_clip: float
     bytes_a_window: float
-
-
-def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
-    """Read the headers of recordings. Raises StorageError for a store that is out of reach."""
-
-    def look(recording: Recording) -> AudioInfo | AudioCNNError:
-        try:
-            with closing_source(open_recording(recording, limits.max_bytes)) as source:
-                return _of_segment(read_info(source, limits), recording)
-        except (AudioError, UnreadableError) as error:
-            return error
-
-    headers = Headers(infos=[], failures=[])
-    with ThreadPoolExecutor(_AT_ONCE) as readers:
-        for recording, answer in zip(recordings, readers.map(look, recordings), strict=True):
-            if isinstance(answer, AudioInfo):
-                headers.infos.append(answer)
-            else:
-                headers.failures.append((recording, answer))
-    return headers
-
-
-def _of_segment(info: AudioInfo, recording: Recording) -> AudioInfo:
-    """As long as what is meant of the recording, where the header tells."""
-    if recording.segment is None:
-        return info
-    first, end = (round(time * info.sample_rate) for time in recording.segment)
-    return replace(info, frames=max(0, min(info.frames, end) - first))
-
-
-def say_headers(headers: Headers, total: int, unit: str) -> None:
-    """Print what the headers show of so many recordings."""
-    terminal.say(f"the headers of {headers.looked_at} of {total} {unit}:")
-    for name, values in (
-        ("formats", [info.container for info in headers.infos]),
-        ("rates, Hz", [info.sample_rate for info in headers.infos]),
-        ("channels", [info.channels for info in headers.infos]),
-    ):
-        counts = ", ".join(f"{n} {value}" for value, n in Counter(values).most_common(6))
-        terminal.say(f"  {name}: {counts or 'none could be read'}")
-    seconds = headers.seconds()
-    if seconds:
-        terminal.say(
-            f"  durations: {seconds[0]:.2f} to {seconds[-1]:.2f} s, median {median(seconds):.2f} s"
-        )
-    reasons = Counter(str(error).split(":")[0] for _, error in headers.failures)
-    for reason, count in reasons.most_common():
-        recording, error = next(f for f in headers.failures if str(f[1]).startswith(reason))
-        name = terminal.short(storage.printable(recording.uri))
-        terminal.warn(f"{count} of them would fail: {error} ({name})")
 
 
 def survey(options: Ingest) -> Survey:

@@ -14,20 +14,14 @@ from typing import Any
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
-from audiocnn.corpus.clips import Clip, Corpus, rejection_row, with_folds
+from audiocnn.corpus.clips import Clip, Corpus, rejection_row
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import FolderPerClass, read_corpus
 from audiocnn.errors import ConfigError, CorpusError, LedgerError, few
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.extractor import Extractor
 from audiocnn.features.feature_set import FeaturePart, FeatureSet
-from audiocnn.features.part import (
-    BandSums,
-    FeatureLedger,
-    Item,
-    is_part,
-    item_of,
-    part_name,
-    read_ledger,
-)
+from audiocnn.features.part import FeatureLedger, Item, is_part, item_of, part_name, read_ledger
 from audiocnn.storage import output_folder
 from audiocnn.storage.failures import write_failures
 from audiocnn.storage.output_folder import FEATURES, Notes, Swept

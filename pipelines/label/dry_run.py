@@ -18,9 +18,9 @@ from audiocnn.model.predictor import Predictor
 from audiocnn.storage import machine
 from audiocnn.storage.listing import StoredFile
 from audiocnn.storage.scratch import Scratch
-from pipelines.ingest.dry_run import HEADERS, Headers, read_headers, say_headers
 from pipelines.options import Label
 from pipelines.runtime import terminal
+from pipelines.runtime.headers import HEADERS, Headers, read_headers, say_headers
 
 _LABELLED = 24
 

@@ -16,7 +16,7 @@ from audiocnn.labels.labeller import Scorer, Scores
 from audiocnn.model.predictor import Predictor
 from audiocnn.storage import machine
 from pipelines.options import Label
-from pipelines.runtime import session, terminal
+from pipelines.runtime import errors, session, terminal
 
 _MEND = "give each model more of a GPU (--gpus-per-model), or have fewer of them (--models)"
 _LOADING_S = 60.0
@@ -42,7 +42,7 @@ class GpuModel:
         # Not by the constructor: of what that raises, Ray keeps the text alone.
         if self._model is None:
             # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
-            with session.gpu_memory(_MEND):
+            with errors.gpu_memory(_MEND):
                 predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
             self._model = Scorer(predictor, embeddings=self._options.embeddings)
         return self._model
@@ -54,7 +54,7 @@ class GpuModel:
     def score(self, logmel: np.ndarray) -> Scores:
         """As `Scorer.score`. Raises AudioCNNError."""
         model = self.load()
-        with session.gpu_memory(_MEND):
+        with errors.gpu_memory(_MEND):
             return model.score(logmel)
 
 
@@ -73,7 +73,7 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
     options = replace(options, bundle=storage.absolute(options.bundle))
     models = [kind.remote(options, fingerprint, storage.configured()) for _ in range(count)]
     reachable, there = ModelPool(models), 0
-    with session.user_errors():
+    with errors.user_errors():
         while not (there := reachable.arrived(_LOADING_S)):
             terminal.say("no model has a GPU yet: waiting for one")
     if there < count:

@@ -1,12 +1,8 @@
 """Joining a Ray cluster or starting one on this machine, without its chatter."""
 
 import json
-import logging
 import os
-import re
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +16,10 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.experimental.internal_kv import _internal_kv_get
 
-from audiocnn.errors import AudioCNNError, ConfigError
+from audiocnn.errors import ConfigError
 from audiocnn.storage import machine
 from pipelines.runtime.auth import write_token
+from pipelines.runtime.quiet import quiet_ray
 from pipelines.runtime.reachable import require_shared, require_whole
 
 MOST = "AUDIOCNN_CLUSTER_MAX"
@@ -30,14 +27,6 @@ MOST = "AUDIOCNN_CLUSTER_MAX"
 _FEWEST_CPUS = 2
 """That a cluster of one says it has: a job's workers must all have room."""
 _API_SERVER, _NOBODY = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1"
-_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
-_IS_FULL = re.compile(
-    # torch's allocator, CUDA and its driver; NCCL
-    r"CUDA[\w ]*:? out of memory|Cuda failure .*out of memory"
-    # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
-    r"|\bCU[A-Z]+_\w*(?<!HOST_)ALLOC(ATION)?_FAILED"
-)
-"""What a line of an error says where a GPU's memory is full, whoever wanted more of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +65,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
     if not ray.is_initialized():
         # How often Ray Train looks whether its workers are done: its 2 s are every job's tail.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-        _quiet()
+        quiet_ray()
         address = os.environ.get("RAY_ADDRESS")
         if address:
             _join(address)
@@ -191,95 +180,3 @@ def _join(address: str) -> None:
 def _reason(error: Exception) -> str:
     """The first line of what Ray says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _quiet() -> None:
-    """Leave Ray's messages to its log files.
-
-    `log_to_driver` and `logging_level` do not reach all of them: ray.data has a handler of its
-    own, and messages that the raylet pushes are printed by a function that asks for no level.
-    """
-    import ray._private.worker
-    from ray._private.log import PlainRayHandler
-    from ray.util.annotations import RayDeprecationWarning
-
-    for name in ("ray", "ray.data", "ray.serve"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, PlainRayHandler)]
-        logger.addHandler(logging.NullHandler())
-    if hasattr(ray._private.worker, "print_to_stdstream"):
-        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
-    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
-    warnings.filterwarnings("ignore", module=r"ray(\.|$)")
-
-
-def divert_native_stderr() -> None:
-    """Send what native code writes to file descriptor 2 to a log file; Python's stderr stays.
-
-    Ray's core writes there past every setting. For the command alone: it changes the process.
-    """
-    sys.stderr.flush()
-    real = os.dup(2)
-    log = _open_native_log()
-    os.dup2(log, 2)
-    os.close(log)
-    sys.stderr = os.fdopen(real, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-
-
-def _open_native_log() -> int:
-    """A log file in a folder of this user's own, or nowhere."""
-    folder = os.path.join(tempfile.gettempdir(), f"audiocnn-{os.getuid()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        return os.open(os.path.join(folder, "native.log"), flags, 0o600)
-    except OSError:
-        return os.open(os.devnull, os.O_WRONLY)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Raise the AudioCNNError of a worker as itself, without Ray's wrapping."""
-    try:
-        yield
-    except ray.train.WorkerGroupError as error:
-        for cause in error.worker_failures.values():
-            if isinstance(cause, AudioCNNError):
-                raise cause from None
-        raise
-    except ray.exceptions.RayTaskError as error:
-        found: BaseException = error
-        while isinstance(found, ray.exceptions.RayTaskError):  # of a model that a worker has asked
-            found = found.cause
-        if isinstance(found, AudioCNNError):
-            message = str(found).split("\nFailed to apply UDF")[0]
-            kind = next(k for k in type(found).__mro__ if k.__module__ == "audiocnn.errors")
-            raise kind(message) from None
-        raise
-
-
-@contextmanager
-def gpu_memory(mend: str) -> Iterator[None]:
-    """Raise ConfigError, with the mend, where a GPU's memory is full."""
-    try:
-        yield
-    except RuntimeError as error:
-        line = next(filter(_IS_FULL.search, str(error).splitlines()), None)
-        if line is None:
-            raise
-        what = ". ".join(line.split(". ")[:2])  # it goes on with many figures
-        raise ConfigError(f"{what}: {mend}") from error
-
-
-def lost_worker(error: BaseException) -> str | None:
-    """Which worker a training lost, in a few words; None where it failed by itself."""
-    if not isinstance(error, ray.train.WorkerGroupError):
-        return None
-    failures = error.worker_failures
-    gone = sorted(r for r, e in failures.items() if type(e).__module__.startswith("ray."))
-    if gone:
-        return f"worker {', '.join(map(str, gone))} was lost"
-    # Its peers may notice before Ray does that a rank is gone.
-    if all(any(word in str(e) for word in _PEER_IS_GONE) for e in failures.values()):
-        return "a worker was lost"
-    return None

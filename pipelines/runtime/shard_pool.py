@@ -14,7 +14,7 @@ from ray.data import ActorPoolStrategy
 
 from audiocnn import storage
 from audiocnn.errors import AudioCNNError
-from pipelines.runtime import session
+from pipelines.runtime import errors
 from pipelines.runtime.metrics import meters
 
 _SHARD_BYTES = 1 << 30
@@ -106,7 +106,7 @@ def run_shards(
     count = meters(verb)
     count.now(running=1, shards_left=len(rows))
     try:
-        with session.user_errors():
+        with errors.user_errors():
             for number, row in enumerate(done.iter_rows(), 1):
                 count.now(shards_left=len(rows) - number)
                 yield json.loads(row["ledger"])

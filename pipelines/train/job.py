@@ -20,7 +20,7 @@ from audiocnn.storage.output_folder import BUNDLE, Notes, Output
 from audiocnn.storage.scratch import Scratch
 from audiocnn.training import checkpoint
 from pipelines.options import Evaluate, Train
-from pipelines.runtime import session, terminal
+from pipelines.runtime import errors, session, terminal
 from pipelines.runtime.metrics import meters
 from pipelines.train.gloo import GlooConfig
 from pipelines.train.plan import TrainPlan, log_suffix, plan, run_of
@@ -244,7 +244,7 @@ def _fit(job: TrainPlan, channel: Channel) -> None:
     again = terminal.same_command(job.options.overwrite)
     for failures in range(job.options.max_failures + 1):
         try:
-            with session.user_errors():
+            with errors.user_errors():
                 _fit_once(job, channel)
             storage.remove(job.checkpoint)
             output_folder.remove_temporary(job.to)
@@ -256,7 +256,7 @@ def _fit(job: TrainPlan, channel: Channel) -> None:
                 "checkpoint"
             ) from error
         except ray.train.TrainingFailedError as error:
-            lost = session.lost_worker(error)
+            lost = errors.lost_worker(error)
             if lost is None:
                 raise
             if failures == job.options.max_failures:

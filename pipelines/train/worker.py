@@ -19,7 +19,7 @@ from audiocnn.model.resnet import AudioCNN
 from audiocnn.training import checkpoint
 from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.training.trainer import OnStep, Trainer, from_all_ranks, require_finite
-from pipelines.runtime import session
+from pipelines.runtime import errors
 from pipelines.runtime.metrics import meters
 from pipelines.train.plan import TrainPlan, log_suffix
 from pipelines.train.progress import Channel
@@ -39,7 +39,7 @@ def train_rank(config: dict[str, Any]) -> None:
     """
     job: TrainPlan = config["job"]
     storage.configure(job.options.storage_options)
-    with session.gpu_memory(_MEND):
+    with errors.gpu_memory(_MEND):
         _train(job, config["channel"])
 
 

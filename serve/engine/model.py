@@ -17,7 +17,7 @@ from audiocnn.audio.decode import Samples
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.grad_cam import grad_cam, marked_sound
 from audiocnn.model.predictor import Predictor
-from audiocnn.model.resnet import Taps
+from audiocnn.model.taps import Taps
 from serve.engine.metrics import EndpointMetrics
 from serve.options import Maps
 

@@ -32,7 +32,7 @@ BEFORE = {
         "ingest": "options recipes runtime",
         "train": "options recipes runtime",
         "evaluate": "options recipes runtime train",
-        "label": "options recipes runtime ingest",
+        "label": "options recipes runtime",
         "similar": "options runtime",
         "review": "options runtime similar",
         "tools": "options recipes runtime ingest train evaluate label review",

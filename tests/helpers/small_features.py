@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 
 from audiocnn import storage
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.feature_set import FeaturePart, FeatureSet
-from audiocnn.features.part import BandSums, rows_digest, schema, tensor_array
+from audiocnn.features.part import rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from audiocnn.audio.recording import Recording
 from audiocnn.errors import AudioError
-from audiocnn.features.part import PartWriter, part_name
+from audiocnn.features.part import part_name
+from audiocnn.features.part_writer import PartWriter
 from audiocnn.labels.label_set import part_name as labels_part_name
 from audiocnn.labels.part import LabelWriter
 from audiocnn.model.bundle import Bundle

@@ -19,7 +19,7 @@ def ours() -> dict[str, set[str]]:
     """The names that our metrics have in Prometheus, each with its labels."""
     found: dict[str, set[str]] = {}
     for path in (
-        ROOT / "serve" / "deploy" / "application.py",
+        ROOT / "serve" / "deploy" / "ray_metrics.py",
         ROOT / "pipelines" / "runtime" / "metrics.py",
     ):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -15,7 +15,7 @@ from helpers.common import make_bundle
 from helpers.hostile import wav
 from helpers.small_labels import label_bucket
 from serve.deploy import run, served_bundles
-from serve.deploy.application import Endpoint, ModelReplica
+from serve.deploy.replicas import Endpoint, ModelReplica
 from serve.options import PredictRequest, Serve
 
 

@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from audiocnn import storage
-from audiocnn.corpus.clips import Clip, Corpus, with_folds
+from audiocnn.corpus.clips import Clip, Corpus
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import FAILURE_REASONS, CorpusError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiocnn import storage
-from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import LAYOUTS, read_corpus
 from audiocnn.errors import CorpusError, StorageError
 

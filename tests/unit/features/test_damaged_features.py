@@ -12,10 +12,11 @@ from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip
 from audiocnn.errors import FormatError
-from audiocnn.features import feature_set
+from audiocnn.features import feature_set, rows
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.extractor import Extractor
 from audiocnn.features.feature_set import FeaturePart, FeatureSet
-from audiocnn.features.part import BandSums, item_of, part_name
+from audiocnn.features.part import item_of, part_name
 from audiocnn.storage import parquet
 from helpers.common import SMALL
 from pipelines.ingest.job import _ledgers
@@ -51,7 +52,7 @@ def folder(written: FeatureSet, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written.uri, tmp_path / "features"))
 
 
-def load(folder: Path) -> feature_set.FeatureRows:
+def load(folder: Path) -> rows.FeatureRows:
     return FeatureSet.read(str(folder)).load([1])
 
 

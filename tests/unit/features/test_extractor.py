@@ -21,9 +21,10 @@ from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import InstallationError, StorageError
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.extractor import Extractor, RecordingEnd
 from audiocnn.features.logmel import LogMel
-from audiocnn.features.part import BandSums, FeatureLedger, Item, item_of, read_ledger
+from audiocnn.features.part import FeatureLedger, Item, item_of, read_ledger
 from helpers import deadly
 from helpers.asking import PATIENCE_S, wait_until
 from helpers.common import SMALL

@@ -7,8 +7,8 @@ import pytest
 
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import FormatError, MismatchError, StorageError
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.feature_set import FeatureSet
-from audiocnn.features.part import BandSums
 
 CONFIG = FeatureConfig(
     sample_rate=16_000, window_s=1.0, hop_s=1.0, n_mels=8, n_fft=64, hop_length=64

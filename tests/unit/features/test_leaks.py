@@ -7,8 +7,9 @@ import pytest
 from audiocnn import storage
 from audiocnn.errors import CorpusError
 from audiocnn.features import leaks
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.feature_set import FeaturePart, FeatureSet
-from audiocnn.features.part import BandSums, rows_digest, schema, tensor_array
+from audiocnn.features.part import rows_digest, schema, tensor_array
 from helpers.common import SMALL
 
 

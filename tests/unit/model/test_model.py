@@ -7,7 +7,8 @@ import torch
 
 from audiocnn.config import ModelConfig
 from audiocnn.errors import ConfigError
-from audiocnn.model.resnet import AudioCNN, Taps
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.taps import Taps
 from pipelines.recipes import RECIPES, esc10, esc50
 
 TINY = ModelConfig(stages=(1, 2, 1, 1), channels=4, dropout=0.0)

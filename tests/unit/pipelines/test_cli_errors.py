@@ -6,7 +6,7 @@ import ray.train
 
 from audiocnn.errors import StorageError
 from pipelines import cli
-from pipelines.runtime import session
+from pipelines.runtime import errors
 
 FULL = "/disk/labels/parts/part-1.parquet: No space left on device"
 AWAY = "s3://bucket/checkpoint.pt: no whole answer from http://127.0.0.1:8333 in 20 s"
@@ -41,7 +41,7 @@ def test_what_a_workers_storage_says_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(_: object) -> None:
-        with session.user_errors():
+        with errors.user_errors():
             raise error
 
     monkeypatch.setattr("sys.argv", ["audiocnn", *command])

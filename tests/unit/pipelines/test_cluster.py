@@ -17,7 +17,7 @@ from pipelines.cli import main
 from pipelines.label.gpu_models import gpu_models
 from pipelines.options import Ingest, Label
 from pipelines.recipes import demo
-from pipelines.runtime import session
+from pipelines.runtime import quiet, session
 from pipelines.runtime.session import MOST, Cluster
 
 SMALL = Cluster(cpus=2, gpus=0, most_cpus=5, most_gpus=1)
@@ -126,7 +126,7 @@ def test_what_can_never_be_had_is_told_at_once(
     fake.patched.setenv(MOST, "CPU=5,GPU=1")
     fake.patched.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     fake.patched.setenv("AUDIOCNN_SHARED_DISK", "1")
-    fake.patched.setattr(session, "divert_native_stderr", lambda: None)
+    fake.patched.setattr(quiet, "divert_native_stderr", lambda: None)
     arguments = command.format(there=tmp_path).split()
     fake.patched.setattr(sys, "argv", ["audiocnn", *arguments])
     with pytest.raises(SystemExit) as refused:
@@ -173,7 +173,7 @@ def test_a_ray_that_takes_too_long_to_start_is_one_line(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", late)
-    monkeypatch.setattr(session, "divert_native_stderr", lambda: None)
+    monkeypatch.setattr(quiet, "divert_native_stderr", lambda: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", 64 * "0")
     small_corpus(tmp_path / "corpus")

@@ -14,7 +14,8 @@ from audiocnn.errors import ConfigError
 from audiocnn.training.trainer import allow_tf32
 from pipelines.label.gpu_models import GpuModel, how_many
 from pipelines.options import Label, Train
-from pipelines.runtime.session import Cluster, gpu_memory, user_errors
+from pipelines.runtime.errors import gpu_memory, user_errors
+from pipelines.runtime.session import Cluster
 from pipelines.train import worker as train_worker
 
 FULL = torch.cuda.OutOfMemoryError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from audiocnn.config import AudioLimits
-from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import read_corpus
 from audiocnn.features.extractor import Extractor
 from audiocnn.features.part import item_of, part_name

@@ -7,7 +7,7 @@ import pytest
 from audiocnn import storage
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
-from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError
 from audiocnn.features.extractor import Extractor

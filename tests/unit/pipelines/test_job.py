@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from audiocnn.evaluation.predictions import Predictions
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.feature_set import FeaturePart, FeatureSet
-from audiocnn.features.part import BandSums
 from helpers.common import SMALL
 from pipelines.options import Train
 from pipelines.train.finish import _write_test

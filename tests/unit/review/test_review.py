@@ -22,7 +22,7 @@ import pytest
 from audiocnn import storage
 from audiocnn.audio import decode
 from audiocnn.corpus import synthetic
-from audiocnn.corpus.clips import with_folds
+from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError, CorpusError
 from audiocnn.labels import label_set

@@ -21,7 +21,8 @@ from audiocnn.model.bundle import Bundle
 from audiocnn.model.calibration import Calibration
 from audiocnn.model.grad_cam import grad_cam
 from audiocnn.model.predictor import Predictor
-from audiocnn.model.resnet import AudioCNN, Taps
+from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.taps import Taps
 from helpers.clients import Client, problem
 from helpers.common import SMALL
 from helpers.hostile import sound

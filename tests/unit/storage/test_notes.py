@@ -13,8 +13,8 @@ from audiocnn import storage
 from audiocnn.config import to_json
 from audiocnn.errors import AudioCNNError, FormatError
 from audiocnn.evaluation.predictions import REPORT_FORMAT
+from audiocnn.features.band_sums import BandSums
 from audiocnn.features.feature_set import FeaturePart, FeatureSet
-from audiocnn.features.part import BandSums
 from audiocnn.labels import label_set
 from audiocnn.labels.reader import open_labels
 from audiocnn.model.bundle import Bundle

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from audiocnn.config import TrainConfig
-from audiocnn.features.feature_set import FeatureRows, FeatureSet
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.rows import FeatureRows
 from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from helpers.common import SMALL
 from helpers.small_features import write_features

@@ -9,7 +9,8 @@ import torch
 from audiocnn.config import ModelConfig
 from audiocnn.evaluation.held_out import HeldOut
 from audiocnn.evaluation.predictions import Predictions
-from audiocnn.features.feature_set import FeatureRows, FeatureSet
+from audiocnn.features.feature_set import FeatureSet
+from audiocnn.features.rows import FeatureRows
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
 from audiocnn.model.resnet import AudioCNN

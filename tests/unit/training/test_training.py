@@ -11,7 +11,8 @@ from audiocnn.errors import TrainingError
 from audiocnn.model.resnet import AudioCNN
 from audiocnn.training import augment as augmentation
 from audiocnn.training.batches import Batch, MemoryBatches
-from audiocnn.training.trainer import MovingAverage, Trainer, one_cycle
+from audiocnn.training.ema import MovingAverage
+from audiocnn.training.trainer import Trainer, one_cycle
 
 BANDS, FRAMES, CLASSES = 16, 40, 3
 QUIET = AugmentConfig(mixup_probability=0, time_shift=0, time_masks=0, band_masks=0)

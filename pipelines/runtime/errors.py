@@ -1,0 +1,68 @@
+"""What ends a job, as an error that a user can act on."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray.train
+
+from audiocnn.errors import AudioCNNError, ConfigError
+
+_PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+
+
+_IS_FULL = re.compile(
+    # torch's allocator, CUDA and its driver; NCCL
+    r"CUDA[\w ]*:? out of memory|Cuda failure .*out of memory"
+    # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED
+    r"|\bCU[A-Z]+_\w*(?<!HOST_)ALLOC(ATION)?_FAILED"
+)
+"""What a line of an error says where a GPU's memory is full, whoever wanted more of it."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the AudioCNNError of a worker as itself, without Ray's wrapping."""
+    try:
+        yield
+    except ray.train.WorkerGroupError as error:
+        for cause in error.worker_failures.values():
+            if isinstance(cause, AudioCNNError):
+                raise cause from None
+        raise
+    except ray.exceptions.RayTaskError as error:
+        found: BaseException = error
+        while isinstance(found, ray.exceptions.RayTaskError):  # of a model that a worker has asked
+            found = found.cause
+        if isinstance(found, AudioCNNError):
+            message = str(found).split("\nFailed to apply UDF")[0]
+            kind = next(k for k in type(found).__mro__ if k.__module__ == "audiocnn.errors")
+            raise kind(message) from None
+        raise
+
+
+@contextmanager
+def gpu_memory(mend: str) -> Iterator[None]:
+    """Raise ConfigError, with the mend, where a GPU's memory is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        line = next(filter(_IS_FULL.search, str(error).splitlines()), None)
+        if line is None:
+            raise
+        what = ". ".join(line.split(". ")[:2])  # it goes on with many figures
+        raise ConfigError(f"{what}: {mend}") from error
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """Which worker a training lost, in a few words; None where it failed by itself."""
+    if not isinstance(error, ray.train.WorkerGroupError):
+        return None
+    failures = error.worker_failures
+    gone = sorted(r for r, e in failures.items() if type(e).__module__.startswith("ray."))
+    if gone:
+        return f"worker {', '.join(map(str, gone))} was lost"
+    # Its peers may notice before Ray does that a rank is gone.
+    if all(any(word in str(e) for word in _PEER_IS_GONE) for e in failures.values()):
+        return "a worker was lost"
+    return None

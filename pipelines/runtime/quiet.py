@@ -1,0 +1,51 @@
+"""Keep the messages of Ray, and of the C libraries below it, out of the terminal."""
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+
+
+def quiet_ray() -> None:
+    """Leave Ray's messages to its log files.
+
+    `log_to_driver` and `logging_level` do not reach all of them: ray.data has a handler of its
+    own, and messages that the raylet pushes are printed by a function that asks for no level.
+    """
+    import ray._private.worker
+    from ray._private.log import PlainRayHandler
+    from ray.util.annotations import RayDeprecationWarning
+
+    for name in ("ray", "ray.data", "ray.serve"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, PlainRayHandler)]
+        logger.addHandler(logging.NullHandler())
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"ray(\.|$)")
+
+
+def divert_native_stderr() -> None:
+    """Send what native code writes to file descriptor 2 to a log file; Python's stderr stays.
+
+    Ray's core writes there past every setting. For the command alone: it changes the process.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    log = _open_native_log()
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stderr = os.fdopen(real, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def _open_native_log() -> int:
+    """A log file in a folder of this user's own, or nowhere."""
+    folder = os.path.join(tempfile.gettempdir(), f"audiocnn-{os.getuid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return os.open(os.path.join(folder, "native.log"), flags, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)

@@ -1,0 +1,163 @@
+"""The two deployments: replicas that hold the model, and replicas that answer HTTP."""
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+import torch
+from ray.serve.handle import DeploymentHandle
+
+from audiocnn import storage
+from audiocnn.audio.decode import Samples
+from audiocnn.errors import MismatchError
+from audiocnn.model.bundle import Bundle
+from serve.api.app import make_app
+from serve.api.gate import App
+from serve.deploy import served_bundles
+from serve.deploy.current import Current, Opened
+from serve.deploy.haproxy import TOKEN
+from serve.deploy.ray_metrics import RayMeters
+from serve.engine.decoder import Decoder
+from serve.engine.label_browser import Results
+from serve.engine.model import BatchingModel, InferenceResult, Inspect
+from serve.options import Serve
+
+_LOG = logging.getLogger("ray.serve")
+
+
+class ModelReplica:
+    """A copy of the model on a share of a GPU: windows in, what the model says of them out."""
+
+    def __init__(self, options: Serve) -> None:
+        storage.configure(options.storage_options)
+        self.options = options
+        self.meters = RayMeters()
+        self._models: dict[str, BatchingModel] = {}
+        self._loading = asyncio.Lock()
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load a bundle before anybody asks for it; one that does not load changes nothing."""
+        try:
+            await self._model(user_config["bundle"], user_config.get("fingerprint"))
+        except Exception as error:
+            if not self._models:
+                raise
+            _LOG.error(f"{user_config['bundle']} does not load: {error}")
+
+    async def infer(
+        self, uri: str, fingerprint: str, samples: Samples, wanted: Inspect
+    ) -> InferenceResult:
+        """What a bundle says of a window. While one rolls in, there is one more."""
+        model = self._models.get(fingerprint) or await self._model(uri, fingerprint)
+        return await model.infer(samples, wanted)
+
+    async def check_health(self) -> None:
+        """Ray's question. Raises RuntimeError."""
+        for model in self._models.values():
+            await model.check()
+
+    async def _model(self, uri: str, fingerprint: str | None) -> BatchingModel:
+        async with self._loading:
+            if fingerprint in self._models:
+                return self._models[fingerprint]
+            bundle = await asyncio.to_thread(read_bundle, uri, fingerprint)
+            if bundle.fingerprint not in self._models:
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                model = BatchingModel(
+                    bundle, device, batch_size=self.options.batch_size, meters=self.meters
+                )
+                kept = 2 if self.options.beside else 1
+                for old in list(self._models)[:-kept]:
+                    close = self._models.pop(old).close
+                    asyncio.get_running_loop().call_later(2 * self.options.timeout_s, close)
+                self._models[bundle.fingerprint] = model
+            return self._models[bundle.fingerprint]
+
+
+def read_bundle(uri: str, fingerprint: str | None) -> Bundle:
+    """The bundle of a fingerprint where it is kept, or else the one at a URI.
+
+    Raises AudioCNNError, also where that is not the one that was meant.
+    """
+    if fingerprint is not None and (found := served_bundles.read(fingerprint)) is not None:
+        return found
+    bundle = Bundle.read(uri)
+    if fingerprint not in (None, bundle.fingerprint):
+        raise MismatchError(f"{uri}: its fingerprint is {bundle.fingerprint}, not {fingerprint}")
+    return bundle
+
+
+class RemoteModel:
+    """A bundle on the replicas of another deployment."""
+
+    def __init__(self, replicas: DeploymentHandle[Any], uri: str, fingerprint: str) -> None:
+        self._replicas, self._uri, self._fingerprint = replicas, uri, fingerprint
+
+    async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
+        """As `Model.infer`."""
+        inferred: InferenceResult = await self._replicas.infer.remote(
+            self._uri, self._fingerprint, samples, wanted
+        )
+        return inferred
+
+    async def check(self) -> None:
+        """As `Model.check`: Ray asks its replicas itself."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Endpoint:
+    """The routes; with the model in the same process, or with handles to it."""
+
+    def __init__(
+        self,
+        options: Serve,
+        keys: tuple[str, ...],
+        replicas: DeploymentHandle[Any] | None = None,
+    ) -> None:
+        storage.configure(options.storage_options)
+        self.options, self.keys, self.replicas = options, keys, replicas
+        self.meters = RayMeters()
+        self.decoder = Decoder(options.limits, timeout_s=options.timeout_s / 2)
+        self.current = Current(self._open, self.decoder, options.timeout_s)
+        self.beside = (
+            Current(self._open, self.decoder, options.timeout_s) if options.beside else None
+        )
+        self.results = Results(options.labels, options.timeout_s / 2) if options.labels else None
+
+    def __serve_build_asgi_app__(self) -> App:
+        """Ray's question, once in each replica."""
+        return make_app(
+            self.current.service,
+            self.options,
+            self.keys,
+            self.meters,
+            results=self.results,
+            beside=self.beside.service if self.beside is not None else None,
+            token=os.environ.get(TOKEN),
+        )
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Roll in the bundle that a deployment's `user_config` names."""
+        uri = user_config.get("bundle") or self.options.bundle
+        await self.current.roll(uri, user_config.get("fingerprint"))
+        if self.beside is not None:
+            await self.beside.roll(str(self.options.beside), user_config.get("beside"))
+
+    async def check_health(self) -> None:
+        """Ray's question. Raises RuntimeError."""
+        await self.current.service().model.check()
+
+    def __del__(self) -> None:
+        self.decoder.close()
+        if self.results is not None:
+            self.results.close()
+
+    def _open(self, uri: str, fingerprint: str | None) -> Opened:
+        bundle = read_bundle(uri, fingerprint)
+        if self.replicas is not None:
+            return bundle, RemoteModel(self.replicas, uri, bundle.fingerprint)
+        model = BatchingModel(bundle, batch_size=self.options.batch_size, meters=self.meters)
+        return bundle, model
