@@ -7,7 +7,8 @@ from typing import Any
 from audiocnn import storage
 from audiocnn.errors import FormatError, MismatchError
 from audiocnn.evaluation.predictions import Predictions, calibrate, sha256_of
-from audiocnn.evaluation.report import percent, silence, write_report
+from audiocnn.evaluation.report import percent, write_report
+from audiocnn.evaluation.summary import silence
 from audiocnn.features.feature_set import FeatureSet
 from audiocnn.model import bundle
 from audiocnn.model.calibration import Calibration

@@ -27,14 +27,8 @@ from audiocnn.storage import parquet
 from audiocnn.storage.failures import failure_row
 
 _ROW_GROUP = 64
-
-
 _PAGE = 8 << 20
-
-
 _IN_MEMORY = 32 << 20
-
-
 _OF_WINDOWS = ("start_s", "duration_s", "level_dbfs", "channel")
 """Columns that differ from window to window of a clip, but for the log-mel."""
 

@@ -16,7 +16,8 @@ from audiocnn.audio.decode import AudioLimits
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.corpus.clips import Clip, Corpus, rejection_row
 from audiocnn.corpus.folds import with_folds
-from audiocnn.corpus.read import FolderPerClass, read_corpus
+from audiocnn.corpus.layouts.folders import FolderPerClass
+from audiocnn.corpus.read import read_corpus
 from audiocnn.errors import ConfigError, CorpusError, LedgerError, few
 from audiocnn.features.band_sums import BandSums
 from audiocnn.features.extractor import Extractor

@@ -22,7 +22,7 @@ from audiocnn.errors import ConfigError, LedgerError, StorageError
 from audiocnn.labels import label_set
 from audiocnn.labels.diff import compared
 from audiocnn.labels.events import merged
-from audiocnn.labels.exports import clear_exports, export
+from audiocnn.labels.export.run import clear_exports, export
 from audiocnn.labels.label_set import NOTE, SUMMARY, LabelPart
 from audiocnn.labels.part import FORMAT, without
 from audiocnn.labels.shard_list import ListingCounts, row_of, shard_sizes, write_manifest

@@ -9,8 +9,6 @@ import ray.train
 from audiocnn.errors import AudioCNNError, ConfigError
 
 _PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
-
-
 _IS_FULL = re.compile(
     # torch's allocator, CUDA and its driver; NCCL
     r"CUDA[\w ]*:? out of memory|Cuda failure .*out of memory"

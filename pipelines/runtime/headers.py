@@ -13,8 +13,6 @@ from pipelines.runtime import terminal
 
 HEADERS = 256
 """Recordings whose headers a dry run reads."""
-
-
 _AT_ONCE = 8
 
 

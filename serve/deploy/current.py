@@ -11,8 +11,6 @@ from serve.engine.service import Service
 from serve.problems import Problem
 
 _LOG = logging.getLogger("ray.serve")
-
-
 Opened = tuple[Bundle, InferenceModel]
 
 

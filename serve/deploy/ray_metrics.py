@@ -5,8 +5,6 @@ from ray.util.metrics import Counter, Histogram
 from serve.engine.metrics import EndpointMetrics
 
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
-
-
 _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 

@@ -1,4 +1,4 @@
-"""What the folders that recordings lie in stand for: classes, and folds where they are named so."""
+"""Read a folder for each class; folders that are named like folds are folds."""
 
 import re
 from collections import defaultdict
@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
-from audiocnn.errors import few
+from audiocnn.corpus.clips import Clip, Rejected, Remark
+from audiocnn.corpus.layouts.base import audio_files, clip_of_file
+from audiocnn.errors import CorpusError, few
+from audiocnn.storage.listing import StoredFile
 
 Folders = tuple[str, ...]
 """The folders that a recording lies in, the outermost first."""
@@ -123,3 +126,39 @@ def _innermost_is_class(rests: set[Folders]) -> list[str]:
     alike = len({len(rest) for rest in rests}) == 1 and all(one == first for one in inner.values())
     several = len(first) > 1 and len(inner) > 1
     return sorted("/".join(path) for path in inner) if alike and several else []
+
+
+class FolderPerClass:
+    """One folder a class; numbers before all names, as in `001 - Dog bark`, are no part of them.
+
+    Where every file is named like ESC-10's, `{fold}-{source}-{take}.ogg`, fold and source are
+    taken from there. Of folders in folders see `folders.read_meaning`.
+    """
+
+    name = "folders"
+    looks = "a folder of recordings for each class"
+    _number = re.compile(r"^\d+ - ")
+    _esc_name = re.compile(r"^(\d+)-(\d+)-[A-Z](?:-\d+)?\.[^.]+$")
+
+    def matches(self, uri: str, files: list[StoredFile]) -> bool:
+        """Whether there are recordings in folders."""
+        return any("/" in file.path for file in audio_files(files))
+
+    def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected | Remark]:
+        """One clip for each recording in a folder."""
+        files = [file for file in audio_files(files) if "/" in file.path]
+        paths = [tuple(file.path.split("/")[:-1]) for file in files]
+        meaning = read_meaning(paths)
+        if meaning.said:
+            yield Remark(meaning.said)
+        folders = {folder for path in paths if (folder := meaning.label_of(path))}
+        numbered = all(self._number.match(folder) for folder in folders)
+        labels = {f: self._number.sub("", f) if numbered else f for f in folders}
+        if len(set(labels.values())) < len(folders):
+            raise CorpusError(f"{uri}: two class folders have one name behind their numbers")
+        esc = [self._esc_name.match(file.path.rsplit("/", 1)[-1]) for file in files]
+        named = all(esc)
+        for file, path, match in zip(files, paths, esc, strict=True):
+            fold, source = (match[1], match[2]) if named and match else ("", "")
+            label = labels.get(meaning.label_of(path), "")
+            yield clip_of_file(file, label, meaning.fold_of(path) or fold, source)

@@ -15,6 +15,7 @@ import soundfile
 from audiocnn.evaluation import report
 from audiocnn.evaluation.figures import class_figure, confusion_figure, logmel_figure, picture
 from audiocnn.evaluation.predictions import Predictions, calibrate
+from audiocnn.evaluation.summary import summarise
 from audiocnn.features.feature_set import FeatureSet
 from helpers.common import SMALL
 from helpers.small_features import write_features
@@ -121,7 +122,7 @@ def test_a_report_says_whether_it_is_calibrated(
         found = results(scores, folds)
         others = [[r for r in found if r.fold != one.fold] for one in found]
         calibrations = [calibrate(several, features.classes) for several in others]
-        summary = report.summarise(found, calibrations, features)
+        summary = summarise(found, calibrations, features)
         calibrated = len(folds) == 2
         assert summary["calibration"]["calibrated"] == calibrated
         assert ("Not calibrated" in report._scores(summary)) == (not calibrated)

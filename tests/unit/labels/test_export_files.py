@@ -3,13 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from audiocnn.labels import exports
 from audiocnn.labels.events import Event
-from audiocnn.labels.exports import clear_exports
+from audiocnn.labels.export import run
+from audiocnn.labels.export.run import clear_exports
 from helpers import strangers
 
 BUCKET = "/data/bucket"
-export = partial(exports.export, high_hz=2_000.0)
+export = partial(run.export, high_hz=2_000.0)
 
 
 def event(name: str) -> Event:

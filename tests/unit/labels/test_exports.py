@@ -20,13 +20,13 @@ import pytest
 from audiocnn import storage
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import ConfigError, StorageError
-from audiocnn.labels import exports
 from audiocnn.labels.events import Event, merged
-from audiocnn.labels.exports import EXPORTS, FORMATS
+from audiocnn.labels.export import run
+from audiocnn.labels.export.run import EXPORTS, FORMATS
 from helpers.common import ROOT
 
 BUCKET = "/data/bucket"
-export = partial(exports.export, high_hz=2_000.0)
+export = partial(run.export, high_hz=2_000.0)
 LABEL_STUDIO = Path(sys.prefix) / "label-studio" / "bin" / "python"
 
 

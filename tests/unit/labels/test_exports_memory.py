@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from audiocnn.labels.events import merged
-from audiocnn.labels.exports import FORMATS, export
+from audiocnn.labels.export.run import FORMATS, export
 
 BUCKET = "/data/bucket"
 

@@ -16,7 +16,7 @@ from audiocnn.features.feature_set import FeaturePart, FeatureSet
 from audiocnn.features.part import item_of
 from audiocnn.labels import label_set, part as label_part
 from audiocnn.labels.events import merged
-from audiocnn.labels.exports import FORMATS, export
+from audiocnn.labels.export.run import FORMATS, export
 from audiocnn.labels.reader import open_labels
 from audiocnn.model.predictor import Predictor
 from audiocnn.review import selection

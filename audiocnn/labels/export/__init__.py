@@ -1,0 +1,1 @@
+"""Export labels for other programs."""
