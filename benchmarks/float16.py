@@ -18,8 +18,9 @@ from audiocnn.corpus.clips import Clip
 from audiocnn.corpus.read import read_corpus
 from audiocnn.features.band_sums import BandSums
 from audiocnn.features.logmel import LogMel
+from audiocnn.model.backbone import Backbone
 from audiocnn.model.clip_scores import clip_scores
-from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.registry import build
 from audiocnn.training.batches import MemoryBatches
 from audiocnn.training.trainer import Trainer
 from benchmarks.harness import RECORDINGS, Report
@@ -106,11 +107,11 @@ def extract(clips: list[Clip], classes: tuple[str, ...], feature: FeatureConfig)
     )
 
 
-def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> AudioCNN:
+def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> Backbone:
     """A model of all folds but one, trained as `audiocnn train --workers 1` does."""
     chosen = torch.from_numpy(data.folds != fold)
     torch.manual_seed(training.seed)
-    model = AudioCNN(recipe.model, recipe.feature.n_mels, int(data.labels.max()) + 1)
+    model = build(recipe.model, recipe.feature.n_mels, int(data.labels.max()) + 1)
     model.normalise_by(*BandSums.of(data.logmel[chosen].numpy()).mean_std())
     batches = MemoryBatches(data.logmel[chosen], data.labels[chosen], training)
     trainer = Trainer(model, training, batches)
@@ -120,7 +121,7 @@ def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> Au
 
 
 @torch.inference_mode()
-def scores(model: AudioCNN, data: Windows, fold: int) -> np.ndarray:
+def scores(model: Backbone, data: Windows, fold: int) -> np.ndarray:
     """Softmax scores of a fold's windows, [windows, classes]."""
     logits = model(data.logmel[torch.from_numpy(data.folds == fold)].float())
     found: np.ndarray = logits.softmax(1).numpy()

@@ -133,7 +133,7 @@ class LabelWriter:
     ) -> None:
         self.bundle, self.name = bundle, name
         self.top_k = min(top_k, len(bundle.classes))
-        self.schema = schema(bundle.model.fc.in_features if embeddings else None)
+        self.schema = schema(bundle.model.embedding_size if embeddings else None)
         self.ledger = LabelLedger()
         self._writer = parquet.writer(path, self.schema)
         self._held: list[pa.Table] = []

@@ -16,8 +16,9 @@ import torch
 from audiocnn import __version__, storage
 from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
 from audiocnn.errors import FormatError, MismatchError
+from audiocnn.model.backbone import Backbone
 from audiocnn.model.calibration import Calibration
-from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.registry import build
 
 FORMAT = "audiocnn.bundle/1"
 _DECIDES = (
@@ -35,7 +36,7 @@ _DECIDES = (
 class Bundle:
     """A model in evaluation mode, and what it was made for."""
 
-    model: AudioCNN
+    model: Backbone
     feature: FeatureConfig
     classes: tuple[str, ...]
     calibration: Calibration = field(default_factory=Calibration)
@@ -87,7 +88,7 @@ class Bundle:
             feature = from_json(FeatureConfig, plain["feature"])
             classes = tuple(plain["classes"])
             config = from_json(ModelConfig, plain["model"])
-            model = AudioCNN(config, feature.n_mels, len(classes))
+            model = build(config, feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
         except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
             first = str(error).splitlines()[0]  # torch lists every tensor

@@ -6,22 +6,24 @@ import torch
 from audiocnn.audio.decode import Samples
 from audiocnn.config import FeatureConfig
 from audiocnn.features.logmel import hann, mel_filters
-from audiocnn.model.resnet import AudioCNN
-
-LAYERS = ("layer1", "layer2", "layer3", "layer4")
-"""Layers that Grad-CAM can look at: the later, the coarser, and the closer to the decision."""
+from audiocnn.model.backbone import Backbone
 
 
-def grad_cam(model: AudioCNN, logmel: np.ndarray, index: int, layer: str = "layer4") -> np.ndarray:
+def grad_cam(
+    model: Backbone, logmel: np.ndarray, index: int, layer: str | None = None
+) -> np.ndarray:
     """Where a window speaks for a class: Grad-CAM (Selvaraju et al. 2017).
 
     `logmel` is [n_mels, n_frames] decibels, `index` the class's place in the bundle's order.
+    `layer` is one of `model.layers`, and `model.cam_layer` when not given: later layers are coarser
+    and closer to the decision.
     Returns [n_mels, n_frames] float32 within 0 and 1, where 1 is the place that says most for
     the class; 0 everywhere where nothing does.
     """
     device = next(model.parameters()).device
     kept: list[torch.Tensor] = []
-    hook = model.get_submodule(layer).register_forward_hook(lambda _m, _i, out: kept.append(out))
+    module = model.get_submodule(layer or model.cam_layer)
+    hook = module.register_forward_hook(lambda _m, _i, out: kept.append(out))
     try:
         with torch.inference_mode(False), torch.enable_grad():
             logits = model(torch.from_numpy(logmel).to(device).float()[None])

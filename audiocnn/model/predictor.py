@@ -121,7 +121,7 @@ class Predictor:
             part = part.to(self.device).float()
             embedding = self.model.embed(part)
             heard = part.amax((1, 2)) > floor
-            found = torch.softmax(self.model.fc(embedding) / temperature, dim=1)
+            found = torch.softmax(self.model.classify(embedding) / temperature, dim=1)
             scores.append((found * heard[:, None]).cpu())
             embeddings.append(embedding.cpu())
         return torch.cat(scores).numpy(), torch.cat(embeddings).numpy()

@@ -1,12 +1,13 @@
 """A residual CNN over log-mels: AudioCNN."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import nn
 
 from audiocnn.config import ModelConfig
+from audiocnn.model.backbone import Backbone
 
 __all__ = ["AudioCNN", "ModelConfig"]
 
@@ -47,21 +48,19 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class AudioCNN(nn.Module):
+class AudioCNN(Backbone):
     """Log-mels to class logits: conv1, layer1 to layer4, pooling, dropout, linear head.
 
-    forward: [batch, n_mels, n_frames] decibels -> [batch, n_classes] logits. `mean` and `std`
-    ([n_mels], decibels) normalise each band; they are buffers, so they travel with the weights.
+    forward: [batch, n_mels, n_frames] decibels -> [batch, n_classes] logits.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    layers = ("conv1", "layer1", "layer2", "layer3", "layer4")
+    cam_layer = "layer4"
 
     def __init__(self, config: ModelConfig, n_mels: int, n_classes: int) -> None:
-        super().__init__()
+        super().__init__(n_mels)
         self.config = config
-        self.register_buffer("mean", torch.zeros(n_mels))
-        self.register_buffer("std", torch.ones(n_mels))
+        self.embedding_size, self.n_classes = 8 * config.channels, n_classes
         width = config.channels
         self.conv1 = nn.Sequential(
             nn.Conv2d(1, width, 7, stride=2, padding=3, bias=False),
@@ -74,23 +73,19 @@ class AudioCNN(nn.Module):
         self.layer3 = _layer(2 * width, 4 * width, config.stages[2], 2)
         self.layer4 = _layer(4 * width, 8 * width, config.stages[3], 2)
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(8 * width, n_classes)
+        self.fc = nn.Linear(self.embedding_size, n_classes)
+        self.map_names = (*self.layers, *_inside(config.stages))
         # Convolutions are faster so, on CPUs as on GPUs; what goes in and out is the same.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def normalise_by(self, mean: np.ndarray, std: np.ndarray) -> None:
-        """Take each band's mean and deviation, [n_mels] decibels: `FeatureSet.mean_std`."""
-        self.mean.copy_(torch.from_numpy(mean))
-        self.std.copy_(torch.from_numpy(std))
-
-    def forward(self, logmel: torch.Tensor) -> torch.Tensor:
-        """[batch, n_mels, n_frames] decibels -> [batch, n_classes] logits."""
-        logits: torch.Tensor = self.fc(self.dropout(self.embed(logmel)))
+    def classify(self, embedding: torch.Tensor) -> torch.Tensor:
+        """[batch, 8 * channels] -> [batch, n_classes] logits."""
+        logits: torch.Tensor = self.fc(self.dropout(embedding))
         return logits
 
     def embed(self, logmel: torch.Tensor) -> torch.Tensor:
         """[batch, n_mels, n_frames] decibels -> [batch, 8 * channels], the pooled features."""
-        x: torch.Tensor = ((logmel - self.mean[:, None]) / self.std[:, None]).unsqueeze(1)
+        x: torch.Tensor = self.normalised(logmel).unsqueeze(1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         x = x.mean(2)
         if self.config.pooling == "mean":
@@ -107,3 +102,11 @@ def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
         for i in range(blocks)
     )
     return nn.Sequential(named)
+
+
+def _inside(stages: tuple[int, ...]) -> Iterator[str]:
+    """The names of the modules in a block whose maps can be shown."""
+    for layer, blocks in enumerate(stages, 1):
+        for block in range(blocks):
+            yield f"layer{layer}.block{block}.conv"
+            yield f"layer{layer}.block{block}.relu"

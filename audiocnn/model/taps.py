@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.backbone import Backbone
 
 
 class Taps:
@@ -13,13 +13,15 @@ class Taps:
     ...     logits = model(logmel)
     >>> maps["layer1.block0.conv"].shape  # [batch, channels, bands, frames]
 
-    Names: conv1, layer1 to layer4, and layerN.blockM.conv (before the shortcut is added) and
-    layerN.blockM.relu (after). Maps are detached, and are overwritten by the next forward.
+    The names are `model.map_names`: of AudioCNN conv1, layer1 to layer4, and layerN.blockM.conv
+    (before the shortcut is added) and layerN.blockM.relu (after). Maps are detached, and are
+    overwritten by the next forward.
     """
 
-    def __init__(self, model: AudioCNN) -> None:
+    def __init__(self, model: Backbone) -> None:
         self.maps: dict[str, torch.Tensor] = {}
-        self._modules = {name: m for name, m in model.named_modules() if _is_tapped(name)}
+        tapped = set(model.map_names)
+        self._modules = {name: m for name, m in model.named_modules() if name in tapped}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> dict[str, torch.Tensor]:
@@ -34,10 +36,3 @@ class Taps:
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
-
-
-def _is_tapped(name: str) -> bool:
-    layer, _, inside = name.partition(".")
-    if layer == "conv1" or not layer.startswith("layer"):
-        return name == "conv1"
-    return inside == "" or inside.endswith((".conv", ".relu"))

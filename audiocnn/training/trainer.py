@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from audiocnn.config import TrainConfig
 from audiocnn.errors import TrainingError
-from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.backbone import Backbone
 from audiocnn.training.augment import augment, mixup
 from audiocnn.training.batches import Batch, Batches
 from audiocnn.training.ema import MovingAverage
@@ -52,14 +52,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: AudioCNN,
+        model: Backbone,
         config: TrainConfig,
         batches: Batches,
         *,
         rank: int = 0,
         world: int = 1,
         device: torch.device | None = None,
-        wrap: Callable[[AudioCNN], nn.Module] = lambda model: model,
+        wrap: Callable[[Backbone], nn.Module] = lambda model: model,
     ) -> None:
         self.model, self.config, self.batches = model, config, batches
         self.rank, self.world = rank, world
@@ -77,7 +77,7 @@ class Trainer:
         self.forward = torch.compile(self.wrapped) if config.compile else self.wrapped
 
     @property
-    def best(self) -> AudioCNN:
+    def best(self) -> Backbone:
         """The model that the run keeps: the moving average, or the last weights."""
         return self.model if self.ema is None else self.ema.model
 
@@ -105,7 +105,7 @@ class Trainer:
 
     def _train_step(self, logmel: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logmel = augment(logmel, self.model.mean, self.config.augment)
-        classes = self.model.fc.out_features
+        classes = self.model.n_classes
         logmel, targets = mixup(logmel, labels, classes, self.config.augment)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = self.forward(logmel)
@@ -126,7 +126,7 @@ class Trainer:
         """Loss and confusion of the kept model over all ranks' batches together."""
         self.best.eval()
         _same_buffers(self.best)
-        classes = self.model.fc.out_features
+        classes = self.model.n_classes
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         confusion = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
         for logmel, labels in batches:
@@ -138,7 +138,7 @@ class Trainer:
         counts = _over_ranks(confusion).reshape(classes, classes).cpu().numpy()
         return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
 
-    def kept(self, weights: dict[str, torch.Tensor] | None = None) -> AudioCNN:
+    def kept(self, weights: dict[str, torch.Tensor] | None = None) -> Backbone:
         """The model that the run keeps, the same on every rank; at these weights, or its last."""
         if weights is not None:
             self.best.load_state_dict(weights)
@@ -153,7 +153,9 @@ class Trainer:
         statistics, but without augmentation and dropout. `kept`: by the model that the run keeps.
         """
         last = copy.deepcopy(self.model).train()
-        last.dropout.eval()
+        for module in last.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
         models = {"training": last, "kept": self.best.eval()}
         right, windows = dict.fromkeys(models, 0), 0
         first = max(0, self.batches.steps - _BATCHES_TRIED)

@@ -13,9 +13,10 @@ from audiocnn import storage
 from audiocnn.errors import MismatchError
 from audiocnn.evaluation.held_out import HeldOut
 from audiocnn.evaluation.predictions import Predictions
+from audiocnn.model.backbone import Backbone
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
-from audiocnn.model.resnet import AudioCNN
+from audiocnn.model.registry import build
 from audiocnn.training import checkpoint
 from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.training.trainer import OnStep, Trainer, from_all_ranks, require_finite
@@ -91,7 +92,7 @@ def _trainer(job: TrainPlan, rank: int, world: int) -> Trainer:
             settings, rank=rank, world=world,
         )  # fmt: skip
     torch.manual_seed(settings.seed)
-    model = AudioCNN(job.options.model, features.config.n_mels, len(features.classes))
+    model = build(job.options.model, features.config.n_mels, len(features.classes))
     model.normalise_by(*features.mean_std(job.train_folds))
     return Trainer(
         model, settings, batches, rank=rank, world=world, device=device,
@@ -99,7 +100,7 @@ def _trainer(job: TrainPlan, rank: int, world: int) -> Trainer:
     )  # fmt: skip
 
 
-def parallel(model: AudioCNN) -> DistributedDataParallel:
+def parallel(model: Backbone) -> DistributedDataParallel:
     """DDP whose steps are the same, to the bit, in a run that goes on and in one that never ended.
 
     It lays its buckets out anew after its first backward, and how the sum over three ranks is
@@ -149,7 +150,7 @@ def _validated(
 
 
 def _predictions(
-    job: TrainPlan, model: AudioCNN, held_out: dict[int | None, HeldOut], device: torch.device
+    job: TrainPlan, model: Backbone, held_out: dict[int | None, HeldOut], device: torch.device
 ) -> dict[int, Predictions]:
     """What the model, uncalibrated, says of each fold that was kept out; each rank does a share."""
     if not held_out:

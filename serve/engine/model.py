@@ -22,7 +22,6 @@ from serve.engine.metrics import EndpointMetrics
 from serve.options import Maps
 
 _HANGS_S = 60.0
-LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +197,7 @@ class BatchingModel:
             kept["maps"] = {wanted.layer: _numpy(of_layer[slice(*wanted.channels)])}
             kept["activations"] = _numpy(of_layer.mean((1, 2)))
         elif wanted.maps != "none":
-            names = LAYERS if wanted.maps == "layers" else maps
+            names = self.predictor.model.layers if wanted.maps == "layers" else maps
             kept["maps"] = {name: _numpy(maps[name][row].mean(0)) for name in names}
         if wanted.evidence is not None:
             cam = grad_cam(self.predictor.model, logmel, wanted.evidence)

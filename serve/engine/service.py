@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -18,7 +17,7 @@ from audiocnn.model import predictor
 from audiocnn.model.bundle import Bundle
 from serve.engine.arrays import compact
 from serve.engine.decoder import Decoder
-from serve.engine.model import LAYERS, InferenceModel, InferenceResult, Inspect
+from serve.engine.model import InferenceModel, InferenceResult, Inspect
 from serve.options import MOST_WINDOWS, PredictRequest
 from serve.problems import Problem
 
@@ -44,7 +43,7 @@ class Service:
 
     def __init__(self, bundle: Bundle, model: InferenceModel, decoder: Decoder) -> None:
         self.bundle, self.model, self.decoder = bundle, model, decoder
-        self._map_names = [*LAYERS, *_block_names(bundle)]
+        self._map_names = list(bundle.model.map_names)
 
     async def predict(self, body: bytes, asked: PredictRequest) -> dict[str, Any]:
         """The answer of `POST /v1/predict`. Raises Problem."""
@@ -176,7 +175,7 @@ class Service:
     def _wanted(self, asked: PredictRequest) -> Inspect:
         layer, evidence = None, None
         if asked.maps == "channels":
-            layer = asked.layer or LAYERS[0]
+            layer = asked.layer or self.bundle.model.layers[0]
             if layer not in self._map_names:
                 raise Problem(
                     "option",
@@ -246,20 +245,13 @@ class Service:
         if one.cam is not None:
             inside["evidence"] = {
                 "class": asked.explain,
-                "method": "grad-cam layer4",
+                "method": f"grad-cam {self.bundle.model.cam_layer}",
                 "values": compact(one.cam, asked.arrays),
             }
         if one.sound is not None:
             wav = encode(np.clip(one.sound, -1, 1), config.sample_rate)
             inside["evidence"]["wav"] = base64.b64encode(wav).decode("ascii")
         return inside
-
-
-def _block_names(bundle: Bundle) -> Iterator[str]:
-    for layer, blocks in enumerate(bundle.model.config.stages, 1):
-        for block in range(blocks):
-            yield f"layer{layer}.block{block}.conv"
-            yield f"layer{layer}.block{block}.relu"
 
 
 def _answer(prediction: predictor.WindowPrediction) -> dict[str, Any]:
