@@ -33,11 +33,21 @@ def test_commands_parse(command: str) -> None:
     parse(shlex.split(command))
 
 
-def test_make_targets_and_links_exist() -> None:
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_make_targets_links_and_paths_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", README, re.MULTILINE)) <= targets
-    for link in re.findall(r"\]\(([^)#]+)", README):
-        assert (ROOT / link).exists(), link
+    assert set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", text, re.MULTILINE)) <= targets
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert ((ROOT / name).parent / link).exists(), link
+    for path in re.findall(
+        r"`((?:audiocnn|pipelines|serve|cluster|tests|docs|benchmarks)/[^`*]*)`", text
+    ):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_front_door_is_short() -> None:
+    assert README.count("\n") <= 120
 
 
 def test_the_python_runs(
