@@ -1,6 +1,6 @@
-"""Labelled audio in object storage -> a classifier you can look inside.
+"""Turn labelled audio in object storage into a classifier that can be inspected.
 
-The public surface, loaded when it is first used:
+The names below are the public interface. Each one is imported when it is first used:
 
 >>> from audiocnn import Predictor
 >>> Predictor.load("bundle").predict("dog.wav").label

@@ -1,7 +1,7 @@
-"""The options of the library, as frozen dataclasses that import neither torch nor ray.
+"""The options of the library, as frozen dataclasses. This module imports neither torch nor ray.
 
-They stand together, not beside their owners, because the command line is generated from
-them and must answer `--help` and every usage error at once. Their owners re-export them.
+The command line is generated from these classes, and it must answer `--help` and usage errors
+at once. So the classes are here, and the modules that use them re-export them.
 """
 
 import dataclasses
@@ -18,45 +18,48 @@ Config = TypeVar("Config")
 _ADDED = "added"
 
 UNKNOWN = "unknown"
-"""The answer below a class's threshold: no class may be called so."""
+"""Predicted label when the score is below the class's threshold. No class may have this name."""
 
 FRONT_END_VERSION = 1
-"""Raise when the same bytes and the same FeatureConfig begin to give another log-mel."""
+"""Version of the log-mel computation.
+
+Increase it when the same bytes and the same FeatureConfig no longer give the same log-mel.
+"""
 
 
 def added(default: Any) -> Any:
-    """A field that the first version of its format did not have.
+    """Return a dataclass field that the first version of its format did not have.
 
-    A file without it means the default. A config that has the default is written without it, so
-    that its fingerprint stays the same and earlier versions can read it.
+    A file without this field means the default. A field that has its default is not written, so
+    that the fingerprint stays the same and earlier versions can read the file.
     """
     return field(default=default, metadata={_ADDED: True})
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise ConfigError(message) unless the condition holds."""
+    """Raise ConfigError(message) if the condition is false."""
     if not condition:
         raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioLimits:
-    """What a recording may be; checked on its header before decoding, and while decoding."""
+    """Limits on a recording, checked on its header before decoding, and while decoding."""
 
     max_bytes: int = 16 * 2**30
-    """Most bytes of one encoded recording."""
+    """Largest encoded recording, in bytes."""
     max_channels: int = 8
-    """Most channels."""
+    """Highest number of channels."""
     min_rate_hz: int = 4_000
-    """Lowest sample rate."""
+    """Lowest sample rate, in Hz."""
     max_rate_hz: int = 192_000
-    """Highest sample rate."""
+    """Highest sample rate, in Hz."""
     min_duration_s: float = 0.02
-    """Shortest recording."""
+    """Shortest recording, in seconds."""
     max_duration_s: float = 86_400.0
-    """Longest recording, decoded."""
+    """Longest recording, in seconds."""
     max_samples: int = 2**38
-    """Most samples of a recording, decoded, over all its channels."""
+    """Highest number of decoded samples of a recording, summed over its channels."""
 
     def __post_init__(self) -> None:
         require(self.max_bytes > 0, "max_bytes must be above 0")
@@ -74,18 +77,18 @@ class AudioLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """How a recording becomes mono windows of one rate and one length."""
+    """How a recording is cut into mono windows of the same sample rate and length."""
 
     sample_rate: int = 22_050
-    """Rate that every recording is resampled to, Hz."""
+    """Sample rate to which every recording is converted, in Hz."""
     window_s: float = 5.0
-    """Length of a window, seconds."""
+    """Length of a window, in seconds."""
     hop_s: float = 5.0
-    """From one window's start to the next one's, seconds."""
+    """Time from the start of one window to the start of the next, in seconds."""
     min_tail_s: float = 0.5
-    """A last, partial window shorter than this is left out (never the only one)."""
+    """Drop a last, partial window with less new sound than this, in seconds; never the only one."""
     pad: Literal["zeros", "repeat"] = "zeros"
-    """How a partial window is filled: with silence, or by repeating it."""
+    """How a partial window is filled: with silence, or by repeating its sound."""
 
     def __post_init__(self) -> None:
         require(
@@ -97,36 +100,36 @@ class WindowConfig:
 
     @property
     def window_samples(self) -> int:
-        """Samples in a window."""
+        """Number of samples in a window."""
         return round(self.window_s * self.sample_rate)
 
     @property
     def hop_samples(self) -> int:
-        """Samples from one window's start to the next one's."""
+        """Number of samples from the start of one window to the start of the next."""
         return max(1, round(self.hop_s * self.sample_rate))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig(WindowConfig):
-    """The whole front end: windows, and the log-mel spectrogram of each.
+    """The whole front end: windows, and the log-mel spectrogram of each window.
 
-    The log-mel is in decibels of power, on the HTK mel scale, from a centred, reflected,
-    periodic-Hann STFT: torchaudio's defaults, and the tutorial's. A full-scale sine reaches
-    about 20 log10(n_fft / 4) dB.
+    Log-mels are in decibels of power, on the HTK mel scale. A full-scale sine reaches about 20
+    log10(n_fft / 4) dB. The STFT is centred, pads by reflection and uses a periodic Hann window,
+    as torchaudio does by default.
     """
 
     n_fft: int = 1_024
-    """Samples in an STFT frame."""
+    """Length of an STFT frame, in samples."""
     hop_length: int = 512
-    """Samples from one STFT frame to the next."""
+    """Distance from one STFT frame to the next, in samples."""
     n_mels: int = 128
-    """Mel bands."""
+    """Number of mel bands."""
     f_min: float = 0.0
-    """Lower edge of the lowest band, Hz."""
+    """Lower edge of the lowest band, in Hz."""
     f_max: float | None = None
-    """Upper edge of the highest band, Hz; half the sample rate when not given."""
+    """Upper edge of the highest band, in Hz; None: half the sample rate."""
     floor_db: float = -100.0
-    """Quietest level, dB: what lies below, digital silence above all, is raised to it."""
+    """Lowest log-mel level, in dB; lower levels, such as digital silence, are raised to it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,38 +143,39 @@ class FeatureConfig(WindowConfig):
         )
 
     def with_hop(self, hop_s: float | None) -> "FeatureConfig":
-        """The same with another hop, where one is given. Raises ConfigError."""
+        """Return this config with another hop, in seconds; None keeps it. Raises ConfigError."""
         return self if hop_s is None else dataclasses.replace(self, hop_s=hop_s)
 
     @property
     def f_max_hz(self) -> float:
-        """Upper edge of the highest band, Hz."""
+        """Upper edge of the highest band, in Hz."""
         return self.sample_rate / 2 if self.f_max is None else self.f_max
 
     @property
     def n_frames(self) -> int:
-        """STFT frames in a window, which is padded by half a frame, rounded down, at both ends."""
+        """Number of STFT frames in a window, which is padded by n_fft // 2 samples at both ends."""
         return 1 + (self.window_samples - self.n_fft % 2) // self.hop_length
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that name this front end: equal fingerprints, equal log-mels."""
+        """Identifier of this front end, 16 hex digits: equal fingerprints mean equal log-mels."""
         return content_fingerprint({"front_end": FRONT_END_VERSION, **to_json(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A residual CNN (He et al. 2016, basic blocks) over a log-mel as a one-channel picture."""
+    """A residual CNN (He et al. 2016, basic blocks); its input is a log-mel with one channel."""
 
     stages: tuple[int, int, int, int] = (3, 4, 6, 3)
-    """Residual blocks in layer1 to layer4."""
+    """Number of residual blocks in each of layer1 to layer4."""
     channels: int = 64
-    """Channels of conv1 and layer1; doubled by each later layer."""
+    """Number of channels of conv1 and layer1; each later layer doubles it."""
     pooling: Literal["mean", "mean+max"] = "mean"
-    """How layer4's maps become features: by their mean, or by their mean over bands and then its
-    mean plus its maximum over time (Kong et al. 2020), which hears what is short."""
+    """How the maps of layer4 become features. mean: their mean over bands and time.
+    mean+max: mean over bands, then mean plus maximum over time (Kong et al. 2020).
+    The maximum helps to detect short sounds."""
     dropout: float = 0.5
-    """Dropout before the linear head."""
+    """Dropout probability before the linear head; 0 switches dropout off."""
 
     def __post_init__(self) -> None:
         require(
@@ -183,26 +187,26 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentation of log-mel batches while training; 0 switches a part off."""
+    """Augmentation of log-mel batches during training; 0 switches a method off."""
 
     mixup_alpha: float = 0.2
-    """Mixup's Beta parameter (Zhang et al. 2018)."""
+    """Parameter of mixup's Beta distribution (Zhang et al. 2018); 0 switches mixup off."""
     mixup_probability: float = 0.5
-    """Share of the batches that are mixed."""
+    """Probability that a batch is mixed, from 0 to 1; 0 switches mixup off."""
     time_shift: float = 0.5
-    """Largest circular shift in time, as a part of the window."""
+    """Largest circular shift in time, as a fraction of the window; 0 switches shifts off."""
     stretch: float = 0.0
-    """Largest stretch in time and in frequency, as a part of the window."""
+    """Largest stretch in time and in frequency, as a fraction (0.1: 0.9 to 1.1 times); 0: none."""
     filter_db: float = 0.0
-    """Largest gain of a random, smooth filter over the bands, up or down, dB."""
+    """Largest gain of a random, smooth filter over the bands, up or down, in dB; 0: no filter."""
     time_masks: int = 2
-    """SpecAugment (Park et al. 2019): masks over frames."""
+    """Number of SpecAugment masks over time (Park et al. 2019); 0 switches them off."""
     time_mask_frames: int = 30
-    """Widest mask over frames."""
+    """Largest width of a mask over time, in STFT frames."""
     band_masks: int = 2
-    """SpecAugment: masks over mel bands."""
+    """Number of SpecAugment masks over mel bands; 0 switches them off."""
     band_mask_bands: int = 20
-    """Widest mask over mel bands."""
+    """Largest width of a mask over mel bands, in bands."""
 
     def __post_init__(self) -> None:
         require(0 <= self.mixup_probability <= 1, "mixup_probability must be within 0 and 1")
@@ -216,29 +220,30 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is trained: AdamW, OneCycle (Smith 2018), label smoothing."""
+    """How a model is trained: with AdamW, OneCycle (Smith 2018) and label smoothing."""
 
     epochs: int = 100
-    """Passes over the training clips."""
+    """Number of passes over the training clips."""
     batch_size: int = 32
-    """Windows in a step, over all workers."""
+    """Number of windows in a step, summed over all workers."""
     max_lr: float = 2e-3
-    """OneCycle's peak learning rate."""
+    """Peak learning rate of OneCycle."""
     warmup: float = 0.3
-    """Part of the steps before that peak."""
+    """Fraction of the steps before the peak learning rate, between 0 and 1."""
     weight_decay: float = 0.01
-    """AdamW's weight decay."""
+    """Weight decay of AdamW; 0 switches it off."""
     label_smoothing: float = 0.1
-    """Label smoothing (Szegedy et al. 2016)."""
+    """Strength of label smoothing (Szegedy et al. 2016), from 0 to below 1; 0 switches it off."""
     ema_decay: float = 0.0
-    """Keep an exponential moving average of the weights, of a tenth of the steps so far at most; 0
-    keeps the last ones."""
+    """Decay of an exponential moving average of the weights; 0 keeps the last weights instead.
+    The average covers at most about the last tenth of the steps so far."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Numbers of the forward pass; auto: bfloat16 where the GPU or CPU computes with it."""
+    """Number format of the forward pass.
+    auto: bfloat16 if the GPU or CPU computes with it, else float32."""
     compile: bool = False
-    """Let torch.compile build the training step: minutes at first, faster on long GPU runs."""
+    """Compile the model with torch.compile: minutes at the start, faster in long GPU runs."""
     seed: int = 0
-    """Same seed, same worker count: same result on CPU."""
+    """Random seed; on CPU, the same seed and number of workers give the same result."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -253,7 +258,7 @@ class TrainConfig:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A config as plain JSON values, without fields that are `added` and have their default."""
+    """Return a config as JSON values, without `added` fields that have their default."""
     plain = {}
     for one in dataclasses.fields(config):
         value = getattr(config, one.name)
@@ -266,10 +271,10 @@ def to_json(config: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
-    """The config that `to_json` wrote; a field that is missing has its default.
+    """Return the config that `to_json` wrote; a missing field gets its default.
 
     Raises FormatError for a field that this version does not know, and ConfigError for a value
-    that is not allowed. Both name the file where `plain` was read from one by `storage.read_json`.
+    that is not allowed. Both messages name the file if `storage.read_json` read `plain` from one.
     """
     origin = getattr(plain, "origin", None)
     where = f"{origin.uri}: " if origin else ""
@@ -293,12 +298,12 @@ def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
 
 
 def content_fingerprint(plain: dict[str, Any]) -> str:
-    """Sixteen hex digits of the SHA-256 of a JSON value in canonical form."""
+    """Return the first 16 hex digits of the SHA-256 of a JSON object in canonical form."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(mine: Any, theirs: Any) -> str:
-    """The fields in which a config is not another one of its kind, for an error message."""
+    """Return the fields that differ between two configs of one class, for an error message."""
     a, b = dataclasses.asdict(mine), dataclasses.asdict(theirs)
     return ", ".join(f"{name} {a[name]!r} and not {b[name]!r}" for name in a if a[name] != b[name])

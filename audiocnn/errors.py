@@ -1,21 +1,21 @@
-"""Every error a user can meet.
+"""All errors that a user can get.
 
-AudioCNNError                 a mistake of the user or the world: one line, exit code 2
-├── ConfigError               an option that cannot be, or options that do not fit each other
+AudioCNNError                 a wrong input or environment: a message of one line, exit code 2
+├── ConfigError               an option that is not allowed, or options that contradict each other
 ├── StorageError              a URI that cannot be listed, read or written: ends the job
 │   ├── NotAFolderError       a file where a folder is needed
-│   └── UnreadableError       one object that cannot be read: costs its row, and others go on
-│       ├── GoneError         it is not there, or not any more
-│       └── ChangedError      it is no longer what was listed
-├── CorpusError               labels, folds or sources that do not add up
-├── AudioError                one recording that cannot be used; `reason` is a key of REASONS
+│   └── UnreadableError       one object that cannot be read: it fails, the job continues
+│       ├── GoneError         the object does not exist, or does not exist any more
+│       └── ChangedError      the object changed after it was listed
+├── CorpusError               a corpus with missing or inconsistent labels, folds or sources
+├── AudioError                one recording that cannot be used; `reason`: see FAILURE_REASONS
 ├── FormatError               an artefact of another format or version, or a damaged one
-├── MismatchError             artefacts that were not made for each other
-├── LedgerError               a job whose sums do not add up
-├── TrainingError             a training that cannot go on: its loss is no number, its workers die
-└── InstallationError         packages that do not fit each other
+├── MismatchError             artefacts that do not belong together
+├── LedgerError               a job with counts that do not add up
+├── TrainingError             a training that cannot continue: loss not finite, or workers lost
+└── InstallationError         installed packages that do not fit or do not run
 
-Anything else that escapes is our own bug and shows a traceback.
+Any other exception is a bug in audiocnn and shows a traceback.
 """
 
 from collections.abc import Sequence
@@ -45,52 +45,52 @@ FAILURE_REASONS = {
 
 
 class AudioCNNError(Exception):
-    """Base of every error that is for its reader: the message is one line that says the mend."""
+    """Base class of all errors for users: the message is one line that says how to fix it."""
 
 
 class ConfigError(AudioCNNError):
-    """An option that cannot be, or options that do not fit each other."""
+    """An option has a value that is not allowed, or options contradict each other."""
 
 
 class StorageError(AudioCNNError):
-    """A URI that cannot be listed, read or written.
+    """A URI cannot be listed, read or written.
 
-    An endpoint that is gone, keys that are refused, a missing bucket, a full disk: what would
-    befall the next object too ends the job, so that it can be resumed.
+    Examples are an unreachable endpoint, refused keys, a missing bucket or a full disk. The next
+    object would fail in the same way, so the error ends the job. The job can be resumed.
     """
 
 
 class NotAFolderError(StorageError):
-    """A file where a folder is needed."""
+    """A URI names a file, but a folder is needed."""
 
 
 class UnreadableError(StorageError):
-    """One object that is not there, may not be read, or is no file with a readable name."""
+    """One object is missing or access is denied, or it is not a regular file with a valid name."""
 
     reason = "unreadable"
-    """A key of `FAILURE_REASONS`."""
+    """Key of `FAILURE_REASONS`."""
 
 
 class GoneError(UnreadableError):
-    """One object that is not there, or not any more."""
+    """One object does not exist, or does not exist any more."""
 
     reason = "gone"
 
 
 class ChangedError(UnreadableError):
-    """One object that is no longer what was listed."""
+    """One object changed after it was listed or opened."""
 
     reason = "changed"
 
 
 class CorpusError(AudioCNNError):
-    """Labels, folds or sources of a corpus that do not add up."""
+    """A corpus cannot be used: its labels, folds, sources or files are missing or inconsistent."""
 
 
 class AudioError(AudioCNNError):
-    """One recording that cannot be used.
+    """One recording cannot be used.
 
-    `reason` is a key of `FAILURE_REASONS`; `detail` says what was found in this recording.
+    `reason` is a key of `FAILURE_REASONS`. `detail` describes the problem in this recording.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -105,29 +105,29 @@ class AudioError(AudioCNNError):
 
 
 class FormatError(AudioCNNError):
-    """An artefact of another format or version, or a damaged one."""
+    """An artefact has another format or version, or it is damaged."""
 
 
 class MismatchError(AudioCNNError):
-    """Two artefacts, or an artefact and an option, that were not made for each other."""
+    """Two artefacts, or an artefact and an option, do not belong together."""
 
 
 class LedgerError(AudioCNNError):
-    """A job whose sums do not add up: something was lost, so the job must not pass for done."""
+    """The counts of a job do not add up: results were lost, so the job must not count as done."""
 
 
 class TrainingError(AudioCNNError):
-    """A training that cannot go on: its loss is no number, or its workers die again and again."""
+    """A training cannot continue: its loss is not finite, or its workers were lost too often."""
 
 
 class InstallationError(AudioCNNError):
-    """Installed packages that do not fit each other."""
+    """Installed packages do not fit each other, or a process of ours cannot run on this machine."""
 
 
 _NAMED = 8
 
 
 def few(names: Sequence[str]) -> str:
-    """The first few of some names, and how many more there are, for a message."""
+    """Return the first 8 names, and the number of the others, for a message."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

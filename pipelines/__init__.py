@@ -1,1 +1,1 @@
-"""The jobs: thin wiring of the library into Ray, and the `audiocnn` command."""
+"""The jobs, which run the library on Ray, and the `audiocnn` command line."""

@@ -1,4 +1,4 @@
-"""The `audiocnn` command: one verb a job, and each job imported only when its verb is called."""
+"""The `audiocnn` command line. Each verb imports its job only when it is called."""
 
 import json
 import os
@@ -82,7 +82,8 @@ def _serve(options: Serve) -> None:
     cluster = session.connect(options.metrics_port)
     options = run.size_replicas(options, cluster.most_cpus, cluster.most_gpus)
     run.listen(options)
-    try:  # what is refused until here has ended nothing that others serve
+    # An error above this line must not stop applications that other users serve.
+    try:
         address = run.start(options, keys)
         terminal.say(f"{address} shows and explains, for people; Ctrl-C ends it")
         terminal.say(f"{address}/v1/predict answers; {address}/docs says how to ask")
@@ -98,7 +99,7 @@ def _submit(options: Submit) -> None:
 
     if not options.command:
         raise ConfigError(f"submit: which verb? One of {', '.join(VERBS)}")
-    # What is wrong with the command line is said here, before anything is sent.
+    # Report mistakes in the command line here, before anything is sent to the cluster.
     require_shared(parse(list(options.command)), "the cluster's nodes have none of it")
     code = submit(options)
     if code:
@@ -135,25 +136,26 @@ VERBS: dict[str, tuple[type, Callable[[Any], None]]] = {
 def main() -> None:
     """Run one verb.
 
-    Exit codes: 0 done, 1 our own bug, 2 a mistake of the user or the world, 130 Ctrl-C, 141 nobody
-    reads what it prints.
+    Exit codes: 0 success, 1 a bug in audiocnn, 2 a mistake of the user or a failure of the
+    environment, 130 Ctrl-C, 141 the reader of the output closed its pipe. `submit` exits with the
+    code of its job.
     """
     try:
         try:
             _main()
         finally:
-            if sys.stdout is not None:  # closed by whoever started this
+            if sys.stdout is not None:  # None if the parent process closed it
                 sys.stdout.flush()
     except BrokenPipeError:
         if sys.stdout is None or not _is_deserted(sys.stdout.fileno()):
             raise
-        # What is printed yet, as Python ends, goes nowhere.
+        # Discard the output that Python still flushes at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def _is_deserted(pipe: int) -> bool:
-    """Whether whoever read a pipe, such as `head`, has closed it."""
+    """Return whether the reader of a pipe, such as `head`, has closed it."""
     poll = select.poll()
     poll.register(pipe, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -163,7 +165,8 @@ def _main() -> None:
     try:
         options = parse(sys.argv[1:])
         verb, run = next((v, run) for v, (kind, run) in VERBS.items() if isinstance(options, kind))
-        if not isinstance(options, Doctor | Similar | Review | Submit):  # which start no Ray
+        # Doctor connects to Ray in one of its checks; the other three never do.
+        if not isinstance(options, Doctor | Similar | Review | Submit):
             _prepare(verb, options)
         run(options)
     except AudioCNNError as error:
@@ -184,7 +187,7 @@ _TYPES = tyro.constructors.ConstructorRegistry()
 def _json_object(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[dict[str, Any]] | None:
-    """Options that are an object of anything are given as JSON."""
+    """Return the rule that reads an option of type dict as JSON; None for other types."""
     if info.type_origin is not dict:
         return None
 
@@ -204,7 +207,7 @@ def _json_object(
 
 
 def parse(arguments: list[str]) -> Any:
-    """The options of a command line; usage errors, `--help` and `--version` leave by SystemExit."""
+    """Parse a command line. Usage errors, `--help` and `--version` raise SystemExit."""
     if arguments == ["--version"]:
         print(f"audiocnn {audiocnn.__version__}")
         raise SystemExit(0)
@@ -232,7 +235,7 @@ def parse(arguments: list[str]) -> Any:
 
 
 def _without_command(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The options of submit itself, with the verb alone; and the command from the verb on."""
+    """Split the arguments of submit: [submit, VERB, own options], and [VERB, options of VERB]."""
     verbs = [at for at, one in enumerate(arguments) if one in VERBS and one != "submit"]
     if not verbs:
         return arguments, []
@@ -241,17 +244,17 @@ def _without_command(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _recipe(arguments: list[str]) -> str:
-    """The recipe that a command line names: its fields are the defaults of all other options."""
+    """Return the recipe that a command line names; its fields are the defaults of other options."""
     chosen = "esc10"
     for argument, following in pairwise([*arguments, ""]):
         name = following if argument == "--recipe" else argument.removeprefix("--recipe=")
         if name != argument and name in RECIPES:
-            chosen = name  # the last one counts, as it does for tyro
+            chosen = name  # the last --recipe counts, as in tyro
     return chosen
 
 
 def _defaults(kind: type, recipe: Any) -> Any:
-    """An instance of a verb's options with the recipe's fields, and what must be given missing."""
+    """Return a verb's options with the recipe's fields; required options are tyro.MISSING."""
     values = {
         f.name: tyro.MISSING
         for f in fields(kind)

@@ -1,4 +1,4 @@
-"""`audiocnn evaluate`: k-fold cross-validation, folds side by side, and its report."""
+"""`audiocnn evaluate`: k-fold cross-validation, with folds trained side by side, and its report."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -34,11 +34,10 @@ _FORMAT = "audiocnn.evaluate/1"
 def evaluate(options: Evaluate) -> dict[str, Any]:
     """Train a model for each fold on all others, test it once, and write the report.
 
-    As many folds side by side as the cluster has room for. A fold whose bundle is there already,
-    from the same options, is not trained again; one that was stopped goes on; and a report that is
-    there is written anew with the folds and seeds that come to it. Each bundle is calibrated by the
-    clips of the folds that it was not tested on. Returns the content of `report.json`. Raises
-    AudioCNNError as `train` does.
+    The cluster trains as many folds side by side as it has room for. A fold with a finished bundle
+    of the same options is not trained again, and a stopped one continues. New folds and seeds are
+    added to an existing report. Each bundle is calibrated on the test predictions of the other
+    folds. Returns the content of `report.json`. Raises AudioCNNError as `train` does.
     """
     storage.configure(options.storage_options)
     output = output_folder.claim(options.to, REPORT)
@@ -74,7 +73,7 @@ class Models:
     """The models of an evaluation: one for each fold and seed."""
 
     to: str
-    """The folder of the report."""
+    """URI of the folder of the report."""
     folds: list[int]
     seeds: list[int]
 
@@ -82,16 +81,16 @@ class Models:
         return ((fold, seed) for seed in self.seeds for fold in self.folds)
 
     def folder(self, fold: int, seed: int) -> str:
-        """Where the bundle of a fold and a seed is; the first seed's is named by the fold alone."""
+        """Return a bundle's folder: `folds/FOLD` for the first seed, else `folds/FOLD.seedSEED`."""
         name = str(fold) if seed == self.seeds[0] else f"{fold}.seed{seed}"
         return storage.join(self.to, "folds", name)
 
     def folders(self) -> set[str]:
-        """Where all of them are."""
+        """Return the folders of all bundles."""
         return {self.folder(fold, seed) for fold, seed in self}
 
     def and_more(self, others: "Models") -> "Models":
-        """All folds and all seeds of both."""
+        """Return models for all folds and all seeds of both."""
         return replace(
             self,
             folds=sorted({*self.folds, *others.folds}),
@@ -99,14 +98,15 @@ class Models:
         )
 
     def are_in(self, report: dict[str, Any]) -> bool:
-        """Whether a report has each of them."""
+        """Return whether a report has every one of these models."""
         return set(self) <= {(row["fold"], row.get("seed")) for row in report.get("folds", ())}
 
 
 def _models(options: Evaluate, features: FeatureSet, output: Output) -> Models:
-    """The models that are asked for, with those that an earlier run here was asked for.
+    """Return the requested models, and those that an earlier run in this folder requested.
 
-    Raises ConfigError where the report has all of them, MismatchError for folds that are not there.
+    Raises ConfigError if the report has all of them already, MismatchError if the features lack one
+    of the folds or have only one fold.
     """
     models = Models(
         to=output.uri,
@@ -129,14 +129,14 @@ def _models(options: Evaluate, features: FeatureSet, output: Output) -> Models:
 
 
 def _earlier(output: Output) -> Models:
-    """The models that an earlier evaluation was asked for, by its notes."""
+    """Return the models that an earlier run requested, from its notes. Raises FormatError."""
     note = output.notes.get("job.json")
     if note is not None:
         folds, seeds = note["folds"], note["seeds"]
         if not all(isinstance(number, int) for number in (*folds, *seeds)):  # they name folders
             raise FormatError(f"{output.uri}/job.json: damaged: its folds and seeds are no numbers")
         return Models(to=output.uri, folds=folds, seeds=seeds)
-    report = output.notes.get("report.json", {})  # of a version that left no other note
+    report = output.notes.get("report.json", {})  # earlier versions wrote no job.json
     return Models(
         to=output.uri,
         folds=sorted({row["fold"] for row in report.get("folds", ())}),
@@ -147,7 +147,7 @@ def _earlier(output: Output) -> Models:
 def _job(
     options: Evaluate, features: FeatureSet, models: Models, fold: int, seed: int
 ) -> TrainPlan:
-    """The job of a fold and a seed."""
+    """Return the training plan of a fold and a seed."""
     shared = {
         f.name: getattr(options, f.name)
         for f in fields(options)
@@ -160,9 +160,9 @@ def _job(
 
 
 def _claimed(todo: list[TrainPlan], output: Output) -> dict[str, Output]:
-    """The folders of what is to do, and of all that an earlier run here was asked for.
+    """Claim the folders of models to train, and of all models that an earlier run requested.
 
-    Raises ConfigError where one of them has something else in it.
+    Returns them by URI. Raises ConfigError if one of them holds files of something else.
     """
     folders = _earlier(output).folders().union(job.to for job in todo)
     return {folder: claim(folder) for folder in folders}
@@ -171,7 +171,7 @@ def _claimed(todo: list[TrainPlan], output: Output) -> dict[str, Output]:
 def _begin(
     output: Output, models: Models, todo: list[TrainPlan], folders: dict[str, Output]
 ) -> None:
-    """Remove what is to be made anew, and note what this run is asked for."""
+    """Delete results that this run replaces, and note the folds and seeds that it requests."""
     output.clear()
     for job in todo:
         begin(job, folders[job.to])
@@ -183,7 +183,10 @@ def _begin(
 
 
 def _is_done(job: TrainPlan) -> bool:
-    """Whether a fold's bundle is there. Raises MismatchError for one of other options."""
+    """Return whether a fold's bundle is finished.
+
+    Raises MismatchError if the bundle, or an unfinished run, has other options.
+    """
     if not storage.exists(storage.join(job.to, "bundle.json")):
         refuse_other_run(job)
         return False
@@ -209,7 +212,7 @@ def _name(job: TrainPlan) -> str:
 
 
 def _calibrated(jobs: list[TrainPlan]) -> tuple[list[Predictions], list[Calibration]]:
-    """What each bundle said of its fold, and its calibration by the other folds' clips."""
+    """Calibrate each bundle on the other folds. Return all predictions and calibrations."""
     results = [predictions_of(job.to, job.options.training.seed) for job in jobs]
     classes = jobs[0].features.classes
     calibrations = []
@@ -222,7 +225,7 @@ def _calibrated(jobs: list[TrainPlan]) -> tuple[list[Predictions], list[Calibrat
 
 
 def predictions_of(uri: str, seed: int) -> Predictions:
-    """What a bundle said of the fold it was tested on. Raises FormatError for changed ones."""
+    """Read a bundle's predictions for its test fold. Raises FormatError if they were changed."""
     table = storage.read_parquet(storage.join(uri, "predictions.parquet"))
     summary = bundle.read_summary(uri)
     test = summary["metrics"]["test"]
@@ -232,7 +235,7 @@ def predictions_of(uri: str, seed: int) -> Predictions:
 
 
 def report_on(uri: str, features: FeatureSet, to: str) -> dict[str, Any]:
-    """The report of one bundle that was tested on a fold."""
+    """Write the report of one bundle that was tested on a fold. Return the report's content."""
     made = bundle.read_summary(uri)
     result = predictions_of(uri, made["provenance"]["training"]["seed"])
     calibration = Calibration.from_json(made["calibration"])
@@ -246,7 +249,7 @@ def _write(
     to: str,
     example: str,
 ) -> dict[str, Any]:
-    """Write the report of models that were made as the bundle at `example` was."""
+    """Write the report of models that differ from the `example` bundle only in fold and seed."""
     summary = bundle.read_summary(example)
     made, epoch = summary["provenance"], summary["metrics"]["kept_epoch"]
     seeds = sorted({result.seed for result in results})
@@ -265,7 +268,7 @@ def _write(
 
 
 def print_report(summary: dict[str, Any], to: str) -> None:
-    """The report as a table, and where its page is."""
+    """Print the report as a table, and the path of its page."""
     terminal.step("report: accuracy of whole clips, each tested once by a model that never saw it")
     several = len(summary["seeds"]) > 1
     rows = [
@@ -289,7 +292,7 @@ def print_report(summary: dict[str, Any], to: str) -> None:
 
 
 def _say_scores(found: dict[str, Any]) -> None:
-    """How far the scores of a report are to be believed."""
+    """Print the calibration error of a report's scores, and the share of clips answered."""
     before, after = (found[k]["expected_calibration_error"] for k in ("before", "after"))
     error = f"expected calibration error {100 * before:.1f} %"
     if found["calibrated"]:

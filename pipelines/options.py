@@ -1,4 +1,7 @@
-"""The options of each verb: what the command line is generated from. Imports no torch, no ray."""
+"""The options of each verb. The command line is generated from them. Imports no torch, no ray.
+
+The docstrings of classes and fields are the texts of `audiocnn VERB --help`.
+"""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -24,24 +27,25 @@ StorageOptions = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest:
-    """Turn a labelled corpus into Parquet log-mel features."""
+    """Turn a labelled corpus into log-mel features in Parquet files."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
-    """One folder a class, a manifest of uri,label[,fold,source], or a layout of docs/corpora.md."""
+    """Corpus to read: one folder for each class, a manifest, or another layout of docs/corpora.md.
+    A manifest has the columns uri and label, and optionally fold and source."""
     to: str
-    """Where the features go: a new folder."""
+    """Folder for the features: a new one, or that of an earlier run, which then continues."""
     recipe: Recipe = "esc10"
-    """Named set of options; each can be changed by its own flag."""
+    """Named set of defaults; each of them can be changed by its own option."""
     folds: int = 5
-    """Folds to deal, by source and class, where the corpus has none."""
+    """Number of folds to create, by source and class, if the corpus has no folds; at least 2."""
     workers: int | None = None
-    """Processes that decode; one a CPU of the cluster when not given."""
+    """Number of processes that decode; unset: one for each CPU of the cluster."""
     dry_run: bool = False
-    """Say what is there and what would become of it; write nothing."""
+    """Report the content of the corpus and an estimate of the job's result; write nothing."""
     retry_failed: bool = False
-    """Read clips again that failed in an earlier run."""
+    """Retry clips that failed in an earlier run."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Delete the features in the folder and start again."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
     feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
     limits: AudioLimits = field(default_factory=AudioLimits)
@@ -54,25 +58,29 @@ class Ingest:
 @dataclass(frozen=True, kw_only=True)
 class _Training:
     features: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FEATURES")]
-    """Features that `audiocnn ingest` wrote."""
+    """Folder of features that `audiocnn ingest` wrote."""
     recipe: Recipe = "esc10"
-    """Named set of options; each can be changed by its own flag."""
+    """Named set of defaults; each of them can be changed by its own option."""
     workers: int | tuple[int, int] = 2
-    """Training processes (DDP ranks); two numbers, MIN MAX: as many as there is room for."""
+    """Number of training processes (DDP ranks).
+    Two numbers, MIN MAX: as many as the cluster has room for."""
     gpu: bool = False
-    """Give each worker a GPU."""
+    """Give each worker a GPU; unset: workers train on CPUs."""
     data: Literal["auto", "memory", "stream"] = "auto"
-    """Hold the features in each worker's memory, or stream them; auto: by memory_gb."""
+    """How workers get the features.
+    memory: each holds them; stream: read them every epoch; auto: memory up to --memory-gb."""
     memory_gb: float = 4.0
-    """Largest features that auto holds in each worker's memory."""
+    """Largest features, in GB, that auto holds in each worker's memory.
+    Larger ones are also not checked for leaks."""
     allow_leaks: bool = False
-    """Train and test though a source or a sound is in two folds."""
+    """Skip the check for a source or sound in two folds. Tests may then score too high."""
     checkpoint_s: float = 15.0
-    """Least seconds from one checkpoint to the next; they are written behind the training."""
+    """Minimum seconds between checkpoints; 0: as often as possible.
+    They are written in the background."""
     max_failures: int = 3
-    """Lost workers after which training goes on from its last checkpoint by itself."""
+    """How many times training restarts from its last checkpoint after losing a worker; 0: never."""
     overwrite: bool = False
-    """Replace what is there."""
+    """Delete the results in the output folder and start again."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
     feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
     model: ModelConfig = field(default_factory=lambda: recipes.esc10().model)
@@ -92,7 +100,7 @@ class _Training:
 
     @property
     def workers_range(self) -> tuple[int, int]:
-        """Fewest and most workers: the same number but for an elastic training."""
+        """Fewest and most workers; they differ only in elastic training."""
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
 
@@ -101,13 +109,15 @@ class Train(_Training):
     """Train a model on features and write it as a bundle."""
 
     to: str
-    """Where the bundle goes: a new folder."""
+    """Folder for the bundle: a new one, or that of an unfinished run, which then continues."""
     test_fold: int | None = None
-    """Fold kept out of training and tested once, at the end; none: train on everything."""
+    """Fold to keep out of training and test once, at the end; unset: no test."""
     validation_fold: int | None = None
-    """Fold kept out of training and evaluated after every epoch; the best epoch is kept."""
+    """Fold to keep out of training and evaluate after every epoch.
+    The best epoch is kept; unset: the last one."""
     calibration: str | None = None
-    """Report of `audiocnn evaluate` that says how far scores are to be believed."""
+    """Folder of a report by `audiocnn evaluate`; the bundle gets its calibration of scores.
+    Unset: scores are calibrated only with a validation fold."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,17 +134,18 @@ class Train(_Training):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Training):
-    """Cross-validate: train on all folds but one, test on that one, for each; write a report."""
+    """Cross-validate: test each fold with a model trained on the other folds; write a report."""
 
     to: str
-    """Where the report and the folds' bundles go: a new folder, or one of an earlier run, which
-    then has these folds and seeds too."""
+    """Folder for the report and the bundles: a new one, or that of an earlier run.
+    These folds and seeds are added to those of the earlier run."""
     folds: tuple[int, ...] | None = None
-    """Folds to test; all of them when not given."""
+    """Folds to test; unset: all folds."""
     workers: int | tuple[int, int] = 1
-    """Training processes (DDP ranks) of each fold; folds run side by side where there is room."""
+    """Number of training processes (DDP ranks) for each fold.
+    Folds run side by side if the cluster has room."""
     seeds: int = 1
-    """Models for each fold, of that many seeds from --seed on."""
+    """Number of models for each fold. Their seeds are --seed, --seed + 1, and so on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,36 +159,38 @@ class Label:
     """Label every recording of a bucket with a bundle."""
 
     bucket: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BUCKET")]
-    """Folder or bucket of recordings."""
+    """Bucket or folder that holds the recordings."""
     bundle: str
     """Bundle that `audiocnn train` wrote."""
     to: str
-    """Where the labels go: a new folder, or one of an earlier run, which goes on."""
+    """Folder for the labels: a new one, or that of an earlier run, which then continues."""
     hop_s: float | None = None
-    """Seconds from one window to the next; as the bundle's features when not given."""
+    """Seconds from the start of one window to the start of the next; unset: as in the bundle."""
     top_k: int = 3
-    """Classes kept for each window."""
+    """Number of classes to store for each window, the best first."""
     formats: tuple[Format, ...] = ()
-    """Formats, besides Parquet, that the events are written in."""
+    """Formats, besides Parquet, in which the events are written."""
     embeddings: bool = False
-    """Keep the pooled features of each window too: `audiocnn similar` and `review` use them."""
+    """Also store the pooled features of each window.
+    `audiocnn similar` needs them, and `audiocnn review` uses them."""
     workers: int | None = None
-    """Processes that decode, and label where there is no GPU; one a CPU of the cluster when not
-    given."""
+    """Number of processes that decode recordings and, without --gpu, score them.
+    Unset: one for each CPU of the cluster."""
     gpu: bool = False
-    """Have the models on GPUs, apart from the processes that decode."""
+    """Run the models on GPUs, in processes of their own."""
     gpus_per_model: float = 1.0
-    """Share of a GPU that each model gets."""
+    """Share of a GPU for each model: 0.25 puts four models on one GPU. Above 1, a whole number."""
     models: int | None = None
-    """Models on GPUs; as many as the GPUs that are there have room for when not given."""
+    """Number of models on GPUs; unset: as many as fit on the GPUs of the cluster."""
     dry_run: bool = False
-    """Say what is there and what labelling it would take; write nothing."""
+    """Report the content of the bucket and the expected time to label it; write nothing."""
     retry_failed: bool = False
-    """Read recordings again that failed in an earlier run."""
+    """Retry recordings that failed in an earlier run."""
     new_version: bool = False
-    """Label anew beside labels of another bundle or other options, in a folder version-N."""
+    """Keep labels of another bundle or of other options.
+    The new labels go to a subfolder version-N."""
     overwrite: bool = False
-    """Replace the labels that are there; each version-N stays."""
+    """Delete the labels in the folder and start again. Subfolders version-N stay."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
     limits: AudioLimits = field(default_factory=AudioLimits)
 
@@ -201,42 +214,43 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The whole line on one machine: corpus, features, training, report, labelled bucket."""
+    """Run all steps on one machine: corpus, features, training, report, labelled bucket."""
 
     corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CORPUS]")] = "synthetic"
-    """`synthetic` (generated), `esc50` (downloaded), or a corpus of your own."""
+    """`synthetic` (generated), `esc50` (downloaded, 600 MB), or your own corpus (path or URI)."""
     to: str = "demo"
-    """Where everything goes: a new folder, or an earlier demo's."""
+    """Folder for all results, on this machine: a new one, or that of an earlier demo."""
     recipe: Recipe | None = None
-    """Options to train with; `demo` for the synthetic corpus, else `esc10`."""
+    """Recipe to train with; unset: `demo` for the synthetic corpus, `esc10` for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submit:
-    """Run another verb as a job of a Ray cluster, with its log here and its exit code."""
+    """Run another verb as a job of a Ray cluster; print its log and exit with its exit code."""
 
     command: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="VERB ...")]
-    """The verb and its options, as they are without submit."""
+    """Verb to run and its options, written as without submit."""
     address: str | None = None
-    """Where the cluster's dashboard answers; RAY_API_SERVER_ADDRESS when not given, then
-    http://127.0.0.1:8265."""
+    """URL of the cluster's dashboard.
+    Unset: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265 without that."""
     env: tuple[str, ...] = ()
-    """Names of variables of this shell that the job is given; keys are better kept on the
-    cluster."""
+    """Names of environment variables to pass on to the job.
+    Secret keys are better set on the cluster."""
     code: bool = True
-    """Send this checkout's code, where there is one; else the cluster's own is run."""
+    """Send the code of this checkout, if audiocnn runs from one.
+    Otherwise the job runs the code that is installed on the cluster."""
     detach: bool = False
-    """Leave the job to itself once it is submitted."""
+    """Return once the job is submitted, without following its log."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Check this installation: a line a check, with the mend."""
+    """Check this installation. Print one line for each check, and how to fix each problem."""
 
     uri: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[URI]")] = ""
-    """A bucket or folder that should be reachable."""
+    """Bucket or folder to list and read as one more check; unset: no such check."""
     mend: bool = False
-    """Remove torchaudio's compiled extension where it does not fit a CPU build of torch."""
+    """First delete torchaudio's compiled extension if torch is a build without CUDA."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
 
 
@@ -245,17 +259,17 @@ class Similar:
     """Find the windows of a labelled bucket that sound most like a clip."""
 
     labels: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS")]
-    """Labels that `audiocnn label --embeddings` wrote."""
+    """Folder of labels that `audiocnn label --embeddings` wrote."""
     to_clip: str
-    """Recording to compare with, of one window or of many."""
+    """Recording to compare with. If it has several windows, the nearest one counts."""
     count: int = 10
-    """Windows to find."""
+    """Number of windows to find."""
     bundle: str | None = None
-    """Bundle that the labels were made with, where it is not in its place any more."""
+    """Bundle that made the labels; needed only if it was moved since."""
     to: str | None = None
-    """CSV file to write them to as well."""
+    """CSV file for the result; unset: the result is only printed."""
     overwrite: bool = False
-    """Replace that file."""
+    """Replace the CSV file if it exists."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -268,15 +282,16 @@ class Review:
     """Pick the windows of a labelled bucket that a person should listen to."""
 
     labels: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LABELS")]
-    """Labels that `audiocnn label` wrote."""
+    """Folder of labels that `audiocnn label` wrote."""
     to: str
-    """Where the sounds, the page and review.csv go: a new folder."""
+    """New folder for the sounds, the page and review.csv."""
     count: int = 100
-    """Windows to pick."""
+    """Number of windows to pick, at most 9999."""
     bundle: str | None = None
-    """Bundle that the labels were made with, where it is not in its place any more."""
+    """Bundle that made the labels; needed only if it was moved since."""
     overwrite: bool = False
-    """Replace a review that is there; a review.csv with answers is kept beside."""
+    """Replace an earlier review in the folder.
+    A review.csv with answers is kept as review.csv.kept-N."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Complete configurations by name. A field is changed on the command line, or in a new recipe."""
+"""Complete configurations by name. The command line can change each of their fields."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from audiocnn.config import AugmentConfig, FeatureConfig, ModelConfig, TrainConf
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What turns a corpus into a model: front end, model, training."""
+    """Configuration of the front end, the model and the training."""
 
     feature: FeatureConfig
     model: ModelConfig
@@ -15,7 +15,7 @@ class Recipe:
 
 
 def esc50() -> Recipe:
-    """The tutorial's: 22.05 kHz, 128 mels, 21 M parameters, 100 epochs. For a GPU."""
+    """Return the tutorial's recipe, for a GPU: 22.05 kHz, 128 mels, 21 M parameters, 100 epochs."""
     return Recipe(
         feature=FeatureConfig(),
         model=ModelConfig(),
@@ -30,7 +30,10 @@ def esc50() -> Recipe:
 
 
 def esc10() -> Recipe:
-    """The same idea for two CPU cores: 0.7 M parameters, 100,000 clip passes for 320 clips."""
+    """Return a recipe for two CPU cores: 0.7 M parameters, 312 epochs.
+
+    With 320 clips, these epochs are 100,000 passes of a clip.
+    """
     return Recipe(
         feature=FeatureConfig(hop_length=256, pad="repeat", floor_db=-50.0),
         model=ModelConfig(stages=(2, 2, 2, 2), channels=16, pooling="mean+max", dropout=0.2),
@@ -56,7 +59,7 @@ def esc10() -> Recipe:
 
 
 def demo() -> Recipe:
-    """For the synthetic corpus: a minute on two CPU cores."""
+    """Return the recipe for the synthetic corpus. It trains in a minute on two CPU cores."""
     return Recipe(
         feature=FeatureConfig(
             sample_rate=16_000,

@@ -1,4 +1,4 @@
-"""`audiocnn review`: the windows that a person should look at -> sounds, a page and a manifest."""
+"""`audiocnn review`: write sounds, a page and a manifest of the windows to check by a person."""
 
 from collections import Counter
 
@@ -12,9 +12,10 @@ from pipelines.similar import warn_unfinished
 
 
 def review(options: Review) -> Written:
-    """Pick windows and write the folder; returns what it wrote.
+    """Select windows and write the review folder. Return the clips and the skipped recordings.
 
-    Raises AudioCNNError: labels by another bundle, a folder where a review is already.
+    Raises AudioCNNError, for example for labels by another bundle or a folder that already holds a
+    review.
     """
     storage.configure(options.storage_options)
     labels = open_labels(options.labels, options.bundle)

@@ -1,4 +1,4 @@
-"""`audiocnn similar`: the windows of a labelled bucket that sound most like a clip."""
+"""`audiocnn similar`: find the windows of a labelled bucket that sound most like a clip."""
 
 from rich.cells import set_cell_size
 
@@ -15,10 +15,10 @@ _LABEL_CELLS = 24
 
 
 def similar(options: Similar) -> SearchResult:
-    """Search, print what was found, and write it where that was asked for.
+    """Search, print the matches, and write them to a CSV file if `options.to` names one.
 
-    Raises AudioCNNError: labels without embeddings or by another bundle, a clip that cannot be
-    decoded.
+    Raises AudioCNNError, for example for labels without embeddings or by another bundle, or a clip
+    that cannot be decoded.
     """
     storage.configure(options.storage_options)
     to = options.to and _claim(options.to, overwrite=options.overwrite)
@@ -45,7 +45,7 @@ def similar(options: Similar) -> SearchResult:
 
 
 def warn_unfinished(labels: Labelled) -> None:
-    """Say so where labels are not whole."""
+    """Warn if the job that writes these labels has not finished."""
     if not labels.finished:
         terminal.warn(
             f"{terminal.short(labels.uri)} is not whole, for `label` did not end there: "
@@ -61,7 +61,7 @@ def _claim(to: str, *, overwrite: bool) -> str:
 
 
 def _say(labels: Labelled, matches: list[Match]) -> None:
-    """A table by hand: names of recordings are whole, to be copied, however long they are."""
+    """Print matches as a table. Long names are not cut or wrapped, so that they can be copied."""
     terminal.say(f"similarity  {'label':{_LABEL_CELLS}}  score  seconds             recording")
     for match in matches:
         label = set_cell_size(_plain(match.label), _LABEL_CELLS)
@@ -71,5 +71,5 @@ def _say(labels: Labelled, matches: list[Match]) -> None:
 
 
 def _plain(text: str) -> str:
-    """A name that does nothing to a terminal."""
+    """Replace unprintable characters, which could control the terminal."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)

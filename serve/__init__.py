@@ -1,1 +1,1 @@
-"""The endpoint: predictions and the model's inside over HTTP, on Ray Serve."""
+"""The endpoint on Ray Serve: predictions, feature maps and evidence over HTTP."""

@@ -1,4 +1,4 @@
-"""The application that Ray Serve is given by its import path, `serve.app:build`."""
+"""The application that Ray Serve imports by the path `serve.app:build`."""
 
 from serve.deploy.application import build
 

@@ -1,4 +1,4 @@
-"""How an endpoint is set up, and what a request may ask for. Imports no torch, no ray."""
+"""The options of an endpoint and of one request. Imports no torch and no ray."""
 
 import ipaddress
 import re
@@ -13,56 +13,59 @@ Maps = Literal["none", "layers", "blocks", "channels"]
 Arrays = Literal["uint8", "float16"]
 
 LIMITS = AudioLimits(max_bytes=32 << 20, max_duration_s=600.0, max_samples=64 << 20)
-"""What a recording may be that comes over the network."""
+"""Limits of a recording that is sent over the network."""
 MOST_WINDOWS = 1_200
-"""Windows of one request, however small its hop."""
+"""Most windows of one request, however small its hop is."""
 MOST_OVERLAP = 20
-"""Windows of a live stream that any of its sound may be in: what it costs is bounded by its length.
-"""
+"""Most windows of a live stream that may contain the same sample, so that the length of a stream
+bounds its cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Answer over HTTP with predictions, what the model saw, and the maps of every layer."""
+    """Serve a model over HTTP: predictions, the model's input, and feature maps of every layer."""
 
     bundle: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BUNDLE")]
     """Bundle that `audiocnn train` wrote."""
     host: str = "127.0.0.1"
-    """Address to listen on; any but this machine's own wants API keys."""
+    """Address to listen on. An address that other machines can reach needs API keys."""
     port: int = 8000
     """Port to listen on."""
     keys: str | None = None
-    """File of API keys, one a line; AUDIOCNN_API_KEYS (with commas between) when not given."""
+    """File of API keys, one per line. When not given, the keys are read from the variable
+    AUDIOCNN_API_KEYS, separated by commas."""
     replicas: int | tuple[int, int] | None = None
-    """Copies of the model; MIN MAX: as many as the load asks for, MIN 0: none while nobody asks.
-    One a CPU (a GPU with --gpu) when not given."""
+    """Replicas of the model. Two numbers, MIN MAX, scale with the load; MIN 0 keeps no replica
+    while there are no requests. When not given: as many as fit on the CPUs (with --gpu: on the
+    GPUs), or one with --config."""
     gpu: float = 0.0
-    """Share of a GPU for each copy of the model, 0.25 for four on one; 0: on CPUs."""
+    """Share of a GPU for each replica of the model: 0.25 puts four on one GPU; 0 uses CPUs."""
     batch_size: int = 16
-    """Most windows, of whatever requests, in one forward."""
+    """Most windows in one forward pass of the model. They may come from different requests."""
     queue: int = 20
-    """Requests at once for each copy of the endpoint; the next one is told to come again. It bounds
-    how long an accepted one waits."""
+    """Most requests that one replica of the endpoint works on at once. It refuses further requests
+    with status 503 and Retry-After. This bounds how long an accepted request waits."""
     streams: int = 20
-    """Live streams at once for each copy of the endpoint; they take no places of --queue."""
+    """Most live streams at once of one replica of the endpoint; they do not count for --queue."""
     rate: float = 0.0
-    """Requests a second and replica for each key, twice as many in a burst; 0: no limit."""
+    """Most requests per second for each API key in each replica; a burst may have twice as many.
+    0: no limit."""
     cors: tuple[str, ...] = ()
-    """Origins whose pages may ask, like https://example.org."""
+    """Origins of web pages that may send requests, for example https://example.org."""
     upload_timeout_s: float = 30.0
-    """Longest that a request may take to arrive."""
+    """Longest time that a request may take to arrive, in seconds."""
     timeout_s: float = 30.0
-    """Longest that an answer may take once its request is there."""
+    """Longest time from the arrival of the whole request to the end of its answer, in seconds."""
     metrics_port: int | None = None
-    """Port of Ray's metrics, ours among them, for Prometheus; any when not given."""
+    """Port of the Prometheus metrics of Ray and of this endpoint; any free port when not given."""
     beside: str | None = None
-    """Another bundle, to compare with on the dashboard."""
+    """Second bundle, to compare with the first one on the dashboard."""
     labels: str | None = None
-    """Labels that `audiocnn label` made with this bundle, to look through on the dashboard."""
+    """Labels that `audiocnn label` made with this bundle, to browse on the dashboard."""
     config: str | None = None
-    """Write a config file for Ray's `serve deploy` here, and serve nothing."""
+    """Write a config file for Ray's `serve deploy` to this path, and start no endpoint."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
-    """How storage is reached, as for the other verbs: JSON."""
+    """Options for access to storage, as JSON; the same as for the other verbs."""
     limits: AudioLimits = LIMITS
 
     def __post_init__(self) -> None:
@@ -85,18 +88,18 @@ class Serve:
 
     @property
     def replicas_range(self) -> tuple[int, int] | None:
-        """Fewest and most copies of the model; None: to be decided by what there is."""
+        """Fewest and most replicas of the model; None: the CPUs or GPUs of the cluster decide."""
         return (self.replicas,) * 2 if isinstance(self.replicas, int) else self.replicas
 
     @property
     def address(self) -> str:
-        """Where it listens, as it stands in a URL."""
+        """Host and port, as they are written in a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def is_local(self) -> bool:
-        """Whether nobody but this machine can ask."""
+        """Whether only this machine can reach the address."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -105,21 +108,21 @@ class Serve:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictRequest:
-    """What a request wants to know of its recording."""
+    """The options of one request about a recording."""
 
     top_k: int = 3
     maps: Maps = "none"
     layer: str | None = None
-    """The map whose channels are wanted."""
+    """Layer to return single channels of, with maps="channels"."""
     channels: tuple[int, int] = (0, 16)
-    """From one channel up to another, which is left out."""
+    """First channel to return, and the end, which is not included."""
     arrays: Arrays = "uint8"
     explain: str | None = None
-    """A class: where the window speaks for it."""
+    """Class to compute Grad-CAM evidence for."""
     sound: bool = False
-    """With the sound of the places that speak for it."""
+    """Whether to return the sound of that evidence too."""
     window: int | None = None
-    """The window to look into; the one that says most for the answer when not given."""
+    """Index of the window to inspect; None: where the recording's class has its highest score."""
     window_s: float | None = None
     hop_s: float | None = None
     peaks: int = 1_000

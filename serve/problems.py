@@ -1,4 +1,4 @@
-"""What can be wrong with a request, as problem+json (RFC 9457)."""
+"""The problems that a request can be answered with, as problem+json (RFC 9457)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,12 @@ from audiocnn.errors import FAILURE_REASONS, AudioError
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of problem; its `type` is /problems/ and its name."""
+    """One kind of problem. Its `type` is /problems/ followed by its name."""
 
     status: int
     title: str
     mend: str
-    """What the client can do."""
+    """Advice to the client."""
 
 
 KINDS = {
@@ -86,33 +86,33 @@ KINDS = {
         status=504, title="The answer took too long", mend="ask for less, or try again"
     ),
 }
-"""Every problem, by the name in its type."""
+"""Every kind of problem, by the name in its `type`."""
 
 _OF_AUDIO = {
     "unrecognised": "not-audio",
     "too_large": "too-large",
     "too_long": "too-long",
 }
-"""Problems of recordings that are not simply `audio`, by the reason of `audiocnn.errors`."""
+"""Names of problems by the reason of an AudioError. Every other reason is the problem `audio`."""
 
 
 @dataclass
 class Problem(Exception):
-    """A request that is answered with a problem; `name` is a key of KINDS."""
+    """An error that becomes a problem+json answer; `name` is a key of KINDS."""
 
     name: str
     detail: str
     headers: dict[str, str] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
-    """Further members of the answer."""
+    """Further members of the JSON body."""
 
     @property
     def status(self) -> int:
-        """HTTP's."""
+        """HTTP status code."""
         return KINDS[self.name].status
 
     def to_json(self) -> dict[str, Any]:
-        """The answer's body."""
+        """Return the JSON body of the answer."""
         return {
             "type": f"/problems/{self.name}",
             "title": KINDS[self.name].title,
@@ -122,7 +122,7 @@ class Problem(Exception):
         }
 
     def response(self) -> Response:
-        """The answer."""
+        """Return the HTTP answer."""
         return Response(
             orjson.dumps(self.to_json()),
             self.status,
@@ -132,7 +132,7 @@ class Problem(Exception):
 
     @staticmethod
     def of_audio(error: AudioError) -> "Problem":
-        """What is wrong with a recording."""
+        """Return the problem for a recording that cannot be decoded."""
         name = _OF_AUDIO.get(error.reason, "audio")
         detail = f"{FAILURE_REASONS[error.reason]}: {error.detail}"
         return Problem(name, detail, more={"reason": error.reason})

@@ -1,1 +1,1 @@
-"""Encoded bytes -> mono windows of samples."""
+"""Decode encoded bytes into mono windows of samples."""

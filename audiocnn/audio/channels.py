@@ -1,4 +1,4 @@
-"""Channels -> one: the mean of them all, or one of them alone where the mean would lose it."""
+"""Mix channels to mono: their mean, or a single channel where they cancel out in the mean."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,21 +6,26 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 _LOST = 0.02
-"""Part of the energy that unlike channels leave in their mean, below which the mean has lost them.
+"""Smallest share of the energy of an uncorrelated mix that the mean of all channels must keep.
 
-Channels that are unlike leave 1/n of their mean energy, and so does one alone among n.
+Below it, the channels have cancelled each other out. The mean of n uncorrelated channels has 1/n
+of their mean energy; so has the mean if only one of n channels has sound.
 """
 _AS_LOUD = 0.5
-"""Part of the loudest channel's energy with which one is as loud: so that the choice stays."""
+"""A channel with this share of the loudest channel's energy counts as equally loud.
+
+Without it, the choice could alternate between two channels from block to block.
+"""
 _NOTHING = 1e-14
-"""Mean square below which there is rounding alone: -140 dBFS."""
+"""Mean square below which a block holds only rounding noise: -140 dBFS."""
 
 
 def to_mono(block: Array) -> tuple[Array, int]:
-    """[frames, channels] -> [frames], and which channel that is, from 1; 0 is the mean of all.
+    """Return [frames] float32 and the channel used, counted from 1; 0 is the mean of all channels.
 
-    Where channels cancel each other out, as those of a recorder do whose one side is wired the
-    wrong way round, it is the first of the loudest. Offsets (DC) count for nothing.
+    `block` is [frames, channels] float32. If the channels cancel each other out, as with a
+    recorder that has one side wired with reversed polarity, the first of the loudest channels is
+    used. Constant offsets (DC) do not affect the choice.
     """
     count = block.shape[1]
     if count == 1:

@@ -1,7 +1,6 @@
-"""Bytes -> mono float32 windows at one rate: the only decoder, and its limits.
+"""Decode bytes to mono float32 windows at one rate, within limits. There is no other decoder.
 
-A recording is decoded block by block, and read from its file as it is decoded, so memory stays
-flat whatever its length.
+A recording is read and decoded block by block, so memory use does not depend on its length.
 """
 
 import io
@@ -29,30 +28,32 @@ __all__ = [
 ]  # fmt: skip
 
 Source = bytes | BinaryIO
-"""A recording: its bytes, or a seekable file of them."""
+"""A recording: its bytes, or a seekable file with these bytes."""
 Segment = tuple[float, float]
-"""A stretch of a recording: where it begins and where it ends, in seconds."""
+"""Start and end of a segment of a recording, in seconds."""
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""File names that are taken for recordings when a folder or a bucket is listed."""
+"""Suffixes of file names that count as recordings when a folder or a bucket is listed."""
 
 _LOUDEST = 1e6
-"""Largest sample taken for sound: above full scale in 16-bit integer units, below overflow."""
+"""Largest sample value that is accepted: above full scale in 16-bit units, below overflow."""
 _FILTER = 4_096
-"""Frames on either side that a sample depends on, where the lower rate is the recording's.
+"""Frames on each side that affect one resampled sample, if the recording has the lower rate.
 
-Measured on soxr 1.1: with so many before it, a sample is the same within 3e-7.
+Measured on soxr 1.1: with this many frames before it, a sample is the same within 3e-7.
 """
 _MOST_PHASES = 2_048
-"""Samples from one to the next whose time is one of the other rate's too: of more, soxr only comes
-near their times. What it gives then depends on where it began: no segment is jumped to.
+"""Most output samples between two that coincide in time with a frame of the recording.
+
+With more, soxr only approximates the times of samples, and its output depends on where it began.
+A segment is then decoded from the beginning of the recording.
 """
 _MP3_LEEWAY = 4 * 1_152
-"""Frames that an MP3's decoder may leave out: some it only starts with, and the encoder's delay."""
+"""Frames that an MP3 decoder may leave out: those it starts with, and the encoder's delay."""
 
 
 def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
-    """What the header says, checked against the limits; nothing is decoded.
+    """Return the header's information, checked against the limits. Nothing is decoded.
 
     Raises AudioError: empty, unrecognised, truncated, too_large, channels, sample_rate,
     too_long, too_short, decode.
@@ -62,7 +63,7 @@ def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
 
 
 class _Recording:
-    """A checked recording, closed at the end of its block."""
+    """A checked recording; a context manager that closes the decoder."""
 
     def __init__(self, source: Source, limits: AudioLimits) -> None:
         self.limits = limits
@@ -71,7 +72,7 @@ class _Recording:
         if size > limits.max_bytes:
             raise AudioError("too_large", f"{size} bytes, the limit is {limits.max_bytes}")
         self._taken: list[tuple[int, int]] = []
-        """Frames from which on a channel, from 1, was taken alone, or the mean of all (0)."""
+        """(first frame, channel): from this frame on, this channel is used, or the mean (0)."""
         self._frames = open_frames(file)
         self.info = self._frames.info
         try:
@@ -87,13 +88,13 @@ class _Recording:
         self.close()
 
     def close(self) -> None:
-        """Release what the decoder holds."""
+        """Release the decoder's resources."""
         self._frames.close()
 
     def mono(self, sample_rate: int, segment: Segment | None = None) -> Iterator[Samples]:
-        """All of it, or a segment, as consecutive blocks of mono samples at a rate.
+        """Return the recording, or a segment, as consecutive mono blocks [samples] at a rate in Hz.
 
-        Raises AudioError, also too_short where not one sample comes out.
+        Raises AudioError, also too_short if there is not a single sample.
         """
         rate = self.info.sample_rate
         first = 0 if segment is None else self._begin(segment[0], sample_rate)
@@ -108,9 +109,9 @@ class _Recording:
         return _some(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
 
     def channel(self, start_s: float, duration_s: float) -> int:
-        """Which channel, from 1, a stretch that was decoded or a part of it is of; 0: their mean.
+        """Return the channel, from 1, used alone in a decoded stretch or in part of it.
 
-        Of several it is the first.
+        Returns 0 if only the mean was used, and the first channel if there are several.
         """
         rate = self.info.sample_rate
         first, end = round(start_s * rate), round((start_s + duration_s) * rate)
@@ -121,7 +122,7 @@ class _Recording:
         return 0
 
     def _mixed(self, first: int) -> Iterator[Samples]:
-        """Mono blocks at the recording's own rate; notes which channel they are of."""
+        """Yield mono blocks at the recording's own rate, and note the channel of each block."""
         at = first
         for block in self._blocks(first):
             mono, channel = to_mono(block)
@@ -131,7 +132,10 @@ class _Recording:
             yield mono
 
     def _begin(self, start_s: float, sample_rate: int) -> int:
-        """The frame of a block from which what is at a time comes out as from the beginning."""
+        """Return the first frame of a block that lies far enough before `start_s`.
+
+        Decoding from there gives the same samples at `start_s` as decoding from the beginning.
+        """
         rate = self.info.sample_rate
         before = 0
         if rate != sample_rate:
@@ -140,17 +144,17 @@ class _Recording:
                 return 0
             before = _FILTER * (1 + rate // sample_rate) + step
         wanted = int(start_s * rate) - before
-        if self.info.frames:  # behind its end its last block shows that nothing is there
+        if self.info.frames:  # A start after the end: the last block shows that nothing is there.
             wanted = min(wanted, self.info.frames - 1)
         return self._frames.block_before(max(0, wanted))
 
     def _blocks(self, first: int = 0) -> Iterator[Block]:
-        """Checked blocks at the recording's own rate, from the one that begins at a frame on."""
+        """Yield checked blocks at the recording's own rate, from the block at frame `first` on."""
         total = first
         for block in self._frames.blocks(first):
             total += len(block)
             _check_length(total, self.info, self.limits)
-            # Not abs: it costs an array. NaN compares false.
+            # Not abs(), which would allocate an array. Comparisons with NaN are false.
             if not (block.min() >= -_LOUDEST and block.max() <= _LOUDEST):
                 raise AudioError("non_finite", f"NaN, Inf or above {_LOUDEST:g} near frame {total}")
             yield block
@@ -158,12 +162,12 @@ class _Recording:
 
 
 def _step(rate: int, sample_rate: int) -> int:
-    """How many frames lie between those at whose time there is a sample of the other rate too."""
+    """Return the distance, in frames, between frames that coincide in time with output samples."""
     return rate // gcd(rate, sample_rate)
 
 
 def _without(blocks: Iterable[Samples], count: int) -> Iterator[Samples]:
-    """Consecutive blocks without the first so many samples."""
+    """Yield consecutive blocks without their first `count` samples."""
     for block in blocks:
         if count < len(block):
             yield block[count:]
@@ -198,17 +202,18 @@ def decode(
     limits: AudioLimits | None = None,
     segment: Segment | None = None,
 ) -> Iterator[Samples]:
-    """A recording, or a segment of it, as mono float32 blocks at `sample_rate`, in full scale ±1.
+    """Yield a recording, or a segment of it, as mono float32 blocks [samples] in full scale ±1.
 
-    `source` is the recording's bytes, or a seekable file of them, which is read as it is needed.
-    Channels are averaged, or the loudest is taken where they cancel each other out (`to_mono`, for
-    some seconds at a time); the rate is converted by soxr at its high quality. WAV, FLAC, OGG
-    (Vorbis, Opus) and MP3 are read. Raises AudioError as `read_info` does, and non_finite and
-    truncated where decoding shows them: blocks before such a place were already given.
+    `source` is the recording's bytes, or a seekable file with them, which is read as needed. WAV,
+    FLAC, OGG (Vorbis, Opus) and MP3 are supported. Channels are averaged; where they cancel each
+    other out, one of the loudest is used (`to_mono`, decided for each block of some seconds). soxr
+    converts the rate to `sample_rate`, in Hz, at its high quality.
 
-    A segment's samples are those that the whole recording has there, within 1e-6. It is jumped to,
-    so what lies far before it is not decoded, nor what lies behind it. One without any sound is
-    too_short.
+    Raises AudioError as `read_info` does, and non_finite. Errors that only decoding finds, for
+    example non_finite or truncated, come after the earlier blocks have been yielded.
+
+    The samples of a segment equal those of the whole recording within 1e-6. Parts far before the
+    segment and after it are not decoded. A segment without any sample raises too_short.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
         yield from recording.mono(sample_rate, segment)
@@ -220,9 +225,9 @@ def read(
     limits: AudioLimits | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> tuple[AudioInfo, Samples]:
-    """What the header says, and all that `decode` gives in one array. Raises AudioError.
+    """Return the header's information and all samples as one array [samples]. Raises AudioError.
 
-    `between` is called after each block; what it raises ends the reading.
+    `between` is called after each block; an exception from it ends the reading.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
         blocks = []
@@ -233,9 +238,9 @@ def read(
 
 
 def needs_libsndfile(data: bytes) -> bool:
-    """Whether native code that a hostile file may break sees a recording's bytes.
+    """Return whether libsndfile, native code that a hostile file may break, reads these bytes.
 
-    Not where they are refused before, and not for 16-bit WAV, which is read by numpy alone.
+    It does not read files that are rejected before, nor 16-bit WAV, which only numpy reads.
     """
     try:
         return not is_pcm16(io.BytesIO(data))
@@ -247,7 +252,7 @@ def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterat
     first, second = next(blocks, None), next(blocks, None)
     if first is None:
         return
-    if second is None:  # the same samples as by the stream, sooner
+    if second is None:  # One call gives the same samples as the stream, and is faster.
         yield soxr.resample(first, rate, sample_rate)
         return
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
@@ -273,10 +278,9 @@ def windows(
     limits: AudioLimits | None = None,
     segment: Segment | None = None,
 ) -> Iterator[Window]:
-    """The windows of a recording, or of a segment of it, whose beginning is then their time 0.
+    """Yield the windows of a recording in order; times in a segment count from its start.
 
-    They are in order; memory is a block and a window, whatever the length. Raises AudioError as
-    `decode` does.
+    Memory use is one block and one window, whatever the length. Raises AudioError as `decode` does.
     """
     begin = 0.0 if segment is None else segment[0]
     with _Recording(source, limits or AudioLimits()) as recording:
@@ -288,7 +292,7 @@ def windows(
 def _within(
     blocks: Iterable[Samples], sample_rate: int, segment: Segment, at: int
 ) -> Iterator[Samples]:
-    """What of consecutive blocks, from the sample `at` on, lies in a segment."""
+    """Yield the samples within a segment; `at` is the index of the first block's first sample."""
     first, end = (round(time * sample_rate) for time in segment)
     for block in blocks:
         part = block[max(0, first - at) : max(0, end - at)]
@@ -300,7 +304,7 @@ def _within(
 
 
 def _some(blocks: Iterable[Samples], wrong: str) -> Iterator[Samples]:
-    """Blocks as they are. Raises AudioError too_short where there is no sample in them."""
+    """Yield the blocks unchanged. Raises AudioError too_short if they hold no sample."""
     found = 0
     for block in blocks:
         found += len(block)

@@ -1,4 +1,4 @@
-"""Samples -> a file that anything plays."""
+"""Encode samples as a file that any player can open."""
 
 import io
 
@@ -9,9 +9,10 @@ from audiocnn.audio.decode import Samples
 
 
 def wav(samples: Samples, sample_rate: int) -> bytes:
-    """Mono samples as 16-bit WAV, which decode to the same where they came from 16 bits.
+    """Return mono samples, [samples] float32 in full scale ±1, as a 16-bit WAV file.
 
-    What goes beyond full scale, as floats may, is made as quiet as it must be.
+    Samples that came from 16 bits decode to the same values. If a sample exceeds full scale, as
+    floats may, all samples are scaled down to fit.
     """
     peak = max(1.0, float(np.abs(samples).max()))
     scaled = np.rint(samples * (32_768 / peak)).clip(-32_768, 32_767)

@@ -1,4 +1,4 @@
-"""Where a recording's bytes are: an object, or a member of a tar; and how they are opened."""
+"""Locate the bytes of a recording (an object, or a member of a tar), and open them."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -12,13 +12,13 @@ from audiocnn.errors import AudioError
 from audiocnn.storage.stores import local
 
 _WHOLE = 32 << 20
-"""Bytes up to which a recording is read whole; a longer one is read as it is decoded."""
+"""Largest recording that is read at once, in bytes; a longer one is read while it is decoded."""
 _MOST_OF_A_MEMBER = 512 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A member of a tar: its bytes are those from `offset` on."""
+    """A member of a tar: `size` bytes from `offset` on."""
 
     uri: str
     offset: int
@@ -27,24 +27,27 @@ class Archive:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A recording in storage; `uri` names it to people, also where it lies in an archive."""
+    """A recording in storage; `uri` is its name for users, also if it lies in an archive."""
 
     uri: str
     size: int | None = None
-    """Bytes, where a listing told."""
+    """Size in bytes, if known from a listing."""
     archive: Archive | None = None
     version: str | None = None
-    """As a listing has it, of an archive where it is in one; if given, nothing else is read."""
+    """Version from a listing, of the archive if there is one; any other version is an error."""
     segment: Segment | None = None
-    """What of it is meant; None: all of it."""
+    """Time range to decode, in seconds; None decodes everything."""
 
 
 def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callable[[], Source]:
-    """`open_recording`, begun; what is returned waits for it, and raises as it does."""
+    """Start `open_recording`; return a function that waits for its result and raises its errors.
+
+    For a local file, only the operating system's read-ahead is started.
+    """
     place = recording.archive or recording
     if not storage.is_local(place.uri):
         return readers.submit(open_recording, recording, most).result
-    # Not by threads: what they take of the interpreter's lock costs more than such a read.
+    # No threads: their use of the interpreter's lock costs more than a local read.
     if recording.segment is None:
         offset = recording.archive.offset if recording.archive else 0
         local.advise_read(storage.absolute(place.uri), offset, min(place.size or _WHOLE, _WHOLE))
@@ -53,7 +56,7 @@ def begin_to_read(recording: Recording, most: int, readers: Executor) -> Callabl
 
 @contextmanager
 def closing_source(source: Source) -> Iterator[Source]:
-    """A source, closed at the end of the block where it is a file."""
+    """Yield the source, and close it at the end of the block if it is a file."""
     try:
         yield source
     finally:
@@ -62,10 +65,11 @@ def closing_source(source: Source) -> Iterator[Source]:
 
 
 def open_recording(recording: Recording, most: int) -> Source:
-    """The recording's bytes, or a file of them where they are many, over `most`, or not all meant.
+    """Return the recording's bytes, or an open file if it is long or only a segment is needed.
 
-    Raises UnreadableError (ChangedError where it is of another version), AudioError too_large for
-    a member of a tar above 512 MB, and StorageError where the store itself is out of reach.
+    A recording is long above 32 MiB or `most` bytes. A member of a tar is always read at once.
+    Raises UnreadableError (ChangedError for another version), AudioError too_large for a member
+    of a tar above 512 MiB or `most` bytes, and StorageError if the store cannot be reached.
     """
     whole = min(_WHOLE, most)
     if recording.archive is not None:
@@ -75,7 +79,7 @@ def open_recording(recording: Recording, most: int) -> Source:
         return storage.read_range(
             archive.uri, archive.offset, archive.size, version=recording.version
         )
-    # Of a segment's recording little is read.
+    # Only a small part of the file is needed for a segment.
     if recording.segment is not None or (recording.size is not None and recording.size > whole):
         return storage.open_binary(recording.uri, version=recording.version)
     data = storage.read_bytes(recording.uri, whole, version=recording.version)

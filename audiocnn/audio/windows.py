@@ -1,4 +1,4 @@
-"""Mono samples -> windows of one length."""
+"""Cut mono samples into windows of equal length."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _LEAST_DBFS = -200.0
 class Window:
     """One window of a recording.
 
-    `samples` is [window_samples] float32; `duration_s` is the recorded part of it, the rest
+    `samples` is [window_samples] float32. The first `duration_s` seconds are recorded; the rest
     is padding.
     """
 
@@ -27,22 +27,22 @@ class Window:
     duration_s: float
     samples: Samples
     level_dbfs: float
-    """Of the recorded part: see `level_dbfs`."""
+    """Level of the recorded part, see `level_dbfs`."""
     channel: int = 0
-    """The channel, from 1, that it or a part of it is of alone; 0: the mean of all."""
+    """Channel, from 1, used alone in the window or in part of it; 0 is the mean of all."""
 
 
 def level_dbfs(samples: Samples) -> float:
-    """The root mean square of samples, in decibels of full scale ±1; at least -200."""
+    """Return the RMS level of [samples], in decibels relative to full scale ±1; at least -200."""
     power = float(samples @ samples) / max(1, len(samples))
     return max(_LEAST_DBFS, 10 * log10(power)) if power > 0 else _LEAST_DBFS
 
 
 def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
-    """Consecutive blocks of mono samples -> windows.
+    """Cut consecutive blocks of mono samples, each [samples], into windows.
 
-    A window starts every `hop_s`. The last one is padded as `config.pad` says; it is left out
-    where it would hold less than `min_tail_s` of sound and is not the only one.
+    A window starts every `hop_s`. The last one is padded as `config.pad` says. It is left out if
+    it adds less than `min_tail_s` of new sound and is not the only window.
     """
     size, hop = config.window_samples, config.hop_samples
     pending = np.zeros(0, np.float32)
@@ -57,13 +57,13 @@ def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
 
 
 def batched(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    """Consecutive windows, `size` at a time; only these are in memory."""
+    """Yield lists of `size` consecutive windows; only one list is in memory."""
     while group := list(islice(found, size)):
         yield group
 
 
 def count_windows(duration_s: float, config: WindowConfig) -> int:
-    """How many windows `windows` gives of a recording of so many seconds."""
+    """Return the number of windows that `decode.windows` yields for a duration in seconds."""
     samples = round(duration_s * config.sample_rate)
     beyond = samples - config.window_samples
     whole = 0 if beyond < 0 else 1 + beyond // config.hop_samples
@@ -72,8 +72,8 @@ def count_windows(duration_s: float, config: WindowConfig) -> int:
 
 
 def _is_window(start: int, left: int, config: WindowConfig) -> bool:
-    """Whether the samples that are left from `start` on, too few for a window, still make one."""
-    # They overlap the window before them.
+    """Return whether the last `left` samples, fewer than a full window, still make a window."""
+    # The samples include an overlap with the previous window.
     fresh = left - (config.window_samples - config.hop_samples if start else 0)
     return start == 0 or (fresh > 0 and fresh >= config.min_tail_s * config.sample_rate)
 

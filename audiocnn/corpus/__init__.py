@@ -1,1 +1,1 @@
-"""Labelled recordings -> clips with folds."""
+"""Read labelled recordings as clips with folds."""

@@ -1,4 +1,4 @@
-"""Labelled corpora: clips, what cannot be one, class order, folds, and source groups."""
+"""Labelled corpora: clips, entries that cannot be clips, class order, folds and sources."""
 
 import math
 from collections import defaultdict
@@ -16,11 +16,10 @@ from audiocnn.errors import CorpusError
 class Clip:
     """A labelled recording.
 
-    `source` names the recording it was cut from: clips of one source share a fold. `version`
-    is another one where the file was changed, and None where it was not listed; `size` is in
-    bytes, and None likewise. Where there is an `archive`, the bytes are there, and `uri` is
-    for people.
-    Where there is a `segment`, the clip is that stretch of the recording alone.
+    `source` names the original recording that it was cut from: clips of one source share a fold.
+    `version` changes if the file's content changes. `version` and `size` (in bytes) are None if
+    the file was not listed. If there is an `archive`, the bytes are read from there, and `uri` is
+    only a name for users. If there is a `segment`, only this stretch of the recording is the clip.
     """
 
     clip_id: str
@@ -35,7 +34,7 @@ class Clip:
 
     @property
     def recording(self) -> Recording:
-        """Where its bytes are."""
+        """The place of its bytes in storage."""
         return Recording(
             uri=self.uri,
             size=self.size,
@@ -47,9 +46,9 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """Something that was listed and cannot be used; `reason` is a key of `FAILURE_REASONS`.
+    """A listed entry that cannot be used; `reason` is a key of `FAILURE_REASONS`.
 
-    `uri` is UTF-8, with whatever is none escaped.
+    `uri` is valid UTF-8: other bytes are escaped.
     """
 
     uri: str
@@ -58,45 +57,45 @@ class Rejected:
 
 
 def rejection_row(rejected: Rejected) -> dict[str, str]:
-    """The row of what a corpus lists and cannot use."""
+    """Return the row for the table of failures of an entry that cannot be used."""
     reason = f"{rejected.reason}: {rejected.detail}"
     return {"uri": rejected.uri, "stage": "list", "reason": storage.printable(reason)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreviewed:
-    """A clip that somebody was asked to label and did not yet: no clip, and no failure."""
+    """A clip in a review without a label yet: it is neither a clip of the corpus nor a failure."""
 
     uri: str
 
 
 @dataclass(frozen=True)
 class Remark:
-    """How a corpus was read, where there is another way to read it."""
+    """A note on how a corpus was read, if it could also be read in another way."""
 
     text: str
 
 
 Entry = Clip | Rejected | Unreviewed | Remark
-"""What a layout finds in a corpus."""
+"""An entry that a layout finds in a corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Clips in order of `clip_id`, and the class names, sorted: the order every model uses."""
+    """Clips sorted by `clip_id`, and the sorted class names, in the order that every model uses."""
 
     uri: str
     layout: str
     clips: tuple[Clip, ...]
     rejected: tuple[Rejected, ...] = ()
     ignored: int = 0
-    """Files of the folder that are no clips of it, and clips that nobody reviewed yet."""
+    """Number of files in the folder that are not clips, and of clips that are not reviewed yet."""
     remarks: tuple[str, ...] = ()
-    """How it was read, for people."""
+    """Notes for users on how the corpus was read."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order that travels with features, models and labels."""
+        """Class names in the order used in features, models and labels."""
         return tuple(sorted({clip.label for clip in self.clips}))
 
     @property
@@ -117,17 +116,17 @@ def entry(
     archive: Archive | None = None,
     segment: tuple[str, str] = ("", ""),
 ) -> Clip | Rejected:
-    """A clip from what a corpus says of it, as text, or why it is none.
+    """Return the clip that these texts describe, or a rejected entry with the reason.
 
-    The empty text is none: no fold, no source, no version. Of a `segment`, its beginning and its
-    end in seconds, `clip_id` becomes another one, and the recording is the source where none is
-    given.
+    An empty text means none: no fold, no source, no version. `segment` is a start and an end in
+    seconds. With it, both times are appended to `clip_id`, and the source is the recording
+    (`clip_id` as given) unless `source` is given.
     """
     label, fold = label.strip(), fold.strip()
     number, stretch = _fold(fold), _segment(*segment)
     if stretch:
         source = source or clip_id
-        clip_id = f"{clip_id}#t={stretch[0]!r},{stretch[1]!r}"  # see `segment_of`
+        clip_id = f"{clip_id}#t={stretch[0]!r},{stretch[1]!r}"  # See `segment_of`.
     wrong = None
     if not _is_utf8(uri + clip_id) or "\0" in uri:
         wrong = "path", "its name is not UTF-8, or has a NUL in it"
@@ -168,23 +167,23 @@ def _is_utf8(text: str) -> bool:
 
 def _fold(text: str) -> int | None:
     try:
-        fold = float(text)  # pandas writes 1.0 where a row has none
+        fold = float(text)  # pandas writes 1.0 if another row has no fold.
     except ValueError:
         return None
     return int(fold) if fold.is_integer() and 0 <= fold < 2**31 else None
 
 
 def segment_of(clip_id: str) -> Segment | None:
-    """What of its recording a clip is, by its name, which ends as W3C's Media Fragments do."""
+    """Return the segment at the end of a clip_id, in the form of W3C's Media Fragments, or None."""
     times = clip_id.rpartition("#t=")[2].split(",") if "#t=" in clip_id else []
     return _segment(times[0], times[1]) if len(times) == 2 else None
 
 
 def assemble(uri: str, layout: str, entries: Iterable[Entry]) -> Corpus:
-    """The corpus of its entries; of a clip that is listed twice, the first is used.
+    """Return the checked corpus of these entries; if a clip is listed twice, the first is used.
 
-    Raises CorpusError for fewer than two classes, clips with and without folds, or a source in
-    two folds.
+    Raises CorpusError for fewer than two classes, a class with the reserved name UNKNOWN, clips
+    with and without folds, or a source in two folds.
     """
     seen: set[str | tuple[str, Segment | None]] = set()
     clips: list[Clip] = []
@@ -237,7 +236,7 @@ def _check(corpus: Corpus) -> None:
 
 
 def check_sources(corpus: Corpus) -> None:
-    """Clips of one recording in two folds make a test look better than it is."""
+    """Raise CorpusError if a source is in two folds, as test results would be too optimistic."""
     by_source: dict[str, dict[int | None, str]] = defaultdict(dict)
     for clip in corpus.clips:
         if clip.source is not None:

@@ -1,4 +1,4 @@
-"""ESC-50 from its own repository: resumable, checked, and unpacked nowhere but where it should."""
+"""Download ESC-50 from its own repository: resumable, checked, unpacked only below its folder."""
 
 import csv
 import errno
@@ -23,22 +23,22 @@ _CLIPS, _CLIP_BYTES = 2_000, 441_044
 _MOST_BYTES = 2 * 2**30
 _BLOCK = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What a disk says that has no room."""
+"""Error numbers that mean there is no room on the disk."""
 
 
 def fetch_esc50(
     folder: Path, url: str = ESC50_URL, told: Callable[[int, int], None] = lambda done, total: None
 ) -> Path:
-    """ESC-50 below a folder, downloaded where it is not there yet; returns the corpus's folder.
+    """Download ESC-50 below a folder unless it is there already; return the corpus's folder.
 
-    `told` is called with bytes done and in all (0 where the server does not say). An interrupted
-    download goes on where it stopped. Raises StorageError, and CorpusError where what came is
-    not the 2,000 clips of ESC-50.
+    `told` is called with the bytes done and the total (0 if the server does not state it). An
+    interrupted download continues where it stopped. Raises StorageError, and CorpusError if the
+    archive does not hold the 2,000 clips of ESC-50.
     """
     corpus = folder / "ESC-50"
     if not corpus.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / ".audiocnn-esc50.zip"  # by these names they are ours, to be removed
+        archive = folder / ".audiocnn-esc50.zip"  # The two names mark removable files.
         download(url, archive, told)
         partial = folder / ".audiocnn-ESC-50.part"
         shutil.rmtree(partial, ignore_errors=True)
@@ -49,7 +49,7 @@ def fetch_esc50(
         except CorpusError:
             archive.unlink()
             raise
-        except OSError as error:  # a full disk: what is half there would only fill it
+        except OSError as error:  # On a full disk, a partial corpus would only take up space.
             shutil.rmtree(partial, ignore_errors=True)
             raise _of_disk(partial, error) from error
         archive.unlink()
@@ -64,9 +64,9 @@ def _of_disk(path: Path, error: OSError) -> StorageError:
 
 
 def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
-    """A file by HTTP, through `NAME.part`, from where an earlier attempt stopped.
+    """Download a file by HTTP as `NAME.part`, from where an earlier attempt stopped, and rename it.
 
-    Raises StorageError where the server fails or sends fewer bytes than it announced.
+    Raises StorageError if the server fails or sends fewer bytes than it announced.
     """
     if to.exists():
         return
@@ -86,11 +86,11 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
                     if file.tell() > _MOST_BYTES:
                         raise StorageError(f"{url}: more than {_MOST_BYTES} bytes")
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the earlier attempt had all of another, shorter file
+        if error.code == 416:  # The partial file is not shorter than the server's: start anew.
             partial.unlink()
         raise StorageError(f"{url}: the server answered {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
-        # A file that cannot be opened has a name, a request that failed has none.
+        # An OSError has a file name if a file could not be opened, but not if a request failed.
         if isinstance(error, OSError) and (error.filename or error.errno in _FULL):
             raise _of_disk(partial, error) from error
         raise StorageError(f"{url}: {error}; the same command goes on from here") from error
@@ -101,10 +101,10 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
 
 
 def unzip(archive: Path, to: Path) -> None:
-    """Unpack an archive without its one top folder.
+    """Unpack an archive without its single top folder.
 
-    Raises CorpusError, with nothing written outside `to`, for names that lead out of it, links,
-    contents that do not fit their checksums, and archives that unpack to more than 2 GiB.
+    Raises CorpusError for names that lead out of `to`, links, contents that do not match their
+    checksums, and archives that unpack to more than 2 GiB. Nothing is written outside `to`.
     """
     try:
         with zipfile.ZipFile(archive) as file:
@@ -129,7 +129,7 @@ def _inside(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
 
 
 def check_esc50(folder: Path) -> None:
-    """Raise CorpusError unless every clip that `meta/esc50.csv` lists is there, at its size."""
+    """Raise CorpusError unless every clip in `meta/esc50.csv` exists and has the right size."""
     meta = folder / "meta" / "esc50.csv"
     if not meta.exists():
         raise CorpusError(f"{folder}: no meta/esc50.csv: not ESC-50")

@@ -1,8 +1,8 @@
-"""Files for people: the list of what a job wrote below a folder, and what others changed of it.
+"""Files for users: the list of the files that a job wrote below a folder, and changes by others.
 
-The list is a JSON file with the SHA-256 that each file was left with. A file that is no longer
-like that is somebody's work: before the job writes or removes a file of that path, it copies it
-to `PATH.kept-1` (2, ...).
+The list is a JSON file with the SHA-256 of each file as the job left it. If the content of a file
+differs, somebody has edited it. Before the job overwrites or removes such a file, it copies it to
+`PATH.kept-1` (2, ...).
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from audiocnn.storage import output_folder
 _AT_ONCE = 8
 
 Told = Callable[[str, str], None]
-"""Called with the path of a file that somebody changed, and the path where it is kept."""
+"""Called with the path of a file that somebody changed, and the path of the kept version."""
 
 
 def _is_below(path: str) -> bool:
-    """Whether a path leads to a file below the folder that it begins at."""
+    """Return whether a path, relative to a folder, leads to a file below this folder."""
     return not {"", ".", ".."}.intersection(path.split("/"))
 
 
 class FileList:
-    """The files that a job writes below the folder `uri`, listed in the file `name` there."""
+    """The files that a job writes below the folder `uri`, listed in its file `name`."""
 
     def __init__(self, uri: str, name: str, told: Told = lambda path, kept: None) -> None:
         self.uri = uri
@@ -36,14 +36,14 @@ class FileList:
         plain = storage.read_json(self._list) if storage.exists(self._list) else {}
         files = plain.get("files")
         listed = files.items() if isinstance(files, dict) else ()
-        # What lies elsewhere the job has not written, whoever wrote the list.
+        # Ignore paths outside the folder, even if they are listed: the job did not write them.
         self._before: dict[str, str] = {path: sha for path, sha in listed if _is_below(path)}
         self._now: dict[str, str] = {}
         self._there: dict[str, set[str]] = {}
 
     @contextmanager
     def placed(self, path: str) -> Iterator[str]:
-        """A path of this machine to write a file to, which then goes to `path` below the folder.
+        """Yield a local path to write a file to; then move the file to `path` below the folder.
 
         Raises StorageError as `storage.atomic_path` does.
         """
@@ -57,14 +57,15 @@ class FileList:
         self._now[path] = digest
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a file of the list. Raises StorageError."""
+        """Write a file and add it to the list. Raises StorageError."""
         with self.placed(path) as temporary, open(temporary, "wb") as file:
             file.write(data)
 
     def clear(self, *others: str) -> None:
-        """Remove `others` where they are there, and then what the list has, the last first.
+        """Remove `others`, if they exist, and then the listed files, the last one first.
 
-        What is not as the list has it is kept beside. What a killed job was writing goes too.
+        Files that differ from the list, or are not in it, are kept as `PATH.kept-1` (2, ...).
+        Temporary files of a killed job are removed too.
         """
         self._remove(list(dict.fromkeys([*others, *reversed(self._before)])))
         self._before = {}
@@ -73,8 +74,8 @@ class FileList:
     def finish(self, written: Iterable[str], **fields: Any) -> None:
         """Write the list, with other fields of its JSON object.
 
-        `written` are the files, or folders, that were written anew: what the list had of them
-        before and was not written this time is removed.
+        `written` names the files, or top folders, that were written anew. Earlier listed files in
+        them that were not written this time are removed.
         """
         anew = set(written)
         old = [path for path in self._before.keys() - self._now if path.split("/")[0] in anew]
@@ -96,7 +97,7 @@ class FileList:
             self._listed(path).discard(path)
 
     def _keep(self, path: str) -> None:
-        """Copy a file that somebody changed to where nothing is."""
+        """Copy a file that somebody changed to the first free `PATH.kept-1` (2, ...)."""
         number = 1
         while self._is_there(kept := f"{path}.kept-{number}"):
             number += 1
@@ -110,7 +111,7 @@ class FileList:
         self._told(path, kept)
 
     def _digest(self, path: str) -> str | None:
-        """The SHA-256 of a file; None where it is gone."""
+        """Return the SHA-256 of a file; None if the file is gone."""
         try:
             with storage.open_binary(storage.join(self.uri, path)) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
@@ -121,7 +122,10 @@ class FileList:
         return path in self._listed(path)
 
     def _listed(self, path: str) -> set[str]:
-        """The files in the path's first folder, listed once; of those without one, itself alone."""
+        """Return the existing files in the path's top folder, which is listed once.
+
+        If the path has no folder, only the file itself counts. Left temporary files are removed.
+        """
         folder = path.rpartition("/")[0].split("/")[0]
         if not folder:
             there = storage.exists(storage.join(self.uri, path))

@@ -1,4 +1,4 @@
-"""Deal clips that have no folds of their own, by source and class."""
+"""Assign folds, by source and class, to the clips of a corpus that has no folds of its own."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -12,14 +12,15 @@ from audiocnn.errors import CorpusError
 def with_folds(
     corpus: Corpus, n_folds: int = 5, seed: int = 0, kept: Mapping[str, int] | None = None
 ) -> Corpus:
-    """The corpus with folds 1 to `n_folds`, where it has none of its own.
+    """Return the corpus with folds 1 to `n_folds`, unless it has folds of its own.
 
     Clips in `kept` (clip_id -> fold) keep their fold, and new clips of their sources join them.
-    Other sources are dealt, the largest first, each to the fold with the fewest clips of its
-    classes, then with the fewest clips, then by a seeded hash: in whatever order they are listed.
+    The other sources are assigned, the largest first, to the fold with the fewest clips of their
+    classes, then with the fewest clips, then by a seeded hash. The result does not depend on the
+    order in which clips are listed.
 
-    Raises CorpusError where a class has fewer sources than there are folds, a kept fold is none
-    of them, or a source's clips were kept in two.
+    Raises CorpusError if a class has fewer sources than there are folds, a kept fold is not one
+    of them, or the clips of a source were kept in two folds.
     """
     if corpus.folds:
         return corpus
@@ -41,7 +42,7 @@ def with_folds(
 
 
 def _group(clip: Clip) -> str:
-    """What is dealt as one: a source, else a clip; a NUL keeps their names apart."""
+    """Return the group that shares a fold: the source, else the clip, marked by a NUL."""
     return f"\0{clip.clip_id}" if clip.source is None else clip.source
 
 
@@ -56,7 +57,7 @@ def _check_groups(corpus: Corpus, groups: Mapping[str, list[Clip]], n_folds: int
 
 
 def _kept_folds(corpus: Corpus, kept: Mapping[str, int], n_folds: int) -> dict[str, int]:
-    """The folds of groups that were dealt before."""
+    """Return the folds of the groups that have kept clips. Raises CorpusError."""
     folds = {}
     for clip in corpus.clips:
         fold = kept.get(clip.clip_id)
@@ -68,7 +69,7 @@ def _kept_folds(corpus: Corpus, kept: Mapping[str, int], n_folds: int) -> dict[s
 
 
 def _deal(groups: Mapping[str, list[Clip]], folds: dict[str, int], n_folds: int, seed: int) -> None:
-    """Give every group a fold."""
+    """Add a fold to `folds` for every group that has none."""
     of_class: dict[str, list[int]] = defaultdict(lambda: [0] * n_folds)
     in_all = [0] * n_folds
 

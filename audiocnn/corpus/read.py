@@ -26,14 +26,14 @@ LAYOUTS: tuple[Layout, ...] = (
     FolderPerClass(),
     WebDataset(),
 )
-"""The first that matches is taken."""
+"""All layouts; the first one that matches is used."""
 
 
 def read_corpus(uri: str) -> Corpus:
-    """The corpus at a URI, in whichever of `LAYOUTS` it is, checked.
+    """Return the checked corpus at a URI, in any of `LAYOUTS`.
 
-    Whatever of it cannot be used is in `rejected`. Raises StorageError, and CorpusError for
-    another layout, and as `corpus.assemble`.
+    Entries that cannot be used are in `rejected`. Raises StorageError, and CorpusError for an
+    unknown layout and for the reasons of `assemble`.
     """
     uri = storage.absolute(uri)
     looks = ", or ".join(layout.looks for layout in LAYOUTS)
@@ -55,7 +55,7 @@ def _listed(uri: str) -> list[StoredFile]:
 
 
 def _ignored(corpus: Corpus, files: list[StoredFile]) -> int:
-    """How many files neither are, nor hold, a clip or what could not be one."""
+    """Count listed files that are not clips (accepted or rejected) and contain none."""
     used = sorted([clip.uri for clip in corpus.clips] + [item.uri for item in corpus.rejected])
 
     def first_from(uri: str) -> str:

@@ -1,7 +1,7 @@
 """The corpus that ships with the project: ten classes of generated sounds, seeded.
 
-The classes differ in time and in frequency, and within a class pitch, tempo, level and
-background noise vary, so that a model has something to learn and labels are beyond doubt.
+The classes differ in time and in frequency. Within a class, pitch, tempo, level and background
+noise vary, so that a model has something to learn while the labels are certain.
 """
 
 import io
@@ -16,9 +16,9 @@ from audiocnn.audio.decode import Samples
 
 Array = npt.NDArray[np.float64]
 Sound = Callable[[np.random.Generator, Array, int], Array]
-"""(random generator, times in seconds, sample rate) -> samples, at any level."""
+"""(random generator, times [samples] in seconds, rate in Hz) -> [samples], at any level."""
 File = tuple[str, bytes, str | None]
-"""A file's path and content, and the class of what is heard in it; None where nothing can be."""
+"""Path and content of a file, and the class of its sound; None if the file is broken."""
 
 
 def _rising_chirp(rng: np.random.Generator, t: Array, rate: int) -> Array:
@@ -30,7 +30,7 @@ def _falling_chirp(rng: np.random.Generator, t: Array, rate: int) -> Array:
 
 
 def _chirps(rng: np.random.Generator, t: Array, *, upwards: bool) -> Array:
-    """Sweeps over one to two octaves, repeated."""
+    """Repeated sweeps over one to two octaves."""
     low, octaves, period = rng.uniform(300, 1200), rng.uniform(1, 2), rng.uniform(0.3, 0.8)
     phase = (t / period + rng.uniform()) % 1
     sweep = phase if upwards else 1 - phase
@@ -51,7 +51,7 @@ def _thuds(rng: np.random.Generator, t: Array, rate: int) -> Array:
 
 
 def _steady_hiss(rng: np.random.Generator, t: Array, rate: int) -> Array:
-    """Unbroken noise above a few kilohertz."""
+    """Continuous noise above 1.5 to 3 kHz."""
     return _noise_band(rng, len(t), rate, rng.uniform(1500, 3000), 0.48 * rate)
 
 
@@ -62,7 +62,7 @@ def _noise_bursts(rng: np.random.Generator, t: Array, rate: int) -> Array:
 
 
 def _tremolo_tone(rng: np.random.Generator, t: Array, rate: int) -> Array:
-    """One pitch whose loudness wavers (AM)."""
+    """One pitch with varying loudness (AM)."""
     depth = 0.5 + 0.5 * np.sin(2 * np.pi * (rng.uniform(4, 9) * t + rng.uniform()))
     return _tone(t, np.full_like(t, rng.uniform(350, 1500))) * depth
 
@@ -74,13 +74,13 @@ def _siren(rng: np.random.Generator, t: Array, rate: int) -> Array:
 
 
 def _buzz(rng: np.random.Generator, t: Array, rate: int) -> Array:
-    """A low pitch with all its harmonics, unbroken."""
+    """A low, continuous pitch with all its harmonics."""
     pitch = rng.uniform(80, 220)
     return 2 * ((pitch * t + rng.uniform()) % 1) - 1
 
 
 def _bell(rng: np.random.Generator, t: Array, rate: int) -> Array:
-    """Struck, inharmonic, long ringing partials."""
+    """Inharmonic partials that are struck and ring for long."""
     pitch, since = rng.uniform(400, 900), (t + rng.uniform()) % rng.uniform(0.9, 1.6)
     ratios, decays = np.array([1, 2.0, 2.76, 4.1, 5.4]), np.array([0.7, 0.5, 0.4, 0.25, 0.15])
     partials = np.sin(2 * np.pi * pitch * ratios[:, None] * since)
@@ -103,7 +103,7 @@ SOUNDS: dict[str, Sound] = {
 
 
 def _tone(t: Array, frequency: Array) -> Array:
-    """A sine of a moving frequency in Hz."""
+    """Return a sine [samples] with a changing frequency, [samples] in Hz."""
     tone: Array = np.sin(2 * np.pi * np.cumsum(frequency) * (t[1] - t[0]))
     return tone
 
@@ -118,9 +118,9 @@ def _noise_band(
 
 
 def sound(name: str, seed: int | list[int], duration_s: float = 2.0, rate: int = 22_050) -> Samples:
-    """One generated sound of a class of `SOUNDS`: [duration_s * rate] float32 within ±1.
+    """Return one generated sound of a class of `SOUNDS`: [duration_s * rate] float32 within ±1.
 
-    The level varies by 20 dB and the background, coloured noise, lies 10 to 30 dB below.
+    The level varies by 20 dB. The background, coloured noise, is 10 to 30 dB below the sound.
     """
     rng = np.random.default_rng(seed)
     t = np.arange(round(duration_s * rate)) / rate
@@ -136,16 +136,16 @@ def sound(name: str, seed: int | list[int], duration_s: float = 2.0, rate: int =
 def encode(
     samples: np.ndarray, rate: int, container: str = "wav", codec: str | None = None
 ) -> bytes:
-    """[frames] or [frames, channels] samples as a WAV, FLAC, OGG or MP3 file."""
+    """Encode samples, [frames] or [frames, channels], as a WAV, FLAC, OGG or MP3 file."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=container.upper(), subtype=codec)
     return buffer.getvalue()
 
 
 def corpus_files(clips_per_class: int = 40, seed: int = 0) -> Iterator[File]:
-    """The corpus: one folder a class, WAV files named `{fold}-{source}-{take}.wav`.
+    """Yield the corpus: one folder for each class, WAV files named `{fold}-{source}-{take}.wav`.
 
-    Five folds; two takes of a source share pitch, tempo and fold.
+    There are five folds. The two takes of a source share pitch, tempo and fold.
     """
     for index, name in enumerate(SOUNDS):
         for clip in range(clips_per_class):
@@ -156,17 +156,17 @@ def corpus_files(clips_per_class: int = 40, seed: int = 0) -> Iterator[File]:
 
 
 def write_corpus(uri: str, clips_per_class: int = 40, seed: int = 0) -> str:
-    """Write the corpus below a URI; returns that. Raises StorageError."""
+    """Write the corpus below a URI, and return this URI. Raises StorageError."""
     for path, data, _ in corpus_files(clips_per_class, seed):
         storage.write_bytes(storage.join(uri, path), data)
     return uri
 
 
 def bucket_files(recordings: int = 60, seed: int = 1) -> Iterator[File]:
-    """Unlabelled recordings as a bucket holds them.
+    """Yield unlabelled recordings like those in a bucket, and three broken files.
 
-    WAV, FLAC, OGG and MP3, mono and stereo, at several rates, in folders by day; the last three
-    are broken: cut off, empty, and a text renamed.
+    The recordings are WAV, FLAC, OGG and MP3, mono and stereo, at several rates, in a folder for
+    each day. The broken files come last: one cut off, one empty, and one text file named `.wav`.
     """
     names, rates = list(SOUNDS), (16_000, 22_050, 44_100, 48_000)
     containers = ("wav", "flac", "ogg", "mp3")

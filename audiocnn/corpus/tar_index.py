@@ -1,7 +1,7 @@
-"""What a tar archive holds, from its headers: members and where their bytes lie.
+"""Index a tar archive from its headers: its members, and the positions of their bytes.
 
-Nothing but headers and the small members that were asked for is read, so an archive of any
-size is listed at a few kilobytes a member.
+Only headers and the requested small members are read (from object stores in blocks of 64 KiB). The
+cost depends on the number of members, not on the size of the archive.
 """
 
 import tarfile
@@ -16,15 +16,15 @@ _READ_AHEAD = 64 << 10
 _BLOCK = 512
 _MOST_TEXT = 1 << 20
 
-# What tarfile raises for headers that were made to break it.
+# Errors that tarfile raises for malformed or hostile headers.
 _BAD_HEADERS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A regular file in a tar: its bytes are `size` from `offset` on.
+    """A regular file in a tar: `size` bytes from `offset` on.
 
-    `text` is its content, where it was asked for and is at most 1 MiB.
+    `text` is its content, if it was requested and has at most 1 MiB.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Member:
 class Index:
     """The members of a tar, as far as it could be read.
 
-    Links, folders, devices and sparse files are none. `damage` is a key of REASONS, and what
-    was found, where the tar does not end as it should.
+    Links, folders, devices and sparse files are left out. If the tar does not end correctly,
+    `damage` is a key of FAILURE_REASONS and a detail.
     """
 
     members: list[Member] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Index:
 
 
 class _Headers:
-    """The file as tarfile sees it, which would read a member's name of 40 GB if told to."""
+    """A file for tarfile that refuses large reads: a header may claim a name of 40 GB."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.tell, self.seek, self._read = file.tell, file.seek, file.read
@@ -58,9 +58,9 @@ class _Headers:
 
 
 def read_index(tar: StoredFile, is_text: Callable[[str], bool]) -> Index:
-    """The index of a tar as it was listed, with the content of members whose name `is_text`.
+    """Return the index of a listed tar, with the content of members if `is_text(name)` is true.
 
-    Raises StorageError, and ChangedError where it is no longer what was listed.
+    Raises StorageError, and ChangedError if the tar changed after it was listed.
     """
     version = tar.version or None
     with storage.open_binary(
@@ -79,7 +79,7 @@ def _index(file: IO[bytes], size: int, is_text: Callable[[str], bool]) -> Index:
         return Index(damage=(reason, f"not a tar archive ({error})"))
     try:
         while (info := tar.next()) is not None:
-            tar.members.clear()  # tarfile keeps them all
+            tar.members.clear()  # Otherwise tarfile keeps all members.
             if info.size < 0 or tar.offset <= info.offset:
                 raise tarfile.ReadError("a header leads back")
             if info.offset_data + (info.size if info.isreg() else 0) > size:
@@ -104,7 +104,10 @@ def _member(headers: _Headers, info: tarfile.TarInfo, is_text: Callable[[str], b
 
 
 def _wrong_end(file: IO[bytes], at: int) -> tuple[str, str] | None:
-    """Whatever is not the empty block that ends an archive, which tarfile takes for the end too."""
+    """Return why an archive does not end in empty blocks, as a reason and a detail, or None.
+
+    tarfile reports no error in these cases.
+    """
     file.seek(at)
     end = file.read(_READ_AHEAD)
     if len(end) < _BLOCK:

@@ -1,1 +1,1 @@
-"""Predictions -> metrics, figures and the report."""
+"""Evaluation: predictions -> metrics, figures and the report."""

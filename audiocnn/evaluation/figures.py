@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, drawn by matplotlib without a screen."""
+"""Figures of an evaluation, drawn by matplotlib without a screen."""
 
 import base64
 import html
@@ -15,13 +15,13 @@ from audiocnn.config import FeatureConfig
 from audiocnn.model.calibration import Reliability
 
 _NAMED = 60
-"""Classes of which a picture has room for the names."""
+"""Most classes whose names fit in a figure."""
 
 
 def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
-    """A confusion matrix as a picture: rows are the truth, shares of a row as colours.
+    """Draw counts [n_classes, n_classes], rows true; colours are fractions of a row.
 
-    Of over `_NAMED` classes without their names.
+    With more than `_NAMED` classes, their names are left out.
     """
     named = len(classes) <= _NAMED
     size = 2.6 + 0.42 * min(len(classes), _NAMED)
@@ -47,7 +47,10 @@ def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
 
 
 def class_figure(rows: list[dict[str, Any]]) -> Figure:
-    """The F1 of each class that has one as bars, the worst at the bottom; the `_NAMED` worst."""
+    """Draw the F1 of the `_NAMED` worst classes as bars, the worst at the bottom.
+
+    Classes without F1 are left out.
+    """
     rows = sorted((row for row in rows if row["f1"] is not None), key=lambda row: row["f1"])
     rows = rows[:_NAMED]
     figure = Figure(figsize=(4.4, 1 + 0.3 * len(rows)), layout="constrained")
@@ -62,7 +65,10 @@ def class_figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figure:
-    """A log-mel [n_mels, n_frames] with its axes in seconds and Hz and its scale in dB."""
+    """Draw a log-mel [n_mels, n_frames] in decibels; axes are in seconds and Hz.
+
+    Values more than 80 dB below the maximum are raised to that level.
+    """
     figure = Figure(figsize=(4.6, 2.7), layout="constrained")
     axes = figure.add_subplot()
     loud = np.maximum(logmel.astype(np.float32), logmel.max() - 80.0)
@@ -73,7 +79,7 @@ def logmel_figure(logmel: np.ndarray, config: FeatureConfig, title: str) -> Figu
 
 
 def draw_logmel(axes: Axes, logmel: np.ndarray, config: FeatureConfig) -> Any:
-    """Draw a log-mel [n_mels, n_frames] the right way up; returns the picture, for a scale."""
+    """Draw a log-mel [n_mels, n_frames], low bands at the bottom; return it, for a colour bar."""
     image = librosa.display.specshow(
         logmel.astype(np.float32),
         sr=config.sample_rate,
@@ -92,7 +98,7 @@ def draw_logmel(axes: Axes, logmel: np.ndarray, config: FeatureConfig) -> Any:
 
 
 def reliability_figure(before: Reliability, after: Reliability) -> Figure:
-    """Reliability diagrams: how often answers of a score were right, before and after."""
+    """Draw reliability diagrams: accuracy by score, before and after calibration."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     parts = [(before, "softmax scores"), (after, "calibrated scores")]
     for axes, (found, name) in zip(figure.subplots(1, 2, sharey=True), parts, strict=True):
@@ -114,7 +120,7 @@ def reliability_figure(before: Reliability, after: Reliability) -> Figure:
 
 
 def picture(figure: Figure, description: str) -> str:
-    """An HTML element with the figure in it."""
+    """Return an HTML element with the figure as a PNG; `description` is its alternative text."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({"font.size": 9}):
         figure.savefig(buffer, format="png", dpi=110)

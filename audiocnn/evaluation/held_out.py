@@ -1,4 +1,4 @@
-"""A fold that is kept out of training: one rank's share of it, and what a model says of that."""
+"""One rank's share of a fold that is kept out of training, and predictions for it."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -13,14 +13,14 @@ from audiocnn.model.predictor import Predictor
 from audiocnn.training.batches import Batch, deal_parts
 
 _AT_ONCE = 64
-"""Windows in a forward."""
+"""Most windows in a forward pass."""
 
 
 class HeldOut:
-    """The windows of a fold in some of the parts, each of which one rank reads and no other.
+    """The windows of a fold in this rank's parts; each part belongs to exactly one rank.
 
-    With `hold` they are read once and stay in memory, in the order of clip and time. Otherwise
-    they are read whenever they are asked for, and a few parts are in memory.
+    With `hold` they are read once and stay in memory, sorted by clip and time. Otherwise they are
+    read again for each iteration, and memory holds a few parts.
     """
 
     def __init__(
@@ -30,13 +30,16 @@ class HeldOut:
         self.parts = deal_parts(features.part_rows([fold]), world)[rank]
 
     def batches(self) -> Iterator[Batch]:
-        """Log-mels in float32 and class indices, some windows at a time. Raises AudioCNNError."""
+        """Yield batches of log-mels and class indices in order. Raises AudioCNNError."""
         for rows in self._groups():
             labels = self.features.label_indices(rows.labels)
             yield torch.from_numpy(rows.logmel).float(), torch.from_numpy(labels)
 
     def predictions(self, predictor: Predictor, seed: int) -> list[Predictions]:
-        """What a model that was trained by this seed says of them. Raises AudioCNNError."""
+        """Return a model's predictions, in groups of windows; `seed` is the seed of its training.
+
+        Raises AudioCNNError.
+        """
         return [
             Predictions(
                 fold=self.fold,

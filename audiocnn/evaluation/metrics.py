@@ -1,4 +1,4 @@
-"""Accuracy, macro F1 and confusion, of whole clips."""
+"""Accuracy, macro F1 and confusion matrix of whole clips."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,22 @@ import numpy as np
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Counts [n_classes, n_classes]: rows are the truth, columns the prediction."""
+    """Return counts [n_classes, n_classes], rows true, columns predicted, from indices [clips]."""
     cells = np.asarray(truth) * n_classes + np.asarray(predicted)
     return np.bincount(cells, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """Part of the clips whose class was predicted; 0 where there are none."""
+    """Return the fraction of clips with the right prediction; 0 if there are no clips."""
     return float(np.trace(confusion) / max(1, confusion.sum()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetrics:
-    """How one class fared.
+    """The metrics of one class, 0 to 1, and its number of tested clips.
 
-    `precision` is None for a class that was never answered, `recall` and `f1` for one of which no
-    clip was tested: nothing is known of them then.
+    `precision` is None if the class was never predicted. `recall` and `f1` are None if no clip of
+    the class was tested.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ClassMetrics:
 
 
 def per_class(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassMetrics]:
-    """Precision, recall and F1 of each class."""
+    """Return the metrics of each class from counts [n_classes, n_classes], rows true."""
     rows = []
     for index, name in enumerate(classes):
         hits = float(confusion[index, index])
@@ -50,7 +50,7 @@ def per_class(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassMetr
 
 
 def macro_f1(confusion: np.ndarray, classes: tuple[str, ...]) -> float | None:
-    """The mean F1 of the classes of which clips were tested; None where none was."""
+    """Return the mean F1 of the classes with tested clips; None if there are no such classes."""
     found = [row.f1 for row in per_class(confusion, classes)]
     known = [f1 for f1 in found if f1 is not None]
     return float(np.mean(known)) if known else None

@@ -1,4 +1,4 @@
-"""What a model said of the clips of a fold that it never saw: `predictions.parquet` of a bundle."""
+"""A model's predictions for a fold kept out of its training: a bundle's `predictions.parquet`."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from audiocnn.model.calibration import (
 from audiocnn.model.clip_scores import clip_scores
 
 REPORT_FORMAT = "audiocnn.report/2"
-"""Of the `report.json` that sums up such predictions."""
+"""Format of `report.json`, which summarises predictions."""
 
 SCHEMA = pa.schema(
     [
@@ -28,33 +28,37 @@ SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float32())),
     ]
 )
-"""A row a window of the tested fold; `scores` are of the classes in their order, uncalibrated."""
+"""One row per window of the tested fold; `scores` are uncalibrated, in the order of the classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Windows of a tested fold: `duration_s` is [windows], `scores` [windows, n_classes]."""
+    """Scores for the windows of a tested fold, or for its clips: see `clips`.
+
+    Lists have one entry per window; `duration_s` is [windows], `scores` [windows, n_classes].
+    """
 
     fold: int
     seed: int
     bundle: str
-    """The fingerprint of the bundle that gave them."""
+    """Fingerprint of the bundle with this model."""
     clip_ids: list[str]
     uris: list[str]
-    """As `FeatureSet.name_of` names them; those of earlier versions are whole."""
+    """Names as in `FeatureSet.name_of`; earlier versions wrote whole URIs."""
     labels: list[str]
     duration_s: np.ndarray
     scores: np.ndarray
 
     @property
     def silent(self) -> int:
-        """Clips of silence alone."""
+        """Number of clips with only silence."""
         return len(set(self.clip_ids)) - len(self.clips().clip_ids)
 
     def clips(self, temperature: float = 1.0) -> "Predictions":
-        """The same with a row a clip: scores are the mean of its windows'.
+        """Return the same with one row per clip; its scores are the mean of its windows' scores.
 
-        Clips of silence alone are left out: nothing was said of them. `silent` counts them.
+        The temperature is applied to the windows' scores first. Clips with only silence are left
+        out because they have no scores; `silent` counts them.
         """
         scores = self.scores if temperature == 1.0 else apply_temperature(self.scores, temperature)
         names, by_clip = clip_scores(self.clip_ids, self.duration_s, scores)
@@ -76,9 +80,9 @@ class Predictions:
 
     @staticmethod
     def merge(several: list["Predictions"]) -> "Predictions":
-        """Those of several groups of windows of one fold as one, in the order of clips.
+        """Merge groups of windows of one fold, sorted by clip.
 
-        A clip's windows are in one of the groups, or follow each other in several.
+        The windows of a clip must be in order within a group and from group to group.
         """
         order = sorted(
             (clip_id, group, row)
@@ -96,23 +100,23 @@ class Predictions:
         )
 
     def truth(self, classes: tuple[str, ...]) -> np.ndarray:
-        """[rows] indices of the true classes."""
+        """Return the indices of the true classes, [rows] int64."""
         order = {name: index for index, name in enumerate(classes)}
         return np.array([order[label] for label in self.labels], np.int64)
 
     def confusion(self, classes: tuple[str, ...]) -> np.ndarray:
-        """Counts of whole clips [n_classes, n_classes]: rows are the truth."""
+        """Count whole clips: [n_classes, n_classes], rows are true, columns predicted."""
         clips = self.clips()
         predicted = clips.scores.argmax(axis=1)
         return metrics.confusion_matrix(clips.truth(classes), predicted, len(classes))
 
     def accuracy(self, classes: tuple[str, ...]) -> float | None:
-        """Part of the whole clips that are right; None where none of them can be heard."""
+        """Return the fraction of clips with the right prediction; None if all clips are silent."""
         confusion = self.confusion(classes)
         return metrics.accuracy(confusion) if confusion.any() else None
 
     def table(self) -> pa.Table:
-        """As `predictions.parquet` has it."""
+        """Return the rows of `predictions.parquet`."""
         columns = [
             self.clip_ids,
             self.uris,
@@ -126,7 +130,7 @@ class Predictions:
 
     @staticmethod
     def of_table(table: pa.Table, *, fold: int, seed: int, bundle: str) -> "Predictions":
-        """What `table` wrote."""
+        """Return the predictions from rows that `table` returned."""
         return Predictions(
             fold=fold,
             seed=seed,
@@ -140,15 +144,16 @@ class Predictions:
 
 
 def sha256_of(table: pa.Table) -> str:
-    """Names the content of a `predictions.parquet`, by which its bundle knows it."""
+    """Return the SHA-256 of the rows of a `predictions.parquet`; its bundle stores it."""
     return hashlib.sha256(json.dumps(table.to_pylist()).encode()).hexdigest()
 
 
 def calibrate(predictions: list[Predictions], classes: tuple[str, ...]) -> Calibration:
-    """The calibration that fits these folds' windows, for models that are asked about others.
+    """Fit a calibration to the windows of these folds, for models that are used on other sounds.
 
-    Windows, for that is what scores are calibrated of: a clip's are their mean, which is less sure.
-    None at all (every answer, temperature 1) where there are no predictions but of silence.
+    It is fitted to windows because calibration is applied to windows; a clip's scores are means of
+    them and are less confident. If all windows are silent, return the default: temperature 1, no
+    thresholds.
     """
     heard = [one.scores.any(axis=1) for one in predictions]
     if not any(some.any() for some in heard):

@@ -1,4 +1,4 @@
-"""The report of an evaluation: `report.json` and one self-contained HTML page."""
+"""Write the report of an evaluation: `report.json` and one self-contained HTML page."""
 
 import base64
 import html
@@ -27,7 +27,9 @@ from audiocnn.features.feature_set import FeatureSet
 from audiocnn.model.calibration import Calibration, Reliability
 
 _MISTAKES_DRAWN = 8
+"""Most mistakes with a picture."""
 _BLOCK = 65_536
+"""Number of samples that are encoded at once."""
 
 
 def write_report(
@@ -39,9 +41,9 @@ def write_report(
     title: str,
     made_with: str,
 ) -> dict[str, Any]:
-    """Write `report.html` and `report.json` below a URI; returns the latter's content.
+    """Write `report.html` and `report.json` below the URI `to`; return the content of the latter.
 
-    `made_with` says in a line what the models were made with.
+    `made_with` describes the training of the models in one line. Raises StorageError.
     """
     summary = summarise(results, calibrations, features)
     page = _page(title, made_with, summary, _draw_mistakes(summary["mistakes"], features))
@@ -51,8 +53,8 @@ def write_report(
 
 
 def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list[str]:
-    """The first windows of the most confident mistakes, to look at and to listen to."""
-    # Once each, though models of several seeds may be wrong about it.
+    """Return HTML with picture and sound of the first window of the most confident mistakes."""
+    # Draw each clip once, even if the models of several seeds are wrong about it.
     wanted = {row["clip_id"]: row for row in reversed(mistakes)}
     drawn = sorted(wanted.values(), key=lambda row: -row["score"])[:_MISTAKES_DRAWN]
     wanted = {row["clip_id"]: row for row in drawn}
@@ -70,7 +72,7 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
 
 
 def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
-    """A clip's first window as the model heard it; nothing where it cannot be read by now."""
+    """Return HTML with a clip's first window as audio; empty if the clip cannot be read now."""
     try:
         recording = Recording(uri=uri, segment=segment)
         with closing_source(open_recording(recording, AudioLimits().max_bytes)) as source:
@@ -79,7 +81,7 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
         return ""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", config.sample_rate, 1, format="OGG") as file:
-        # libsndfile has the whole of a block on its stack.
+        # libsndfile puts a whole block on its stack, so write small blocks.
         for start in range(0, len(window.samples), _BLOCK):
             file.write(window.samples[start : start + _BLOCK])
     data = base64.b64encode(buffer.getvalue()).decode()
@@ -87,7 +89,7 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
 
 
 def percent(part: float | None) -> str:
-    """A part for people; a dash where it is not known."""
+    """Return a fraction as text in percent; a dash for None."""
     return "-" if part is None else f"{100 * part:.1f} %"
 
 
@@ -119,7 +121,7 @@ code { color: #5a6b7b; }
 
 
 def _over_seeds(summary: dict[str, Any]) -> str:
-    """The deviation over seeds, where there are several."""
+    """Return text with the deviation over seeds; empty if there is only one seed."""
     deviation = summary["accuracy_std_seeds"]
     if deviation is None:
         return ""
@@ -128,7 +130,7 @@ def _over_seeds(summary: dict[str, Any]) -> str:
 
 
 def _headline(summary: dict[str, Any]) -> str:
-    """The accuracy in large, and what it is of."""
+    """Return HTML with the accuracy, and in small print what it was computed from."""
     mean, deviation = summary["accuracy_mean"], summary["accuracy_std"]
     if mean is None:
         return "No clip can be heard"
@@ -141,7 +143,7 @@ macro F1 {summary["macro_f1"]:.3f}{_over_seeds(summary)}</small>"""
 
 
 def _scores(summary: dict[str, Any]) -> str:
-    """How far scores are to be believed."""
+    """Return HTML about the reliability of the scores."""
     found = summary["calibration"]
     if found["answered"] is None:
         return "<p>There are none.</p>"

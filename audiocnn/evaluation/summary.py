@@ -1,4 +1,4 @@
-"""The content of `report.json`: what all folds say together."""
+"""The content of `report.json`: the results of all folds together."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,10 +14,11 @@ from audiocnn.model.calibration import Calibration, Reliability, reliability
 def summarise(
     results: list[Predictions], calibrations: list[Calibration], features: FeatureSet
 ) -> dict[str, Any]:
-    """The content of `report.json`: a result a (fold, seed), and the calibration of its bundle.
+    """Return the content of `report.json` from one result and one calibration per (fold, seed).
 
-    Accuracies are of whole clips that can be heard; deviations are over folds, and over seeds where
-    there are more. A fold of silence alone has no accuracy, and is in no mean.
+    Accuracies are of whole clips that are not silent, 0 to 1. Deviations are over folds, and over
+    seeds if there are several. A fold with only silent clips has no accuracy and is left out of
+    the means.
     """
     classes = features.classes
     by_result = [result.confusion(classes) for result in results]
@@ -53,7 +54,7 @@ def summarise(
 
 
 def _means(keys: list[int], accuracies: list[float | None]) -> dict[int, float]:
-    """The mean accuracy of each key, a fold or a seed, of which any clip can be heard."""
+    """Return the mean accuracy by key, a fold or a seed; keys without any accuracy are left out."""
     found: dict[int, list[float]] = {key: [] for key in sorted(keys)}
     for key, accuracy in zip(keys, accuracies, strict=True):
         if accuracy is not None:
@@ -68,7 +69,7 @@ def _deviation(values: list[float]) -> float | None:
 def _calibration(
     results: list[Predictions], calibrations: list[Calibration], classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """How far scores are to be believed, before and after; and what fits all folds together."""
+    """Return a calibration fitted to all folds, and reliability before and after calibration."""
     clips = [result.clips() for result in results]
     truth = np.concatenate([one.truth(classes) for one in clips])
     before = np.concatenate([one.scores for one in clips])
@@ -95,7 +96,7 @@ def _reliability_json(found: Reliability) -> dict[str, Any]:
 
 
 def _mistakes(results: list[Predictions], classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Every wrong clip, the most confident first."""
+    """Return every clip with a wrong prediction, highest score first."""
     wrong = []
     for result in results:
         for index, label in enumerate(result.labels):
@@ -109,7 +110,7 @@ def _mistakes(results: list[Predictions], classes: tuple[str, ...]) -> list[dict
 
 
 def silence(summary: dict[str, Any]) -> str:
-    """What a summary leaves out for it cannot be heard, for people; "" for nothing."""
+    """Return a sentence about the silent clips that a summary leaves out; "" if there are none."""
     silent, clips = summary["silent"], summary["clips"]
     if not silent:
         return ""

@@ -1,4 +1,4 @@
-"""Sums over windows, by mel band and by fold, from which means and deviations are taken."""
+"""Sums over windows, by mel band, from which means and standard deviations are computed."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,18 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class BandSums:
-    """Sums over frames, by which mean and deviation of any folds together follow exactly."""
+    """Sums over frames; merged sums give the exact mean and deviation of several folds together."""
 
     count: int
+    """Number of frames."""
     total: list[float]
-    """[n_mels] sums of decibels."""
+    """[n_mels] sums of the decibels."""
     squares: list[float]
-    """[n_mels] sums of their squares."""
+    """[n_mels] sums of the squared decibels."""
 
     @staticmethod
     def of(logmel: np.ndarray) -> "BandSums":
-        """Sums of [windows, n_mels, n_frames]."""
+        """Return the sums of log-mels [windows, n_mels, n_frames] in decibels."""
         x = logmel.astype(np.float64)
         return BandSums(
             count=x.shape[0] * x.shape[2],
@@ -27,7 +28,7 @@ class BandSums:
 
     @staticmethod
     def merge(parts: list["BandSums"]) -> "BandSums":
-        """The sums of several together."""
+        """Return the sums of several together."""
         return BandSums(
             count=sum(p.count for p in parts),
             total=np.sum([p.total for p in parts], axis=0).tolist(),
@@ -35,7 +36,7 @@ class BandSums:
         )
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each band's mean and standard deviation, [n_mels] float32 decibels; std at least 1."""
+        """Return each band's mean and deviation (at least 1), both [n_mels] float32 decibels."""
         mean = np.array(self.total) / self.count
         variance = np.array(self.squares) / self.count - mean**2
         return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Recordings -> log-mels in a process of its own, so that no recording can end a job.
+"""Turn recordings into log-mels in a separate process, so that no recording can end a job.
 
-A file that makes a decoder crash, hang or eat the memory costs itself alone: the process is
-killed, a new one does the rest without it, and the file is named in the failures. The process
-writes a part of features, or sends the windows of recordings back.
+If a file makes the decoder crash, hang or use too much memory, only this file fails: the process
+is killed, a new process continues without the file, and the file is listed in the failures. The
+process writes a part of features, or sends the windows of recordings back.
 """
 
 import mmap
@@ -26,17 +26,19 @@ from audiocnn.errors import AudioError, InstallationError, UnreadableError
 from audiocnn.features.part import FeatureLedger, Item
 
 _ATTEMPTS = 2
+"""Number of processes that a recording may kill before it fails."""
 _STARTS = 5
+"""Highest number of starts in a row if the process is killed while it starts."""
 _SILENCE_S = 120.0
-"""Seconds without a beat after which a recording is taken to hang."""
+"""Longest time without a beat, in seconds; after it, a recording counts as hung."""
 _START_S = 300.0
-"""Seconds in which it must have imported what it needs, on a busy machine or a slow disk too."""
+"""Longest start of the process, in seconds; a busy machine or a slow disk may need minutes."""
 
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",  # NumPy's, which ours multiplies matrices by
-    # glibc gives arrays of a few hundred kB back to the kernel and faults them in again.
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy multiplies matrices with it
+    # By default, glibc returns arrays of a few hundred kB to the kernel and maps them again.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
@@ -47,15 +49,15 @@ class Task:
     """A part to write."""
 
     path: str
-    """A file of this machine, not there yet."""
+    """Local file to write; it must not exist yet."""
     items: list[Item]
     condemned: dict[int, AudioError]
-    """Clips, by their place, that are not to be tried again."""
+    """Errors of clips that must not be tried again, by their index in `items`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Recordings to send the windows of, from the one at `first` on."""
+    """Recordings to decode and send as windows, from index `first` on."""
 
     recordings: list[Recording]
     first: int
@@ -64,9 +66,10 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowFeatures:
-    """Some windows of a recording; arrays are [windows, ...].
+    """Consecutive windows of a recording; arrays are [windows, ...].
 
-    `at` is its place; `attempt` is another one where its windows are sent anew.
+    `at` is the index of the recording. `attempt` is higher if its windows are sent again from the
+    beginning, because a process died.
     """
 
     at: int
@@ -75,18 +78,18 @@ class WindowFeatures:
     duration_s: np.ndarray
     level_dbfs: np.ndarray
     channel: np.ndarray
-    """As `windowing.Window` has them."""
+    """`start_s` to `channel` are as in `audio.windows.Window`."""
     logmel: np.ndarray
     """[windows, n_mels, n_frames] float16 decibels."""
 
 
 FOUND = ("start_s", "duration_s", "level_dbfs", "channel", "logmel")
-"""What is sent of windows."""
+"""Names of the arrays that the process sends for windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingEnd:
-    """A recording's windows have all been sent, or it failed."""
+    """The end of a recording: all its windows were sent, or it failed with `error`."""
 
     at: int
     attempt: int
@@ -94,33 +97,33 @@ class RecordingEnd:
 
 
 class Progress:
-    """Two numbers in a file that both processes map: the clip it is at, and a beat."""
+    """Two numbers in a file that both processes map: the index of the current clip, and a beat."""
 
     def __init__(self, descriptor: int) -> None:
         self._numbers = memoryview(mmap.mmap(descriptor, 16)).cast("q")
 
     @property
     def at(self) -> int:
-        """The place of the clip that is decoded; the number of clips once all are."""
+        """Index of the clip that is being decoded; the number of clips when all are decoded."""
         return self._numbers[0]
 
     @property
     def beats(self) -> int:
-        """Another number whenever something was done."""
+        """Counter that rises with every step of the work."""
         return self._numbers[1]
 
     def begin(self, at: int) -> None:
-        """Say which clip is next."""
+        """Set the index of the current clip, and beat."""
         self._numbers[0] = at
         self.beat()
 
     def beat(self) -> None:
-        """Say that it goes on."""
+        """Raise the counter, which shows that the process is not hung."""
         self._numbers[1] += 1
 
 
 class _Died(Exception):
-    """The process is gone, or does not answer; `at` is the place of the clip it was at."""
+    """The process died or does not answer; `at` is the index of the clip that it was decoding."""
 
     def __init__(self, reason: str, at: int, *, killed: bool = False) -> None:
         super().__init__(reason)
@@ -128,7 +131,7 @@ class _Died(Exception):
 
 
 class Extractor:
-    """A front end in a process of its own, which starts at once.
+    """A front end in a separate process, which the constructor starts.
 
     >>> with Extractor(FeatureConfig(), AudioLimits()) as extractor:
     ...     ledger = extractor.part(items, "part.parquet")
@@ -143,7 +146,7 @@ class Extractor:
         silence_s: float = _SILENCE_S,
     ) -> None:
         self.cpu_s = 0.0
-        """Seconds of a core that it took to send windows."""
+        """CPU time that the process spent on `windows`, in seconds."""
         self._configs = (feature, limits, storage_options or {})
         self._silence_s = silence_s
         self._shared = tempfile.TemporaryFile()  # noqa: SIM115
@@ -164,11 +167,11 @@ class Extractor:
         self._process.wait()
 
     def part(self, items: list[Item], path: str) -> FeatureLedger:
-        """Write the part of these clips to a file of this machine; returns what it says of itself.
+        """Write the part of these clips to a local file; return its ledger.
 
-        A recording that twice kills the process, or leaves it silent, failed: `crashed`. Raises
-        AudioCNNError where the store is out of reach or the file cannot be written, and
-        InstallationError where the process cannot be started.
+        A recording that kills or hangs the process twice fails with reason `crashed`. Raises
+        AudioCNNError if the store cannot be reached or the file cannot be written, and
+        InstallationError if the process cannot be started.
         """
         condemned: dict[int, AudioError] = {}
         deaths: Counter[int] = Counter()
@@ -184,9 +187,9 @@ class Extractor:
     def _begin_again(
         self, death: _Died, at: int, deaths: Counter[int], condemned: dict[int, AudioError]
     ) -> None:
-        """Start another process, which passes over the recording that has killed enough of them.
+        """Start another process; it skips the recording at `at` after `_ATTEMPTS` deaths.
 
-        Raises InstallationError where passing over it does not help.
+        Raises InstallationError if the process dies there again although it skips the recording.
         """
         self.close()
         deaths[at] += 1
@@ -199,17 +202,18 @@ class Extractor:
     def windows(
         self, recordings: list[Recording]
     ) -> Generator[WindowFeatures | RecordingEnd, None, None]:
-        """The windows of recordings, in order, and after each one's last whether it failed.
+        """Yield the windows of recordings, in order, and a RecordingEnd after each recording.
 
-        The process reads and decodes ahead of what is taken. Where it dies, the windows of the
-        recording that it was at are sent anew, or it fails as in `part`. Raises as `part` does.
+        The process reads and decodes ahead of the caller. If it dies, the windows of the first
+        recording without an end are sent again, or this recording fails as in `part`. Raises the
+        errors of `part`.
         """
         whole = False
         try:
             yield from self._windows(recordings)
             whole = True
         finally:
-            if not whole:  # what it still sends would be taken for the next one's
+            if not whole:  # else the next call would receive the rest of these windows
                 self.close()
                 self._start()
 
@@ -253,14 +257,14 @@ class Extractor:
         if not self._ready:
             self._wait_until_ready()
         self._progress.begin(first)
-        with suppress(OSError):  # it died; receiving says how
+        with suppress(OSError):  # the process died; `_receive` raises the reason
             self._connection.send(task)
 
     def _start(self) -> None:
         self._ready = False
         self._connection, theirs = Pipe()
         descriptors = theirs.fileno(), self._shared.fileno()
-        # Not multiprocessing's own start: it would import the main module, which is Ray's.
+        # multiprocessing would import the main module, which is Ray's, so use subprocess.
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "audiocnn.features.extractor_child", *map(str, descriptors)],
             pass_fds=descriptors,
@@ -281,7 +285,7 @@ class Extractor:
                 kind, content = self._receive(_START_S)
                 break
             except _Died as death:
-                # Killed, by a machine short of memory perhaps: the next one may start.
+                # A killed process may mean that memory was short for a moment: start another one.
                 if not death.killed or start == _STARTS:
                     raise InstallationError(
                         f"the front end's process {death} as it started"
@@ -293,7 +297,7 @@ class Extractor:
         self._ready = True
 
     def _receive(self, seconds: float) -> tuple[str, Any]:
-        """The next message. Raises _Died."""
+        """Wait for a message. Raises _Died if the process ends or does not beat for `seconds`."""
         beats, since = self._progress.beats, monotonic()
         try:
             while not self._connection.poll(seconds / 8):

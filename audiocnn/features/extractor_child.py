@@ -1,9 +1,9 @@
-"""The process in which recordings become log-mels; it may be killed at any time.
+"""The process that turns recordings into log-mels; it may be killed at any time.
 
-`python -m audiocnn.features.extractor_child FD FD` is started by `Extractor` and by nothing else.
-Over the socket of the first come the configs, then parts to write or recordings to stream;
-back go, for each part, its ledger, for recordings their windows, or what ends the job. The file of
-the second is shared memory: which recording it is at.
+Only `Extractor` starts it: `python -m audiocnn.features.extractor_child FD FD`. The first file
+descriptor is a socket. The process receives the configs, then parts to write or recordings to
+stream. It sends the ledger of each part, the windows of recordings, or an error that ends the job.
+The second file descriptor is a shared file with the index of the current recording, see `Progress`.
 """
 
 import errno
@@ -37,15 +37,15 @@ from audiocnn.features.part_writer import PartWriter, Windows
 _WINDOWS_AT_ONCE = 16
 _READERS = 8
 _AHEAD = 16
-"""Clips that are read before they are decoded."""
+"""Number of clips that are read ahead of decoding."""
 _MOST_MEMORY = 4 << 30
-"""Bytes that this process may allocate: a recording that takes more is the one that fails."""
+"""Most memory that this process may allocate, in bytes; a recording that needs more fails."""
 
 _Read = Callable[[], Source]
 
 
 def main() -> None:
-    """Write parts until the other end is gone."""
+    """Write parts and stream recordings until the parent process closes the socket."""
     connection, progress = Connection(int(sys.argv[1])), Progress(int(sys.argv[2]))
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
@@ -68,7 +68,7 @@ def main() -> None:
 def _answer(
     front_end: "_FrontEnd", task: Task | Stream, connection: Connection
 ) -> tuple[str, FeatureLedger | float | AudioCNNError]:
-    """Do a task; returns the last message about it."""
+    """Do a task; return the last message about it."""
     try:
         if isinstance(task, Task):
             return "done", front_end.part(task)
@@ -84,7 +84,7 @@ def _answer(
 
 
 def _listen(connection: Connection, tasks: "queue.Queue[Task | Stream]") -> None:
-    """Hand over tasks; leave with the other end, whatever this one is at."""
+    """Put received tasks in the queue; exit at once when the socket closes, even during a task."""
     try:
         while True:
             tasks.put(connection.recv())
@@ -93,14 +93,17 @@ def _listen(connection: Connection, tasks: "queue.Queue[Task | Stream]") -> None
 
 
 class _FrontEnd:
-    """Recordings -> parts, or windows."""
+    """Turns recordings into parts or into windows."""
 
     def __init__(self, feature: FeatureConfig, limits: AudioLimits, progress: Progress) -> None:
         self.logmel, self.limits, self.progress = LogMel(feature), limits, progress
         self.readers = ThreadPoolExecutor(_READERS)
 
     def part(self, task: Task) -> FeatureLedger:
-        """Write a part. Raises AudioCNNError where that, or reading any clip at all, is no use."""
+        """Write a part; return its ledger.
+
+        Raises AudioCNNError or OSError if the store cannot be read or the part cannot be written.
+        """
         with PartWriter(task.path, self.logmel.config) as part:
             recordings = [recording_of(item) for item in task.items]
             for at, read in self._read_ahead(recordings):
@@ -119,9 +122,9 @@ class _FrontEnd:
             return part.finish()
 
     def windows(self, task: Stream) -> Iterator[tuple[str, Any]]:
-        """Messages of windows, and after each recording's last whether it failed.
+        """Yield messages of windows, and one message at the end of each recording.
 
-        Raises AudioCNNError as `part` does.
+        Raises AudioCNNError if the store cannot be read.
         """
         for at, read in self._read_ahead(task.recordings, task.first):
             self.progress.begin(at)
@@ -139,7 +142,7 @@ class _FrontEnd:
     def _read_ahead(
         self, recordings: list[Recording], first: int = 0
     ) -> Iterator[tuple[int, _Read]]:
-        """Each recording's place, and what gives its bytes, which are on their way."""
+        """Yield each recording's index and a function that returns its bytes; reading has begun."""
         reads: deque[_Read] = deque()
         for at in range(first, len(recordings)):
             for ahead in range(at + len(reads), min(at + _AHEAD, len(recordings))):
@@ -147,7 +150,7 @@ class _FrontEnd:
             yield at, reads.popleft()
 
     def _groups(self, read: _Read, segment: Segment | None) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays of a recording's windows, some at a time. Raises AudioCNNError."""
+        """Yield the arrays of a recording's windows, some at a time. Raises AudioCNNError."""
         try:
             with closing_source(read()) as source:
                 cut = windows(source, self.logmel.config, self.limits, segment)
@@ -157,19 +160,19 @@ class _FrontEnd:
         except AudioCNNError:
             raise
         except OSError as error:
-            if error.errno == errno.ENOSPC:  # it befalls the next one too
+            if error.errno == errno.ENOSPC:  # the disk is full: the next recording would fail too
                 raise StorageError(f"{tempfile.gettempdir()}: {error.strerror}") from error
             raise AudioError("decode", str(error)) from error
         except MemoryError as error:
             most = f"it takes over {_MOST_MEMORY >> 30} GB of memory"
             raise AudioError("crashed", most) from error
         except Exception as error:
-            # Ours to mend, but not at the cost of every other recording.
+            # This is a bug in audiocnn. It fails this recording only, not all the others.
             logging.getLogger(__name__).exception("a recording failed in a way nobody thought of")
             raise AudioError("crashed", f"{type(error).__name__}: {error}") from error
 
     def _features(self, group: list[Window]) -> dict[str, np.ndarray]:
-        """Arrays of a few windows: times, level, channel, log-mels in float16, sums over frames."""
+        """Return arrays [windows, ...]: times, level, channel, float16 log-mels, band sums."""
         half = self.logmel([window.samples for window in group]).astype(np.float16)
         stored = half.astype(np.float32)
         return {

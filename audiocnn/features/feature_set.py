@@ -1,7 +1,8 @@
-"""Features in Parquet that anybody can read: `features.json` and the parts it lists.
+"""Features in Parquet that any tool can read: `features.json` and the parts that it lists.
 
-One row a window. `logmel` is Arrow's own fixed_shape_tensor of float16, [n_mels, n_frames],
-decibels. `features.json` is written last and lists the parts: a reader sees a whole set or none.
+There is one row per window. `logmel` is Arrow's standard fixed_shape_tensor of float16,
+[n_mels, n_frames] decibels. `features.json` is written last and lists the parts, so a reader sees
+a complete set or none.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from audiocnn.storage import parquet
 FORMAT = "audiocnn.features/2"
 _FIRST = "audiocnn.features/1"
 _PARTS_AHEAD = 2
+"""Most parts that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,47 +40,48 @@ class FeaturePart:
     """One Parquet file of features."""
 
     windows: dict[int, int]
-    """Rows of each fold."""
+    """Number of rows by fold."""
     rows: str
-    """Names its rows by their content: see `FeatureLedger`; in the first format `rows_sha256`."""
+    """Digest of its rows, see `FeatureLedger.rows`; in the first format, see `rows_sha256`."""
 
     def to_json(self) -> dict[str, Any]:
-        """As `features.json` has it."""
+        """Return the part as JSON values, for `features.json`."""
         return {"windows": _text_keys(self.windows), "rows": self.rows}
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "FeaturePart":
-        """What `to_json` gave, in this version or an earlier one."""
+        """Return the part that `to_json` of this version or an earlier one wrote."""
         rows = plain["sha256"] if "sha256" in plain else plain["rows"]
         return FeaturePart(windows=int_keys(plain["windows"]), rows=rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSet:
-    """What `features.json` says about the features at `uri`."""
+    """The content of `features.json` of the features at `uri`."""
 
     uri: str
     config: FeatureConfig
     classes: tuple[str, ...]
     corpus: str
     counts: dict[str, int]
-    """listed = ingested + failed (clips); windows; ignored (files that are no recordings)."""
+    """Clips (listed = ingested + failed), windows, and ignored files, which are not clips."""
     parts: dict[str, FeaturePart]
-    """The Parquet files, by their paths below `uri`."""
+    """The Parquet files, by their paths relative to `uri`."""
     folds: dict[int, dict[str, int]]
-    """Clips by class in each fold."""
+    """Number of ingested clips by fold and class."""
     bands: dict[int, BandSums]
-    """By fold."""
+    """Sums over the rows of each fold."""
     format: str = FORMAT
-    """What they were written as."""
+    """Format in which the features were written."""
     _whole: dict[str, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """Parts whose rows were compared with their digests, each by the digest of its footer."""
+    """Digest of the footer of each part whose rows were already checked."""
 
     @property
     def fingerprint(self) -> str:
-        """Names these features by their content: config, classes and rows.
+        """Identifier of the content of these features: config, classes and rows.
 
-        It is the same wherever they lie and however their rows are shared out to parts.
+        It depends neither on the URI nor on the distribution of rows over parts (in the first
+        format: it depends on the parts).
         """
         rows = [part.rows for _, part in sorted(self.parts.items())]
         return content_fingerprint(
@@ -91,11 +94,14 @@ class FeatureSet:
 
     @property
     def name(self) -> str:
-        """The corpus, without the folders above it: for whatever may be published."""
+        """Name of the corpus without the folders above it; it may be published."""
         return self.corpus.rpartition("/")[2]
 
     def name_of(self, uri: str) -> str:
-        """A clip likewise: its path below the corpus, or below the folder of its manifest."""
+        """Return a clip's name for publication: its path below the corpus or the manifest's folder.
+
+        For a local file elsewhere it is the file name, for any other object the URI.
+        """
         is_manifest = self.corpus.lower().endswith((".csv", ".tsv", ".parquet"))
         folder = self.corpus.rpartition("/")[0] if is_manifest else self.corpus
         if uri.startswith(f"{folder}/"):
@@ -103,17 +109,23 @@ class FeatureSet:
         return uri.rpartition("/")[2] if storage.is_local(uri) else uri
 
     def mean_std(self, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Each band's mean and standard deviation over some folds: never over the tested one."""
+        """Return each band's mean and standard deviation over folds, [n_mels] float32 decibels.
+
+        The folds must not include the tested one.
+        """
         return BandSums.merge([self.bands[fold] for fold in folds]).mean_std()
 
     def require_config(self, config: FeatureConfig, whose: str) -> None:
-        """Raise MismatchError unless the features were made by this front end."""
+        """Raise MismatchError unless the features were made with `config`.
+
+        `whose` names the owner of `config` in the message.
+        """
         if config.fingerprint != self.config.fingerprint:
             differ = differences(self.config, config)
             raise MismatchError(f"{self.uri}: these features have {differ} as {whose} has it")
 
     def write(self) -> None:
-        """Write `features.json`, which makes the features whole."""
+        """Write `features.json`, which makes the features complete. Raises StorageError."""
         mean, std = self.mean_std(list(self.bands))
         storage.write_json(
             storage.join(self.uri, "features.json"),
@@ -136,7 +148,7 @@ class FeatureSet:
 
     @staticmethod
     def read(uri: str) -> "FeatureSet":
-        """The features at a URI. Raises StorageError, FormatError."""
+        """Read the features at a URI. Raises StorageError, FormatError, ConfigError."""
         uri = storage.absolute(uri)
         note = storage.join(uri, "features.json")
         plain = storage.read_format(note, FORMAT, "features", _FIRST)
@@ -163,10 +175,11 @@ class FeatureSet:
         return features
 
     def load(self, folds: list[int], parts: Collection[str] | None = None) -> "FeatureRows":
-        """The windows of some folds, in memory, by clip and time; of some parts alone.
+        """Load the windows of some folds into memory, sorted by clip and time.
 
-        Their order is the same wherever the corpus lay and however ingest shared it out to parts,
-        and so is what is trained on them. Raises FormatError where a part is damaged.
+        With `parts`, only these parts are read. The order does not depend on the location of the
+        corpus or on the distribution of clips over parts, so training gives the same result.
+        Raises StorageError, and FormatError if a part is damaged.
         """
         rows = FeatureRows.concatenate(list(self.stream(folds, parts)), self.config)
         keys = list(zip(rows.clip_ids, rows.start_s.tolist(), strict=True))
@@ -175,9 +188,9 @@ class FeatureSet:
     def stream(
         self, folds: list[int], parts: Collection[str] | None = None
     ) -> Iterator["FeatureRows"]:
-        """The windows of some folds part by part, of some parts alone, read ahead by a few parts.
+        """Yield the windows of some folds part by part; the next parts are read ahead.
 
-        Raises as `load` does.
+        With `parts`, only these parts are read. Raises the errors of `load`.
         """
         named = [
             name
@@ -187,9 +200,10 @@ class FeatureSet:
         return storage.prefetch(lambda name: self.load_part(name, folds), named, _PARTS_AHEAD)
 
     def load_part(self, part: str, folds: list[int]) -> "FeatureRows":
-        """The windows of some folds in one part.
+        """Load the windows of some folds of one part.
 
-        Raises FormatError where it is damaged, or holds other rows than `features.json` says.
+        Raises StorageError, and FormatError if the part is damaged or its rows do not match their
+        digest in `features.json`.
         """
         uri = storage.join(self.uri, part)
         table, footer = _read(uri)
@@ -201,10 +215,10 @@ class FeatureSet:
         )
 
     def _require_rows(self, part: str, table: pa.Table, footer: bytes) -> None:
-        """Compare a part's rows with their digest, once for each file that is in its place.
+        """Raise FormatError unless a part's rows match their digest in `features.json`.
 
-        Where that is another one by now, its footer is too; what became of its pages, their
-        checksums must show.
+        This is checked once per footer. A replaced file has another footer, and damaged pages are
+        found by their checksums when the file is read.
         """
         if self._whole.get(part) == footer:
             return
@@ -218,14 +232,14 @@ class FeatureSet:
         self._whole[part] = footer
 
     def part_rows(self, folds: list[int]) -> dict[str, int]:
-        """Windows of some folds in each part."""
+        """Return the number of windows of some folds in each part."""
         return {
             name: sum(part.windows.get(fold, 0) for fold in folds)
             for name, part in self.parts.items()
         }
 
     def label_indices(self, labels: list[str]) -> np.ndarray:
-        """Class names -> [len(labels)] int64 indices into `classes`."""
+        """Convert class names to [len(labels)] int64 indices into `classes`."""
         order = {name: index for index, name in enumerate(self.classes)}
         return np.array([order[name] for name in labels], np.int64)
 
@@ -237,13 +251,13 @@ class FeatureSet:
                 raise MismatchError(f"{self.uri}: there is no fold {fold}; there are {there}")
 
     def bytes_of(self, folds: list[int]) -> int:
-        """Bytes of some folds' log-mels in memory, as float16."""
+        """Return the size of the log-mels of some folds in memory, as float16, in bytes."""
         frames = sum(self.bands[fold].count for fold in folds)
         return 2 * frames * self.config.n_mels
 
 
 def _read(uri: str) -> tuple[pa.Table, bytes]:
-    """A part, and the digest of its footer. Raises StorageError, FormatError."""
+    """Read a part's rows and the SHA-256 of its footer. Raises StorageError, FormatError."""
     data = storage.read_bytes(uri)
     with parquet.opened(uri, pa.BufferReader(data)) as file:
         return file.read(), hashlib.sha256(parquet.footer(data)).digest()

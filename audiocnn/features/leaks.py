@@ -1,4 +1,4 @@
-"""Recordings that are in two folds, by which a test would be of what was trained on."""
+"""Find recordings that are in two folds: a test would then contain training data."""
 
 import hashlib
 from collections import defaultdict
@@ -13,32 +13,37 @@ from audiocnn.features.feature_set import FeatureSet
 from audiocnn.features.rows import FeatureRows
 
 NEAR = 0.99
-"""Cosine of two windows' coarse pictures above which they may be one recording."""
+"""Cosine similarity of two windows' coarse pictures above which they may be one recording."""
 
 MOST_NEAR = 1_000
-"""Pairs that are looked for: so many are no leak but a kind of sound, as short clips in silence."""
+"""Most near pairs that are searched for.
+
+So many pairs are not leaks but one kind of sound, such as short clips in silence.
+"""
 
 _COARSE = 32
+"""Most rows and columns of a coarse picture."""
 _MOST_COMPARED = 20_000
+"""Most windows that are searched for near pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaks:
-    """Pairs of clips in two folds: (clip_id, fold) of each."""
+    """Sources in several folds, and pairs of clips in two folds; a clip is (clip_id, fold)."""
 
     sources: list[tuple[str, list[int]]]
-    """Sources, and the folds that they are in."""
+    """Sources that are in several folds, and these folds."""
     same: list[tuple[tuple[str, int], tuple[str, int]]]
-    """Clips with a window that is the same to the last bit."""
+    """Pairs of clips that share a window with identical bits."""
     near: list[tuple[tuple[str, int], tuple[str, int]]]
-    """Clips with a window that looks the same, at most `MOST_NEAR`."""
+    """Pairs of clips with windows that look the same (`NEAR`), at most `MOST_NEAR` pairs."""
 
 
 def find(features: FeatureSet) -> Leaks:
-    """Compare every window with those of the other folds; reads the features once.
+    """Compare every window with the windows of the other folds; read the features once.
 
-    Windows without any change in them (digital silence) say nothing and are left out. Near ones
-    are looked for among the first 20,000 windows.
+    Windows with a constant log-mel (digital silence) are left out. Near pairs are searched for
+    among the first 20,000 windows only.
     """
     by_content: dict[bytes, dict[int, str]] = defaultdict(dict)
     by_source: dict[str, set[int]] = defaultdict(set)
@@ -67,7 +72,7 @@ def find(features: FeatureSet) -> Leaks:
 
 
 def require_none(features: FeatureSet, leaks: Leaks) -> None:
-    """Raise CorpusError where a source or a sound is in two folds."""
+    """Raise CorpusError if a source or an identical sound is in two folds."""
     if leaks.sources:
         source, folds = leaks.sources[0]
         raise CorpusError(
@@ -97,12 +102,12 @@ def _with_sound(rows: FeatureRows) -> list[tuple[str, int, np.ndarray]]:
 
 
 def _coarse(logmel: np.ndarray) -> np.ndarray:
-    """A window as a small picture of length 1, each band's mean taken away."""
+    """Return a window [n_mels, n_frames] as a small, flat picture with norm 1."""
     bands = np.array_split(logmel.astype(np.float32), min(_COARSE, logmel.shape[0]))
     rows = np.stack([band.mean(axis=0) for band in bands])
     cells = np.array_split(rows, min(_COARSE, logmel.shape[1]), axis=1)
     picture = np.stack([cell.mean(axis=1) for cell in cells])
-    # What changes in time alone: two hums of one spectrum are not one recording.
+    # Subtract each band's mean over time: two hums with one spectrum are not one recording.
     picture = (picture - picture.mean(axis=0)).ravel()
     scaled: np.ndarray = picture / max(float(np.linalg.norm(picture)), 1e-6)
     return scaled

@@ -1,7 +1,7 @@
-"""The Parquet files of features: how one is written, and what it says of itself.
+"""The Parquet files of features, called parts: their columns, digests and ledgers.
 
-A part is written whole or not at all, and carries in its footer what was done for it: which clips
-are in it or failed, and the sums over its rows. So the parts themselves say what is done.
+A part is written completely or not at all. Its footer holds a ledger: the clips that are in it,
+the clips that failed, and sums over its rows. So an interrupted job resumes from its parts alone.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from audiocnn.storage import parquet
 
 LEDGER_KEY = b"audiocnn.ledger"
 _DECIDE = ["clip_id", "start_s", "duration_s", "label", "fold", "source"]
-"""Columns that name a row, with its log-mel."""
+"""Columns that enter a row's digest, together with its log-mel."""
 _LATER = ("level_dbfs", "channel")
-"""Columns that earlier versions did not write."""
+"""Columns that parts of earlier versions do not have."""
 
 Item = dict[str, Any]
-"""A clip as JSON carries it, see `item_of`."""
+"""A clip as a dictionary of JSON values, see `item_of`."""
 
 
 def schema(config: FeatureConfig) -> pa.Schema:
-    """The columns of the parts."""
+    """Return the columns of the parts."""
     logmel = pa.fixed_shape_tensor(
         pa.float16(), (config.n_mels, config.n_frames), dim_names=["mel", "frame"]
     )
@@ -53,14 +53,14 @@ def schema(config: FeatureConfig) -> pa.Schema:
 
 
 def fits(found: pa.Schema, config: FeatureConfig) -> bool:
-    """Whether columns are those of the parts, of this version or of an earlier one."""
+    """Return whether the columns are those of a part of this version or of an earlier one."""
     now = schema(config)
     before = pa.schema([field for field in now if field.name not in _LATER])
     return bool(found.equals(now) or found.equals(before))
 
 
 def tensor_array(logmel: np.ndarray, config: FeatureConfig) -> pa.ExtensionArray:
-    """[rows, n_mels, n_frames] as a column of the parts."""
+    """Return log-mels [rows, n_mels, n_frames] in decibels as a float16 column of a part."""
     flat = pa.array(logmel.astype(np.float16, copy=False).ravel(), pa.float16())
     rows = pa.FixedSizeListArray.from_arrays(flat, config.n_mels * config.n_frames)
     return pa.ExtensionArray.from_storage(schema(config).field("logmel").type, rows)
@@ -68,34 +68,34 @@ def tensor_array(logmel: np.ndarray, config: FeatureConfig) -> pa.ExtensionArray
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureLedger:
-    """What a part says of itself."""
+    """The record in a part's footer of the clips and rows of that part."""
 
     part: str
-    """Its path below the features."""
+    """Path of the part, relative to the folder of the features."""
     ingested: dict[str, str]
-    """By clip_id, the key (see `item_of`) of each clip whose rows are in it."""
+    """The key (see `item_of`) of each clip with rows in the part, by clip_id."""
     failed: dict[str, tuple[str, dict[str, str]]]
-    """By clip_id, the key of each clip that failed, and its row of `failures.parquet`."""
+    """The key of each clip that failed, and its row of `failures.parquet`, by clip_id."""
     folds: dict[str, int]
-    """Each clip's fold."""
+    """Fold of each clip, by clip_id."""
     windows: dict[int, int]
-    """Rows by fold."""
+    """Number of rows by fold."""
     classes: dict[int, dict[str, int]]
-    """Ingested clips by fold and class."""
+    """Number of ingested clips by fold and class."""
     bands: dict[int, BandSums]
-    """By fold."""
+    """Sums over the rows of each fold."""
     rows: str
-    """The sum of its rows' SHA-256, see `add_digests`: the same in whichever order they are."""
+    """Sum of the SHA-256 of the rows, see `add_digests`; it does not depend on their order."""
     sound_s: float
-    """Seconds of sound in its windows."""
+    """Total recorded length of the windows, in seconds; time in two windows counts twice."""
 
     def to_json(self) -> dict[str, Any]:
-        """As the part's footer has it."""
+        """Return the ledger as JSON values, for the part's footer."""
         return asdict(self)
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "FeatureLedger":
-        """What `to_json` gave, also through JSON's text keys."""
+        """Return the ledger that `to_json` wrote; JSON turned its integer keys into strings."""
         values = dict(plain)
         values["failed"] = {clip: (key, row) for clip, (key, row) in plain["failed"].items()}
         for name in ("windows", "classes"):
@@ -104,36 +104,44 @@ class FeatureLedger:
         return FeatureLedger(**values)
 
     def holds_for(self, keys: dict[str, str]) -> bool:
-        """Whether each of its clips is still in the corpus, and as it was."""
+        """Return whether every clip of the part is in the corpus with an unchanged key.
+
+        `keys` are the keys of the corpus by clip_id.
+        """
         mine = self.ingested | {clip: key for clip, (key, _) in self.failed.items()}
         return all(keys.get(clip) == key for clip, key in mine.items())
 
 
 def item_of(clip: Clip) -> Item:
-    """A clip's fields, and its `key`: it names whatever of a clip would change its rows."""
+    """Return a clip's fields and its `key`, a digest of all fields that affect its rows."""
     item = dict(vars(clip))
     item["archive"] = clip.archive and asdict(clip.archive)
     said = [
         item[name]
         for name in ("clip_id", "uri", "label", "fold", "source", "size", "version", "archive")
-    ]  # a segment is in the clip_id
+    ]  # the segment is part of the clip_id
     return {**item, "key": hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}
 
 
 def recording_of(item: Item) -> Recording:
-    """Where an item's bytes are."""
+    """Return the location of an item's bytes."""
     said = {name: item[name] for name in ("uri", "size", "version", "segment")}
     return Recording(archive=item["archive"] and Archive(**item["archive"]), **said)
 
 
 def part_name(config: FeatureConfig, items: list[Item]) -> str:
-    """The path, below the features, of the part of these clips: the same whenever it is written."""
+    """Return the path of the part of these clips, relative to the features.
+
+    The same clips and front end always give the same path.
+    """
     said = json.dumps([config.fingerprint, *(item["key"] for item in items)])
     return f"parts/part-{hashlib.sha256(said.encode()).hexdigest()[:16]}.parquet"
 
 
 def add_digests(digests: list[str]) -> str:
-    """Sum of 256-bit numbers, modulo 2 to the 256: names a set of rows in whatever files they lie.
+    """Return the sum of 256-bit digests modulo 2^256.
+
+    It identifies a set of rows, in any order and in any files.
 
     Source: Bellare and Micciancio, A New Paradigm for Collision-Free Hashing, 1997 (AdHash).
     """
@@ -141,17 +149,17 @@ def add_digests(digests: list[str]) -> str:
 
 
 def hex_digest(total: int) -> str:
-    """A sum of digests, modulo 2^256, as 64 hex digits."""
+    """Return a sum of digests modulo 2^256 as 64 hex digits."""
     return f"{total % (1 << 256):064x}"
 
 
 def rows_digest(table: pa.Table) -> str:
-    """`Ledger.rows` of the rows of a part."""
+    """Return the digest of a part's rows, as in `FeatureLedger.rows`."""
     return hex_digest(sum(int.from_bytes(row_digest(*row), "big") for row in _rows(table)))
 
 
 def rows_sha256(table: pa.Table) -> str:
-    """What the first format had in its place: one SHA-256 of all rows, in their order."""
+    """Return the digest of the first format: one SHA-256 of all rows, in their order."""
     digest = hashlib.sha256()
     for row, logmel in _rows(table):
         digest.update(_said(row))
@@ -166,7 +174,7 @@ def _rows(table: pa.Table) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
 
 
 def row_digest(row: dict[str, Any], logmel: np.ndarray) -> bytes:
-    """Names a row by what a model learns from: not by where it was read."""
+    """Return a row's SHA-256: of the columns `_DECIDE` and the log-mel, but not of its URI."""
     digest = hashlib.sha256(_said(row))
     digest.update(logmel.data)
     return digest.digest()
@@ -177,7 +185,7 @@ def _said(row: dict[str, Any]) -> bytes:
 
 
 def read_ledger(uri: str) -> FeatureLedger | None:
-    """What a part says of itself, from its footer; None where it is damaged, or not of ours."""
+    """Read the ledger in a part's footer; None if the file is damaged or not a part."""
     try:
         return FeatureLedger.from_json(_footer(uri))
     except (KeyError, TypeError, ValueError):
@@ -185,12 +193,12 @@ def read_ledger(uri: str) -> FeatureLedger | None:
 
 
 def is_part(uri: str, path: str) -> bool:
-    """Whether the file at a URI is the part that features have at this path, of any version."""
+    """Return whether the file at a URI is a part of any version that was written for `path`."""
     return _footer(uri).get("part") == path
 
 
 def _footer(uri: str) -> dict[str, Any]:
-    """The ledger in a part's footer; an empty one where there is none."""
+    """Read the JSON object of the ledger in a part's footer; empty if there is none."""
     try:
         with parquet.opened(uri, storage.open_binary(uri)) as part:
             plain = json.loads((part.metadata.metadata or {})[LEDGER_KEY])
@@ -200,5 +208,5 @@ def _footer(uri: str) -> dict[str, Any]:
 
 
 def int_keys(plain: dict[Any, Any]) -> dict[int, Any]:
-    """JSON's text keys as the folds they are."""
+    """Return a dictionary with its keys converted from strings to integers, such as folds."""
     return {int(key): value for key, value in plain.items()}

@@ -1,4 +1,4 @@
-"""Write a part of features: windows in order, and its ledger in the footer."""
+"""Write a part of features: the rows of its clips in order, and its ledger in the footer."""
 
 import json
 import tempfile
@@ -30,14 +30,15 @@ _ROW_GROUP = 64
 _PAGE = 8 << 20
 _IN_MEMORY = 32 << 20
 _OF_WINDOWS = ("start_s", "duration_s", "level_dbfs", "channel")
-"""Columns that differ from window to window of a clip, but for the log-mel."""
+"""Columns with one value per window of a clip, apart from the log-mel."""
 
 
 @dataclass(kw_only=True)
 class Windows:
-    """A recording's windows until it is known to be whole; beyond 32 MB they are in a file.
+    """The windows of one recording, collected until all of it is decoded.
 
-    `total` and `squares` are [windows, n_mels] sums over frames, of decibels and their squares.
+    Log-mels beyond 32 MB are moved to a temporary file. `total` and `squares` are
+    [windows, n_mels] sums over frames, of decibels and of their squares.
     """
 
     start_s: list[float] = field(default_factory=list)
@@ -71,7 +72,11 @@ class Windows:
         total: np.ndarray,
         squares: np.ndarray,
     ) -> None:
-        """Add some windows; `logmel` is [windows, n_mels, n_frames] float16."""
+        """Add windows; arrays are [windows, ...].
+
+        `logmel` is [windows, n_mels, n_frames] float16 decibels, `total` and `squares` are
+        [windows, n_mels].
+        """
         self.start_s += start_s.tolist()
         self.duration_s += duration_s.tolist()
         self.level_dbfs += level_dbfs.tolist()
@@ -82,7 +87,7 @@ class Windows:
         self._logmels.write(logmel.data)
 
     def logmels(self) -> Iterator[np.ndarray]:
-        """Each window's, [n_mels, n_frames] float16."""
+        """Yield the log-mel of each window, [n_mels, n_frames] float16 decibels."""
         self._logmels.seek(0)
         size = 2 * int(np.prod(self._shape))
         for _ in self.start_s:
@@ -90,7 +95,7 @@ class Windows:
 
 
 class PartWriter:
-    """Clips -> one part, in a file of this machine; memory is a row group's windows."""
+    """Writes clips to one part in a local file; memory holds one row group of windows."""
 
     def __init__(self, path: str, config: FeatureConfig) -> None:
         self.config = config
@@ -99,8 +104,8 @@ class PartWriter:
         self._writer = parquet.writer(
             path,
             self._schema,
-            # Dictionaries and statistics of a thousand numbers a row cost more than writing them.
-            # Byte stream split would save an eighth, but DuckDB cannot read it for halves.
+            # Not for log-mels: dictionaries and statistics would take longer than the write itself.
+            # Byte stream split would save an eighth, but DuckDB cannot read it for float16.
             use_dictionary=plain,
             write_statistics=plain,
             data_page_size=_PAGE,
@@ -120,7 +125,7 @@ class PartWriter:
         self._writer.close()
 
     def add(self, item: Item, windows: Windows) -> None:
-        """The rows of an ingested clip."""
+        """Write the rows of an ingested clip."""
         self._items.append(item)
         self._ingested[item["clip_id"]] = item["key"]
         sums = self._sums.setdefault(item["fold"], _FoldSums())
@@ -135,7 +140,7 @@ class PartWriter:
                 self._flush()
 
     def fail(self, item: Item, error: AudioError | UnreadableError) -> None:
-        """The row of a clip that failed."""
+        """Record a clip that failed, with its row of `failures.parquet`."""
         self._items.append(item)
         self._failed[item["clip_id"]] = (item["key"], failure_row(item["uri"], error))
 
@@ -147,7 +152,7 @@ class PartWriter:
         self._rows.clear()
 
     def finish(self) -> FeatureLedger:
-        """End the file; returns what is in its footer."""
+        """Write the footer and close the file; return the ledger in the footer."""
         if self._rows:
             self._flush()
         ledger = FeatureLedger(

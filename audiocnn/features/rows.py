@@ -13,7 +13,10 @@ from audiocnn.features.part import schema
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRows:
-    """Windows in memory: `logmel` is [windows, n_mels, n_frames] float16."""
+    """Windows in memory, one entry per window in every field; times are in seconds.
+
+    `logmel` is [windows, n_mels, n_frames] float16 decibels.
+    """
 
     clip_ids: list[str]
     uris: list[str]
@@ -28,7 +31,7 @@ class FeatureRows:
         return len(self.labels)
 
     def take(self, order: np.ndarray) -> "FeatureRows":
-        """Some rows, in another order."""
+        """Return the rows at the indices `order`, [rows], in that order."""
         taken: dict[str, Any] = {
             name: [value[i] for i in order] if isinstance(value, list) else value[order]
             for name, value in vars(self).items()
@@ -37,7 +40,7 @@ class FeatureRows:
 
     @staticmethod
     def of_table(table: pa.Table) -> "FeatureRows":
-        """The rows of one part."""
+        """Return the rows of one part."""
         return FeatureRows(
             clip_ids=table["clip_id"].to_pylist(),
             uris=table["uri"].to_pylist(),
@@ -51,7 +54,7 @@ class FeatureRows:
 
     @staticmethod
     def concatenate(parts: list["FeatureRows"], config: FeatureConfig) -> "FeatureRows":
-        """Several parts' rows as one."""
+        """Return the rows of several parts together, in order."""
         if not parts:
             empty = schema(config).empty_table()
             return FeatureRows.of_table(empty)
@@ -67,6 +70,6 @@ class FeatureRows:
 
 
 def _ndarray(column: pa.ChunkedArray) -> np.ndarray:
-    """A tensor column as [rows, n_mels, n_frames]."""
+    """Return a tensor column as [rows, n_mels, n_frames]."""
     tensors: np.ndarray = column.combine_chunks().to_numpy_ndarray()
     return tensors

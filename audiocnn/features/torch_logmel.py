@@ -1,4 +1,4 @@
-"""The front end for GPUs: `audiocnn.features.logmel` in torch, on the device that a model is on."""
+"""The front end for GPUs: `audiocnn.features.logmel` in torch, on the device of the model."""
 
 from importlib import import_module
 from typing import Any
@@ -11,7 +11,7 @@ from audiocnn.features.logmel import hann, mel_filters
 
 
 class TorchLogMel(torch.nn.Module):
-    """Batches of windows to log-mel spectrograms, on whichever device it was moved to.
+    """Computes log-mel spectrograms of batches of windows, on the device of its buffers.
 
     forward: [batch, window_samples] float32 in full scale ±1
           -> [batch, n_mels, n_frames] float32, decibels, 10 log10(power), at least floor_db.
@@ -29,7 +29,7 @@ class TorchLogMel(torch.nn.Module):
 
     @torch.inference_mode()
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """[batch, window_samples] -> [batch, n_mels, n_frames] in decibels."""
+        """Convert [batch, window_samples] to [batch, n_mels, n_frames] decibels."""
         n_fft, hop = self.config.n_fft, self.config.hop_length
         around = torch.nn.functional.pad(samples[:, None], (n_fft // 2, n_fft // 2), mode="reflect")
         frames = around[:, 0].unfold(1, n_fft, hop) * self.hann
@@ -40,7 +40,7 @@ class TorchLogMel(torch.nn.Module):
 
 
 def load_torchaudio() -> Any:
-    """The package. Raises InstallationError, with the mend, where it does not fit torch."""
+    """Import torchaudio. Raises InstallationError if its compiled extension does not fit torch."""
     try:
         import_module("torchaudio.functional")
     except OSError as error:

@@ -1,1 +1,1 @@
-"""A bucket of recordings -> labels, events and exports."""
+"""Label the recordings of a bucket; merge the labels into events and export them."""

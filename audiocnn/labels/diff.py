@@ -1,6 +1,7 @@
-"""What a bucket has now against what was done of it before, on disk and not in memory.
+"""Compare the listing of a bucket with the recordings that were labelled before.
 
-DuckDB joins the two lists and spills what does not fit, so their length does not matter.
+DuckDB joins the two lists on disk and spills what does not fit into memory, so their length does
+not matter.
 """
 
 import os
@@ -24,30 +25,32 @@ _DONE = pa.schema([("part", pa.string()), ("uri", pa.string()), ("version", pa.s
 
 
 class Changes:
-    """A listing on disk, and the comparison with what was done; see `compared`."""
+    """A listing on disk, and its comparison with existing parts; see `compared`."""
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
         self._parts: dict[str, LabelPart] = {}
 
     def against(self, parts: list[LabelPart], *, retry_failed: bool) -> None:
-        """Compare with what these parts have, once; with `retry_failed`, but for what failed.
+        """Compare with the recordings in these parts; call this once.
 
-        Raises FormatError, and StorageError as `labelset.files` does.
+        With `retry_failed`, failed recordings count as not done. Raises FormatError, and
+        StorageError as `label_set.files` does.
         """
         self._parts = {part.uri: part for part in parts}
         _load(self._database, "done", _DONE, _done(parts, retry_failed))
 
     def to_do(self) -> Iterator[dict[str, Any]]:
-        """Rows of a manifest: what is not done, or was done of another version; by URI."""
+        """Yield manifest rows, by URI, of recordings not done or done in another version."""
         yield from self._rows(
             "SELECT now.* FROM now ANTI JOIN done USING (uri, version) ORDER BY uri"
         )
 
     def stale(self) -> Iterator[tuple[LabelPart, set[str]]]:
-        """Parts with the URIs of what must be taken out of them.
+        """Yield parts, each with the URIs of the recordings to remove from it.
 
-        It is no longer in the bucket as it was, or is in another part too, which is kept.
+        A recording is removed if the bucket no longer has it in this version, if it failed and is
+        retried, or if several parts have it: only the first part, by URI, keeps it.
         """
         for row in self._rows(
             "SELECT part, list(uri) AS uris FROM ("
@@ -66,7 +69,7 @@ class Changes:
 
 @contextmanager
 def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
-    """A listing (rows of a manifest), to be compared with what parts have. Raises StorageError."""
+    """Yield the `Changes` of a listing, given as manifest rows. Raises StorageError."""
     with (
         Scratch() as folder,
         duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
@@ -79,7 +82,7 @@ def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
 def _done(parts: list[LabelPart], retry_failed: bool) -> Iterator[dict[str, Any]]:
     for part, file in label_set.files(parts):
         for uri, version, failed in outcomes(part, file):
-            # Nothing equals NULL: it is to be done again, and to be taken out.
+            # A NULL version never matches in SQL, so a failed recording is retried and removed.
             yield {
                 "part": part,
                 "uri": uri,

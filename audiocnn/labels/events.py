@@ -1,36 +1,36 @@
-"""Labels of windows -> events: how long each sound was heard."""
+"""Merge the labels of windows into events: from when to when each sound lasts."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-_TOUCHING_S = 0.001 + 1e-9  # a millisecond, and what float64 makes of the times of a day
+_TOUCHING_S = 0.001 + 1e-9  # a millisecond, and rounding of float64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A sound in a recording: neighbouring windows with one answer."""
+    """A sound in a recording: neighbouring windows with the same label."""
 
     uri: str
     onset_s: float
     offset_s: float
-    """Where its last window ends, in seconds from the recording's start as `onset_s` is."""
+    """Latest end of its windows, in seconds from the recording's start, like `onset_s`."""
     label: str
     score: float
-    """The highest of its windows' scores, 0 to 1."""
+    """Highest score of its windows, 0 to 1."""
     windows: int
     bundle: str
-    """The fingerprint of the bundle that gave the labels."""
+    """Fingerprint of the bundle that made the labels."""
 
 
 def merged(rows: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
-    """The events of label rows, in their order; one row and one event are in memory.
+    """Yield the events of label rows, in their order; one row and one event are in memory.
 
-    Rows are windows (`uri, start_s, end_s, label, score, bundle`), recordings one after another
-    and in order of time in each. Neighbours of one recording, label and bundle that overlap, or
-    are at most 1 ms apart, are one event; those labelled `calibration.UNKNOWN` likewise. Where
-    windows overlap, neighbours of other labels do too: events of different classes may share time,
-    and a class that another one interrupts gives two events, which may share time as well.
+    Rows are windows (`uri, start_s, end_s, label, score, bundle`), one recording after another,
+    sorted by time within each. Adjacent rows with the same recording, label and bundle become one
+    event if the windows overlap or are at most 1 ms apart. This holds for the label
+    `config.UNKNOWN` too. If windows overlap, events may overlap: events of different classes, and
+    also two events of one class with a window of another class between them.
     """
     event: Event | None = None
     for row in rows:
@@ -63,6 +63,6 @@ def _of_window(row: Mapping[str, Any]) -> Event:
 
 
 def _goes_on(event: Event, window: Event) -> bool:
-    """Whether the next window is of the same event."""
+    """Return whether the next window belongs to the same event."""
     same = (event.uri, event.label, event.bundle) == (window.uri, window.label, window.bundle)
     return same and window.onset_s - event.offset_s <= _TOUCHING_S

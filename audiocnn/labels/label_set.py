@@ -1,8 +1,8 @@
-"""A folder of labels: what it was begun with, its versions, its parts, and their sums.
+"""A folder of labels: its note, its versions, its parts and their sums.
 
-`labels.json` says with what bundle and options the labels are made, and what was listed;
-`summary.json` is written last. Labels by another bundle are another version, in a folder
-`version-2` and so on of the same layout.
+`labels.json`, the note, holds the bundle and options that the labels are made with, and the result
+of the listing; `summary.json` is written last. Labels by another bundle are another version, in a
+folder `version-2` and so on with the same layout.
 """
 
 import re
@@ -31,18 +31,19 @@ _PARTS = "parts/part-*.parquet"
 _VERSION = re.compile(r"version-([2-9]|[1-9]\d{1,8})")
 _PART = re.compile(r"part-(\w+)-(\d+)\.parquet$")
 _OTHER_OPTIONS = ("bundle", "features", "bucket", "hop_s", "top_k", "embeddings")
-"""Members of `made_with` beside the limits of recordings."""
+"""Members of `made_with` that are not limits of recordings (`AudioLimits`)."""
 _FOOTERS_AHEAD, _FILES_AHEAD = 16, 8
 _ROWS = 4_096
-"""Rows in memory at once: 8 MB of embeddings of 512 numbers."""
+"""Most rows in a batch: 8 MB of embeddings with 512 numbers, as float32."""
 
 
 def find_version(
     to: str, made_with: dict[str, Any], *, new_version: bool
 ) -> tuple[str, dict[str, Any] | None]:
-    """The folder, at or below `to`, of the labels that are made with this, and their note.
+    """Return the folder, at or below `to`, for labels made with these options, and their note.
 
-    Raises ConfigError where there are none such, but others, and no new version is asked for.
+    The note is None if there are no such labels yet. Raises ConfigError if only labels with other
+    options exist and `new_version` is false, or for labels of an earlier format.
     """
     versions = _versions(to)
     others = []
@@ -68,7 +69,7 @@ def find_version(
 
 
 def _versions(to: str) -> dict[int, str]:
-    """Folders of versions by number, those that there are; the first is `to` itself."""
+    """Return the existing folders of versions by number; the first is `to` itself."""
     matches = map(_VERSION.fullmatch, listing.folders(to))
     found = {int(match[1]): storage.join(to, match[0]) for match in matches if match}
     return {1: to} | dict(sorted(found.items()))
@@ -83,23 +84,23 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def read_note(uri: str) -> Note:
-    """`labels.json`. Raises StorageError where there is none, FormatError for another format."""
+    """Read `labels.json`. Raises StorageError if it is missing, FormatError for another format."""
     note, summary = storage.join(uri, NOTE), storage.join(uri, SUMMARY)
     if not storage.exists(note) and storage.exists(summary):
-        storage.read_format(summary, FORMAT, "labels")  # the first format had no note
+        storage.read_format(summary, FORMAT, "labels")  # the first format has no note
     return storage.read_format(note, FORMAT, "labels")
 
 
 def limits_of(note: Note) -> AudioLimits:
-    """What a recording may be, by the note of labels.
+    """Return the limits of recordings in the note of labels.
 
-    Raises FormatError where the labels are made with an option that this version does not know.
+    Raises FormatError if the labels are made with an option that this version does not know.
     """
     return from_json(AudioLimits, note["made_with"].without(_OTHER_OPTIONS))
 
 
 def require_apart(bucket: str, to: str) -> None:
-    """Raise ConfigError where all of the bucket would be taken for labels."""
+    """Raise ConfigError if `to` is the bucket or contains it: recordings would count as labels."""
     if storage.is_within(storage.real(bucket), storage.real(to)):
         raise ConfigError(
             f"--to {storage.absolute(to)}: it is the bucket, or a folder above it, and the "
@@ -109,13 +110,13 @@ def require_apart(bucket: str, to: str) -> None:
 
 
 def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:
-    """The files of a bucket, but for those below the folder of the labels, also through links.
+    """Yield the files of a bucket, except those that are, also by a link, below the labels' folder.
 
     Raises StorageError.
     """
     to = storage.real(to)
 
-    @lru_cache(maxsize=16)  # a listing goes folder by folder
+    @lru_cache(maxsize=16)  # listings come folder by folder
     def is_of_labels(folder: str) -> bool:
         return storage.is_within(storage.real(folder), to)
 
@@ -124,43 +125,43 @@ def iter_bucket(bucket: str, to: str) -> Iterator[StoredFile]:
 
 
 def name_in(bucket: str, uri: str) -> str:
-    """A recording for people: its path below the bucket where it is there."""
+    """Return a recording's path below the bucket, for people; its URI if it is elsewhere."""
     return uri.removeprefix(bucket.rstrip("/") + "/")
 
 
 def is_current(uri: str, listing_id: str) -> bool:
-    """Whether a listing is still the one that the labels are made of: no other run has begun."""
+    """Return whether a listing is still the one in the note: no other run has begun."""
     now = storage.read_json(storage.join(uri, NOTE))["listing"]
     return now is not None and now["id"] == listing_id
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class LabelPart:
-    """A part that is there: which shard of which listing it is the outcome of."""
+    """An existing part: the outcome of one shard of one listing."""
 
     listing_id: str
     shard: int
     uri: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     version: str = ""
-    """Another one where it was written anew: only what was listed is read. Empty: any."""
+    """Version when it was listed; a rewritten part has another one and is refused. Empty: any."""
 
 
 def part_name(listing_id: str, shard: int) -> str:
-    """The path, below the labels, of the part of a shard."""
+    """Return the path, below the labels, of the part of a shard."""
     return f"parts/part-{listing_id}-{shard:06d}.parquet"
 
 
 def manifest_name(listing_id: str) -> str:
-    """The path, below the labels, of what a listing found to do."""
+    """Return the path, below the labels, of the manifest of a listing."""
     return f"manifest-{listing_id}.parquet"
 
 
 def find_parts(uri: str, listings: list[str] | None = None) -> list[LabelPart]:
-    """The parts that are there, in order; of these listings only where they are given.
+    """Return the existing parts, in the order of `listings` and of their shards.
 
-    Raises StorageError.
+    If `listings` is given, only parts of these listings. Raises StorageError.
     """
     found = [
         LabelPart(
@@ -178,7 +179,7 @@ def find_parts(uri: str, listings: list[str] | None = None) -> list[LabelPart]:
 
 
 def clear(output: Output) -> None:
-    """Remove labels, but for their exports; other versions of them stay. Raises StorageError."""
+    """Remove labels, except their exports and their other versions. Raises StorageError."""
     output.clear()
     sweep(output.uri, output.notes)
     for listing_id in _listings(output.notes):
@@ -186,12 +187,12 @@ def clear(output: Output) -> None:
 
 
 def sweep(uri: str, notes: Notes, kept: Collection[str] = ()) -> list[str]:
-    """Remove parts but for some; returns what is named like one and is of others.
+    """Remove parts except `kept`; return files named like parts that no label job wrote.
 
-    Own parts are those of listings in the notes, and those with a ledger.
+    A label job wrote a part if the notes name it or its listing, or if it has a label ledger.
     """
     listings = _listings(notes)
-    listed = notes.get(SUMMARY, {}).get("parts")  # by name in the first format, now their number
+    listed = notes.get(SUMMARY, {}).get("parts")  # names in the first format, now their number
 
     def owned(path: str) -> bool:
         name = _PART.match(path.removeprefix("parts/"))
@@ -203,14 +204,14 @@ def sweep(uri: str, notes: Notes, kept: Collection[str] = ()) -> list[str]:
 
 
 def _listings(notes: Notes) -> set[str]:
-    """The listings that notes name."""
+    """Return the ids of the listings in the notes."""
     note = notes.get(NOTE, {})
     found = [*(note.get("listings") or ()), *(note.get("replaced") or ())]
     return {name for name in found if re.fullmatch(r"\w+", str(name))}
 
 
 def read_labels(uri: str) -> pa.Table:
-    """The labels at a URI as one table, of any format. Raises StorageError, FormatError.
+    """Read the labels at a URI, of any format, as one table. Raises StorageError, FormatError.
 
     Columns that an earlier version did not write are null.
     """
@@ -226,7 +227,7 @@ def read_labels(uri: str) -> pa.Table:
 
 
 def batches(parts: list[LabelPart], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of labels, part by part, some thousands at a time.
+    """Yield the rows of parts, part by part, up to 4096 at a time.
 
     Raises FormatError, and StorageError as `files` does.
     """
@@ -236,10 +237,10 @@ def batches(parts: list[LabelPart], columns: list[str]) -> Iterator[pa.RecordBat
 
 
 def files(parts: list[LabelPart]) -> Iterator[tuple[str, BinaryIO]]:
-    """Each part's URI and its file, to be closed; small ones are fetched ahead, a few of them.
+    """Yield each part's URI and its open file, which the caller closes; 8 are opened ahead.
 
-    Raises StorageError, and ChangedError, here and while a file is read, where a part was written
-    anew since it was listed.
+    Opening reads a small remote file whole. Raises StorageError, and ChangedError, here and
+    while a file is read, if a part was rewritten after it was listed.
     """
     opened = prefetch(_opened, parts, _FILES_AHEAD)
     yield from zip((part.uri for part in parts), opened, strict=True)
@@ -250,7 +251,7 @@ def _opened(part: LabelPart) -> BinaryIO:
 
 
 def collect(uri: str, parts: list[LabelPart]) -> tuple[LabelLedger, Counter[str], int]:
-    """The sum of all parts' ledgers, the failures by reason, and how many; writes these.
+    """Write `failures.parquet`; return the sum of the ledgers, the failures by reason and in total.
 
     Raises FormatError, and StorageError as `files` does.
     """

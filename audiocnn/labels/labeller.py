@@ -1,4 +1,4 @@
-"""Recordings -> a part of labels: decoded in a process beside, scored in batches over files."""
+"""Label recordings: decode them in a separate process, score windows of several in one batch."""
 
 import time
 from collections import defaultdict
@@ -17,29 +17,29 @@ from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
 
 BATCH = 64
-"""Windows that the model gets at once."""
+"""Number of windows to collect before they are scored; one batch may have more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a model says of windows; arrays are [windows, ...]."""
+    """A model's output for windows; arrays are [windows, ...]."""
 
     scores: np.ndarray
     """[windows, n_classes]"""
     embeddings: np.ndarray | None
-    """[windows, features] float16, where they were asked for."""
+    """[windows, features] float16; None if they were not asked for."""
     gpu_s: float = 0.0
-    """Seconds of a GPU that it took."""
+    """GPU time that it took, in seconds; 0 on a CPU."""
 
 
 class Scorer:
-    """A predictor, as labelling asks it."""
+    """A predictor with the interface that labelling uses."""
 
     def __init__(self, predictor: Predictor, *, embeddings: bool) -> None:
         self.predictor, self.embeddings = predictor, embeddings
 
     def score(self, logmel: np.ndarray) -> Scores:
-        """[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
+        """Score log-mels, [windows, n_mels, n_frames] float16 decibels."""
         began = time.perf_counter()
         scores, embeddings = self.predictor.scores_and_embeddings(logmel)
         return Scores(
@@ -50,7 +50,7 @@ class Scorer:
 
 
 def _not_numbers(found: list[Scored]) -> AudioError | None:
-    """What is wrong with a recording of which a window's scores are NaN or infinite."""
+    """Return the error of a recording with a NaN or infinite score; None if all are finite."""
     for scored in found:
         good = np.isfinite(scored.scores).all(axis=1)
         if not good.all():
@@ -60,13 +60,13 @@ def _not_numbers(found: list[Scored]) -> AudioError | None:
 
 
 Judge = Callable[[np.ndarray], Scores]
-"""[windows, n_mels, n_frames] float16 decibels -> what the model says of them."""
+"""Function that scores log-mels, [windows, n_mels, n_frames] float16 decibels."""
 
 
 class Labeller:
-    """A bundle's configs, a front end, and a model wherever it is.
+    """Labels recordings with a front end and a scoring function; the model may be elsewhere.
 
-    Used by one thread at a time, as its front end is.
+    Only one thread at a time may use it, because the same holds for its front end.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Labeller:
         self.extractor, self.score = extractor, score
 
     def part(self, entries: list[Entry], path: str, name: str = "") -> LabelLedger:
-        """Write the part of these recordings to a file of this machine; returns its ledger.
+        """Label these recordings and write their part to a local file; return its ledger.
 
-        `name` is as for `LabelWriter`. Raises AudioCNNError where the store is out of reach or the
+        `name` is as for `LabelWriter`. Raises AudioCNNError if the store cannot be reached or the
         file cannot be written.
         """
         began, before = time.thread_time(), self.extractor.cpu_s
@@ -102,7 +102,7 @@ class Labeller:
     def _judged(
         self, stream: Iterator[WindowFeatures | RecordingEnd], ledger: LabelLedger
     ) -> Iterator[tuple[RecordingEnd, list[Scored]]]:
-        """Each recording with its scores, once they are all there; GPU seconds are noted."""
+        """Yield each recording with all its scores; add the GPU seconds to the ledger."""
         held: list[WindowFeatures | RecordingEnd] = []
         scored: dict[tuple[int, int], list[Scored]] = defaultdict(list)
         for message in chain(stream, [None]):
@@ -116,11 +116,11 @@ class Labeller:
                     scored[found.at, found.attempt].append(next(judged))
                 else:
                     yield found, scored[found.at, found.attempt]
-                    scored.clear()  # of attempts that broke off too
+                    scored.clear()  # with the scores of attempts that broke off
             held.clear()
 
     def _judge(self, found: list[WindowFeatures], ledger: LabelLedger) -> Iterator[Scored]:
-        """One answer of the model, cut to what it was asked for."""
+        """Score all windows in one batch; yield the scores of each element of `found`."""
         if not found:
             return
         answer = self.score(np.concatenate([one.logmel for one in found]))

@@ -1,7 +1,8 @@
-"""The Parquet files of labels: how one is written, and what it says of itself.
+"""Write and read the Parquet files of labels, called parts.
 
-A part is the outcome of one shard: rows for what was labelled, and in its footer what failed and
-why. It is written whole or not at all, so that which parts are there says what is done.
+A part is the outcome of one shard: rows for the recordings that were labelled, and a ledger in the
+footer with the recordings that failed and why. A part is written completely or not at all, so the
+existing parts show which shards are done.
 """
 
 import json
@@ -26,7 +27,7 @@ from audiocnn.storage.failures import failure_row
 
 FORMAT = "audiocnn.labels/2"
 BINS = 20
-"""Bars of the histogram of scores, each as wide as the others, from 0 to 1."""
+"""Number of bins of the score histogram; all are equally wide, from 0 to 1."""
 
 _LEDGER, _NAME = b"audiocnn.ledger", b"audiocnn.part"
 _ROW_GROUP = 8_192
@@ -36,9 +37,9 @@ _MEND = "delete it, and the same `label` does its recordings again"
 
 
 def schema(embedding: int | None = None) -> pa.Schema:
-    """The columns of the labels, a row a window; `embedding` is the size of the pooled features.
+    """Return the columns of labels, one row per window; `embedding` is the size of an embedding.
 
-    Labels that were written before there was a `level_dbfs` and a `channel` are read without them.
+    Labels of earlier versions lack `level_dbfs` and `channel`; they can still be read.
     """
     scored = pa.struct([("label", pa.string()), ("score", pa.float32())])
     fields = [
@@ -60,29 +61,29 @@ def schema(embedding: int | None = None) -> pa.Schema:
 
 @dataclass(kw_only=True)
 class LabelLedger:
-    """What a part says of itself, or the sum of what several say."""
+    """Counts and failures of a part, or their sums over several parts."""
 
     labelled: int = 0
-    """Recordings."""
+    """Number of labelled recordings."""
     windows: int = 0
     sound_s: float = 0.0
-    """Seconds in the windows: twice where they overlap."""
+    """Total length of the windows, in seconds; time in two windows counts twice."""
     classes: Counter[str] = field(default_factory=Counter)
-    """Windows by their label."""
+    """Number of windows by label."""
     scores: list[int] = field(default_factory=lambda: [0] * BINS)
-    """Windows by their score: see BINS."""
+    """Number of windows by score, in `BINS` bins."""
     failures: list[dict[str, str]] = field(default_factory=list)
-    """Rows of `failures.parquet`, each with the `version` that failed."""
+    """Rows of `failures.parquet`, each with the recording's `version` that failed."""
     cpu_s: float = 0.0
     gpu_s: float = 0.0
 
     @property
     def failed(self) -> int:
-        """Recordings."""
+        """Number of failed recordings."""
         return len(self.failures)
 
     def add(self, rows: pa.Table) -> None:
-        """Count rows of labels; whoever adds them counts the recordings."""
+        """Count the windows in rows of labels; the caller counts the recordings (`labelled`)."""
         self.windows += len(rows)
         self.sound_s += (pc.sum(pc.subtract(rows["end_s"], rows["start_s"])).as_py()) or 0.0
         for pair in pc.value_counts(rows["label"]).to_pylist():
@@ -92,7 +93,7 @@ class LabelLedger:
         self.scores = [a + b for a, b in zip(self.scores, counts, strict=True)]
 
     def merge(self, other: "LabelLedger") -> None:
-        """Add another one's sums; its failures are only counted by whoever keeps them."""
+        """Add another ledger's sums, but not its failures: the caller keeps or counts those."""
         self.labelled += other.labelled
         self.windows += other.windows
         self.sound_s += other.sound_s
@@ -103,13 +104,13 @@ class LabelLedger:
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "LabelLedger":
-        """What a part's footer has."""
+        """Return the ledger from the JSON object in a part's footer."""
         return LabelLedger(**{**plain, "classes": Counter(plain["classes"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Some consecutive windows of a recording and their scores; arrays are [windows, ...]."""
+    """Consecutive windows of a recording and their scores; arrays are [windows, ...]."""
 
     start_s: np.ndarray
     duration_s: np.ndarray
@@ -117,15 +118,16 @@ class Scored:
     """[windows, n_classes]"""
     level_dbfs: np.ndarray
     channel: np.ndarray
-    """As `windowing.Window` has them."""
+    """This and `level_dbfs`: as in `windows.Window`."""
     embeddings: np.ndarray | None = None
     """[windows, features] float16"""
 
 
 class LabelWriter:
-    """Recordings' scores -> one part, in a file of this machine; memory is a row group's rows.
+    """Write the scores of recordings to one part, a local file; one row group is in memory.
 
-    `name` is its path below the labels: there alone it is read, where it is given.
+    `name` is the part's path below the labels. If it is given, a part at another path is refused
+    when it is read.
     """
 
     def __init__(
@@ -146,7 +148,7 @@ class LabelWriter:
         self._writer.close()
 
     def add(self, recording: Recording, found: list[Scored]) -> None:
-        """The rows of a labelled recording."""
+        """Add the rows of a labelled recording."""
         self.ledger.labelled += 1
         for scored in found:
             self._held.append(self._table(recording, scored))
@@ -155,12 +157,12 @@ class LabelWriter:
                 self._flush()
 
     def fail(self, recording: Recording, error: AudioError | UnreadableError) -> None:
-        """The failure of another one."""
+        """Add a failed recording and its error."""
         row = failure_row(recording.uri, error)
         self.ledger.failures.append({**row, "version": recording.version or ""})
 
     def finish(self) -> LabelLedger:
-        """End the file; returns what is in its footer."""
+        """Complete the file; return the ledger in its footer."""
         self._flush()
         _close(self._writer, self.ledger, self.name)
         return self.ledger
@@ -208,9 +210,9 @@ def _close(writer: pq.ParquetWriter, ledger: LabelLedger, name: str) -> None:
 
 @contextmanager
 def reading(uri: str, file: BinaryIO) -> Iterator[pq.ParquetFile]:
-    """The file of a part, to read within a block.
+    """Open a part's file for reading within a block.
 
-    Raises FormatError where it is damaged, or lies in the place of another part.
+    Raises FormatError if the file is damaged, or if it is at the path of another part.
     """
     with parquet.opened(uri, file, _PART, mend=_MEND) as part:
         name = _name_of(part)
@@ -220,16 +222,16 @@ def reading(uri: str, file: BinaryIO) -> Iterator[pq.ParquetFile]:
 
 
 def _name_of(part: pq.ParquetFile) -> str:
-    """The name that a part was written with; parts by earlier versions have none."""
+    """Return the name that a part was written with; empty for parts of earlier versions."""
     name: bytes = (part.metadata.metadata or {}).get(_NAME, b"")
     return name.decode()
 
 
 def read_ledger(uri: str, size: int | None = None, version: str | None = None) -> LabelLedger:
-    """What a part says of itself; fewer requests where its size in bytes is known.
+    """Read the ledger of a part. The `size` in bytes, if known, saves a request.
 
-    Raises StorageError, ChangedError where it is of another version than the one given, and
-    FormatError where it is none of ours.
+    Raises StorageError, ChangedError if the part no longer has the given version, and FormatError
+    if the file is not a part of labels.
     """
     file = storage.open_binary(uri, block_bytes=_FOOTER, size=size, version=version)
     with reading(uri, file) as part:
@@ -237,7 +239,7 @@ def read_ledger(uri: str, size: int | None = None, version: str | None = None) -
 
 
 def is_part(uri: str, path: str) -> bool:
-    """Whether the file at a URI is the part of labels that is written to a path, of any version."""
+    """Return whether the file at a URI is a part of labels for `path`, by any version of ours."""
     try:
         with parquet.opened(uri, storage.open_binary(uri, block_bytes=_FOOTER)) as part:
             name, plain = _name_of(part), _plain_ledger(part)
@@ -247,7 +249,7 @@ def is_part(uri: str, path: str) -> bool:
 
 
 def ledger_of(uri: str, part: pq.ParquetFile) -> LabelLedger:
-    """What is in a part's footer. Raises FormatError."""
+    """Return the ledger in a part's footer. Raises FormatError."""
     try:
         return LabelLedger.from_json(_plain_ledger(part))
     except (KeyError, TypeError, ValueError) as error:
@@ -259,7 +261,7 @@ def _plain_ledger(part: pq.ParquetFile) -> Any:
 
 
 def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
-    """URI, version, and whether it failed, of every recording that a part has.
+    """Yield (URI, version, whether it failed) of each recording in a part.
 
     Raises StorageError, FormatError.
     """
@@ -268,7 +270,7 @@ def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
         failures = ledger_of(uri, part).failures
         for batch in part.iter_batches(columns=["uri", "version"]):
             for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                if row != last:  # a recording's rows stand together
+                if row != last:  # a recording's rows are adjacent
                     last = row
                     yield *row, False
     for failure in failures:
@@ -276,10 +278,10 @@ def outcomes(uri: str, file: BinaryIO) -> Iterator[tuple[str, str, bool]]:
 
 
 def without(uri: str, gone: set[str], *, version: str | None = None) -> bool:
-    """Rewrite a part without some recordings, by their URIs; whether anything is left of it.
+    """Rewrite a part without the recordings with the URIs in `gone`; return whether any are left.
 
-    Where nothing is, the part is removed. Raises StorageError, FormatError, and ChangedError,
-    with nothing written, where the part is of another version than the one given.
+    If none are left, the part is removed. Raises StorageError, FormatError, and ChangedError if
+    the part no longer has the given version; the part is unchanged then.
     """
     with reading(uri, storage.open_binary(uri, version=version)) as part:
         name, ledger, table = _name_of(part), ledger_of(uri, part), part.read()

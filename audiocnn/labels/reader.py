@@ -1,4 +1,4 @@
-"""Labels that are there: with the bundle that made them, and read batch by batch."""
+"""Open existing labels with the bundle that made them, and read them batch by batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,23 +35,23 @@ class Labelled:
     bundle: str
     """URI of the bundle that made the labels."""
     fingerprint: str
-    """That bundle's."""
+    """Fingerprint of that bundle."""
     classes: tuple[str, ...]
-    """That bundle's, in its order."""
+    """Classes of that bundle, in its order."""
     feature: FeatureConfig
-    """How recordings were cut into windows."""
+    """Feature settings of the bundle, with the hop that the labels were made with."""
     limits: AudioLimits
     has_embeddings: bool
     finished: bool
-    """Whether the job that writes them has ended."""
+    """Whether the job that writes the labels has finished."""
     parts: list[LabelPart]
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of all parts, some thousands at a time. Raises StorageError, FormatError."""
+        """Yield the rows of all parts, up to 4096 at a time. Raises StorageError, FormatError."""
         return batches(self.parts, columns)
 
     def require_embeddings(self) -> None:
-        """Raise ConfigError where the labels have none."""
+        """Raise ConfigError if the labels have no embeddings."""
         if not self.has_embeddings:
             raise ConfigError(
                 f"{self.uri}: labels without embeddings; label again with --embeddings (and "
@@ -59,15 +59,15 @@ class Labelled:
             )
 
     def name(self, uri: str) -> str:
-        """A recording for people: its path below the bucket where it is there."""
+        """Return a recording's path below the bucket, for people; its URI if it is elsewhere."""
         return name_in(self.bucket, uri)
 
 
 def open_labels(uri: str, bundle: str | None = None) -> Labelled:
-    """The labels at a URI, whole or not; `bundle` says where their bundle is now, if it moved.
+    """Open the labels at a URI, complete or not; `bundle` is their bundle's URI if it was moved.
 
-    Raises StorageError where there are none, FormatError for those of another format, ConfigError
-    where the bundle is gone, and MismatchError where it is another one.
+    Raises StorageError if there are no labels, FormatError for another format, ConfigError if the
+    bundle is missing, and MismatchError if it is another bundle.
     """
     uri = storage.absolute(uri)
     note = read_note(uri)
@@ -89,7 +89,7 @@ def open_labels(uri: str, bundle: str | None = None) -> Labelled:
 
 
 def _bundle(where: str, fingerprint: str, labels: str) -> dict[str, Any]:
-    """`bundle.json` of the bundle that made the labels."""
+    """Return `bundle.json` of the bundle that made the labels."""
     if not storage.exists(storage.join(where, "bundle.json")):
         raise ConfigError(
             f"{labels}: the bundle that made them is not at {where}; say by --bundle where it is"
@@ -104,9 +104,9 @@ def _bundle(where: str, fingerprint: str, labels: str) -> dict[str, Any]:
 
 
 def unit_vectors(batch: pa.RecordBatch) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-    """Embeddings of a batch -> [rows, features], of length 1; and which rows have a direction.
+    """Return a batch's embeddings scaled to length 1, [rows, features], and [rows] which are valid.
 
-    The others, which are zero, not finite or missing, are zeros.
+    Embeddings that are zero, not finite or missing are not valid and are returned as zeros.
     """
     column = batch.column("embedding")
     vectors = np.zeros((len(batch), column.type.list_size), np.float32)
@@ -117,7 +117,10 @@ def unit_vectors(batch: pa.RecordBatch) -> tuple[Vectors, npt.NDArray[np.bool_]]
 
 
 def normalised(vectors: Vectors) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-    """[rows, features] with rows of length 1, or of zeros where they have no direction; which."""
+    """Return [rows, features] with rows scaled to length 1, and [rows] which are valid.
+
+    Rows that are zero or not finite are not valid and are returned as zeros.
+    """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     good = np.isfinite(lengths) & (lengths > 0)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=good), good[:, 0]

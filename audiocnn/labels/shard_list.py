@@ -1,7 +1,7 @@
-"""The manifest of a bulk job: what a bucket held when it was listed, in shards to be done.
+"""The manifest of a bulk job: the recordings to label, found when the bucket was listed.
 
-One Parquet file, a row group a shard: written as the bucket is listed and read a shard at a time,
-so that a bucket may hold more objects than any process holds names.
+It is one Parquet file with one row group per shard. It is written while the bucket is listed and
+read one shard at a time, so a bucket may have more objects than fit into memory.
 """
 
 from collections import Counter
@@ -23,10 +23,10 @@ from audiocnn.storage.listing import StoredFile, stored_file
 SHARD_LIST_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size", pa.int64()), ("version", pa.string()), ("wrong", pa.string())]
 )
-"""Its columns; `wrong` says why a recording cannot be tried."""
+"""Columns of the manifest; `wrong` is the reason why a recording cannot be read, or null."""
 
 _RECORDINGS, _BYTES = (32, 4_096), (32 << 20, 1 << 30)
-"""How much the first shards may hold, and how much any may."""
+"""Limits of a shard, (of the first shards, of any shard): recordings, and their bytes."""
 _GROWTH = 64
 _KINDS = 100
 _BLOCK = 1 << 18
@@ -35,21 +35,21 @@ _MEND = "delete it, and the same `label` lists the bucket again"
 
 @dataclass(kw_only=True)
 class ListingCounts:
-    """What a listing saw: every file is a recording or one of the skipped."""
+    """Counts of a listing: each file is a recording or is skipped."""
 
     recordings: int = 0
     bytes: int = 0
-    """Of the recordings."""
+    """Total size of the recordings, in bytes."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Files that are no recordings by their names, by suffix."""
+    """Number of files without the suffix of a recording, by suffix."""
 
     @property
     def listed(self) -> int:
-        """All of them."""
+        """Number of all listed files."""
         return self.recordings + sum(self.skipped.values())
 
     def of_recordings(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:
-        """The recordings among the files; all are counted as they pass."""
+        """Yield the recordings among the files; count all files."""
         for file in files:
             if file.path.lower().endswith(AUDIO_SUFFIXES):
                 self.recordings += 1
@@ -64,17 +64,18 @@ class ListingCounts:
 
 
 def row_of(file: StoredFile) -> dict[str, Any]:
-    """A file's row of the manifest."""
+    """Return a file's row of the manifest."""
     uri = storage.printable(file.uri)
     wrong = None if uri == file.uri else "path: its name is not UTF-8"
     return {"uri": uri, "size": file.size, "version": file.version, "wrong": wrong}
 
 
 def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
-    """Write a manifest of rows as they come; returns the number of shards.
+    """Write rows to a manifest as they come; return the number of shards.
 
-    The first shards are small, so that a small bucket is shared out evenly; they grow with what
-    was listed, so that the shards of a large one are few. Memory is a shard.
+    The first shards are small, so that a small bucket is spread evenly over the workers. Later
+    ones grow with the rows written before, so that a large bucket has few shards. One shard is in
+    memory.
     """
     shards = count = 0
     with storage.atomic_path(uri) as path, parquet.writer(path, SHARD_LIST_SCHEMA) as file:
@@ -97,7 +98,7 @@ def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
 
 
 def _room(limits: tuple[int, int], before: int) -> int:
-    """How much the next shard may hold, by how much those before it do."""
+    """Return the limit of the next shard: 1/64 of all shards before it, within `limits`."""
     first, most = limits
     return min(most, max(first, before // _GROWTH))
 
@@ -108,14 +109,14 @@ def _write_shard(file: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A recording to do, and what is known to be wrong with it."""
+    """A recording to label; `wrong` is the reason why it cannot be read, or None."""
 
     recording: Recording
     wrong: str | None
 
 
 def read_shard(uri: str, index: int) -> list[Entry]:
-    """One shard of a manifest, by one request. Raises StorageError, FormatError."""
+    """Read one shard of a manifest, by one request. Raises StorageError, FormatError."""
     stored, metadata = _known(uri)
     with parquet.opened(uri, _opened(stored), "a manifest", metadata=metadata, mend=_MEND) as file:
         table = file.read_row_group(index)
@@ -129,14 +130,14 @@ def read_shard(uri: str, index: int) -> list[Entry]:
 
 
 def shard_sizes(uri: str) -> list[int]:
-    """Recordings in each shard of a manifest. Raises StorageError, FormatError."""
+    """Return the number of recordings in each shard. Raises StorageError, FormatError."""
     _, metadata = _known(uri)
     return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
 
 @lru_cache(maxsize=2)
 def _known(uri: str) -> tuple[StoredFile, pq.FileMetaData]:
-    """What a manifest is, and where each shard lies; kept, for both take requests."""
+    """Return a manifest's file and its footer; both are cached, because both take requests."""
     stored = stored_file(uri)
     with parquet.opened(uri, _opened(stored), "a manifest", mend=_MEND) as file:
         return stored, file.metadata

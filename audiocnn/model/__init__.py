@@ -1,1 +1,1 @@
-"""Log-mel spectrograms -> scores: the network, its bundle, and what uses it."""
+"""Log-mel spectrograms -> scores: the network, its bundle, predictions and explanations."""

@@ -1,8 +1,8 @@
-"""A bundle: a trained model with all that is needed to use it, in one folder.
+"""A bundle: a folder with a trained model and everything that is needed to use it.
 
-`bundle.json` (configs, ordered classes, metrics, provenance) and `model.safetensors` (weights
-and normalisation). Nothing in it is ever unpickled. The fingerprint covers whatever changes a
-prediction: weights, both configs and the class order.
+It has `bundle.json` (configs, ordered classes, calibration, metrics, provenance) and
+`model.safetensors` (weights and normalisation). Nothing is unpickled. The fingerprint covers
+everything that affects a prediction: weights, both configs, class order and calibration.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ _DECIDES = (
     "calibration",
     "weights_sha256",
 )
-"""Fields of `bundle.json` that decide a prediction, and so the fingerprint."""
+"""Fields of `bundle.json` that affect predictions; the fingerprint is computed from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A model in evaluation mode, and what it was made for."""
+    """A model in evaluation mode, with its front end, classes and calibration."""
 
     model: Backbone
     feature: FeatureConfig
@@ -42,11 +42,14 @@ class Bundle:
     calibration: Calibration = field(default_factory=Calibration)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    """What it was trained from and with: features, recipe, options, folds, versions."""
+    """How the model was trained: features, recipe, options, folds, versions."""
     fingerprint: str = ""
 
     def write(self, uri: str) -> "Bundle":
-        """Write the bundle, `bundle.json` last; returns it with its fingerprint."""
+        """Write the bundle; return it with its fingerprint. Raises StorageError.
+
+        `bundle.json` is written last.
+        """
         weights = safetensors.torch.save(
             {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
         )
@@ -70,9 +73,9 @@ class Bundle:
 
     @staticmethod
     def read(uri: str, fingerprint: str | None = None) -> "Bundle":
-        """The bundle at a URI. Raises StorageError, FormatError.
+        """Read the bundle at a URI. Raises StorageError, FormatError, ConfigError.
 
-        With a `fingerprint`, raises MismatchError where it is not that one any more.
+        With a `fingerprint`, raises MismatchError if the bundle there has another one.
         """
         uri = storage.absolute(uri)
         plain = read_summary(uri)
@@ -91,7 +94,7 @@ class Bundle:
             model = build(config, feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
         except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
-            first = str(error).splitlines()[0]  # torch lists every tensor
+            first = str(error).splitlines()[0]  # torch's message lists every tensor
             raise FormatError(f"{uri}: a damaged bundle ({first})") from error
         for name, values in model.state_dict().items():
             if not bool(torch.isfinite(values).all()):
@@ -113,7 +116,7 @@ class Bundle:
 
 
 def read_summary(uri: str) -> dict[str, Any]:
-    """`bundle.json` of a bundle, without its weights. Raises StorageError, FormatError."""
+    """Read `bundle.json` of a bundle, without the weights. Raises StorageError, FormatError."""
     path = storage.join(uri, "bundle.json")
     plain = storage.read_format(path, FORMAT, "bundle")
     needed = ("fingerprint", *_DECIDES, "metrics", "provenance")
@@ -126,7 +129,7 @@ def read_summary(uri: str) -> dict[str, Any]:
 
 
 def recalibrate(uri: str, calibration: Calibration) -> str:
-    """Give the bundle at a URI another calibration; returns its new fingerprint."""
+    """Replace the calibration of the bundle at a URI; return its new fingerprint."""
     plain = read_summary(uri)
     plain["calibration"] = calibration.to_json()
     plain["fingerprint"] = _fingerprint(plain)

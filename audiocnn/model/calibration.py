@@ -1,6 +1,6 @@
-"""Scores that mean something: a temperature, and for each class the least score it is answered at.
+"""Calibrate scores: a temperature, and for each class the lowest score at which it is predicted.
 
-Both are fitted on scores of windows that the model which gave them had never seen.
+Both are fitted to scores of windows that the model was not trained on.
 """
 
 from dataclasses import dataclass
@@ -9,24 +9,25 @@ from typing import Any
 import numpy as np
 
 PRECISION = 0.95
-"""Part of a class's answers that should be right: what thresholds are fitted to."""
+"""Precision to which the threshold of each class is fitted."""
 
 _LEAST = 1e-12
+"""Lowest score whose logarithm is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How a model's logits become scores, and scores an answer."""
+    """How logits become scores, and from which score on the best class is predicted."""
 
     temperature: float = 1.0
-    """Logits are divided by it before the softmax (Guo et al. 2017)."""
+    """Divisor of the logits before the softmax (Guo et al. 2017)."""
     thresholds: tuple[float, ...] = ()
-    """The least score with which each class is answered; none: every answer is given."""
+    """Lowest score at which each class is predicted; if empty, there is no limit."""
 
     def known(self, scores: np.ndarray) -> np.ndarray:
-        """[rows, n_classes] scores -> [rows] whether the best class reaches its threshold.
+        """Return for scores [rows, n_classes] whether the best class reaches its threshold, [rows].
 
-        Scores of 0 alone, as of silence, reach none.
+        If all scores are 0, as for silence, no class reaches it.
         """
         best = scores.max(axis=1)
         known: np.ndarray = best > 0
@@ -35,20 +36,20 @@ class Calibration:
         return known
 
     def to_json(self) -> dict[str, Any]:
-        """As `bundle.json` has it."""
+        """Return the calibration as JSON values, for `bundle.json`."""
         return {"temperature": self.temperature, "thresholds": list(self.thresholds)}
 
     @staticmethod
     def from_json(plain: dict[str, Any]) -> "Calibration":
-        """What `to_json` gave, or a bundle that had no thresholds yet."""
+        """Return the calibration that `to_json` wrote; older bundles have no thresholds."""
         thresholds = tuple(float(value) for value in plain.get("thresholds", ()))
         return Calibration(temperature=float(plain["temperature"]), thresholds=thresholds)
 
 
 def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax scores [rows, n_classes] as they are with the logits divided by a temperature.
+    """Return softmax scores [rows, n_classes] as if the logits were divided by a temperature.
 
-    Rows of 0 alone stay so.
+    Rows with only zeros stay zeros.
     """
     powers = np.log(np.maximum(scores, _LEAST)) / temperature
     powers = np.exp(powers - powers.max(axis=1, keepdims=True))
@@ -59,16 +60,18 @@ def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(
     scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """The temperature with the least negative log-likelihood; [rows, n_classes], [rows], [rows].
+    """Return the temperature with the lowest negative log-likelihood.
 
-    At least 1 where no answer is wrong: the likelihood would rise for ever as it falls.
+    `scores` are [rows, n_classes], `truth` [rows] class indices, `weights` [rows]. If every
+    prediction is right, the result is at least 1: the likelihood rises without end as the
+    temperature falls.
     """
 
     def loss(temperature: float) -> float:
         of_truth = apply_temperature(scores, temperature)[np.arange(len(truth)), truth]
         return float(np.average(-np.log(np.maximum(of_truth, _LEAST)), weights=weights))
 
-    # Convex in 1 / temperature: the least of a coarse grid is next to the least of all.
+    # The loss is convex in 1 / temperature, so its minimum is next to the best grid point.
     low, high = (1.0 if (scores.argmax(axis=1) == truth).all() else 0.05), 20.0
     for _ in range(3):
         grid = np.geomspace(low, high, 25)
@@ -78,11 +81,12 @@ def fit_temperature(
 
 
 def fit_thresholds(scores: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
-    """For each class the least score above which `PRECISION` of its answers were right.
+    """Return for each class the lowest threshold with a precision of at least `PRECISION`.
 
-    Where no score keeps so many right, the one with the highest precision. A class whose answers
-    were all wrong is answered above their scores only; one that was never answered always, for
-    nothing is known of it.
+    `scores` are [rows, n_classes], `truth` [rows] class indices. If no threshold reaches
+    `PRECISION`, the one with the highest precision is used. If all predictions of a class are
+    wrong, the threshold is just above their scores. If a class was never predicted, nothing is
+    known about it, and the threshold is 0.
     """
     answers, best = scores.argmax(axis=1), scores.max(axis=1)
     thresholds = []
@@ -95,11 +99,11 @@ def fit_thresholds(scores: np.ndarray, truth: np.ndarray) -> tuple[float, ...]:
 
 
 def _threshold(scores: np.ndarray, right: np.ndarray) -> float:
-    """The threshold of one class's answers, the most certain first."""
+    """Return one class's threshold from its scores, highest first, and whether each is right."""
     if not len(scores):
         return 0.0
     if not right.any():
-        return float(np.nextafter(np.float32(scores[0]), np.float32(2)))  # as scores are kept
+        return float(np.nextafter(np.float32(scores[0]), np.float32(2)))  # stored as float32
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     enough = np.flatnonzero(precision >= PRECISION)
     last = int(enough[-1]) if len(enough) else int(precision.argmax())
@@ -110,22 +114,27 @@ def _threshold(scores: np.ndarray, right: np.ndarray) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """How often answers of about the same score were right; arrays are [bins]."""
+    """How often predictions with about the same score were right; arrays are [bins]."""
 
     counts: np.ndarray
+    """Number of predictions in each bin."""
     scores: np.ndarray
     """Mean score of each bin."""
     accuracies: np.ndarray
+    """Fraction of right predictions of each bin."""
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean gap of score and accuracy, by count."""
+        """Expected calibration error: mean gap of score and accuracy, weighted by count, 0 to 1."""
         gaps = np.abs(self.scores - self.accuracies)
         return float((self.counts * gaps).sum() / max(1, self.counts.sum()))
 
 
 def reliability(scores: np.ndarray, truth: np.ndarray, bins: int = 10) -> Reliability:
-    """Answers by their score, in bins of equal width: [rows, n_classes] and [rows]."""
+    """Group predictions by their score in bins of equal width.
+
+    `scores` are [rows, n_classes], `truth` [rows] class indices.
+    """
     best, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     place = np.minimum((best * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)

@@ -6,11 +6,12 @@ import numpy as np
 def clip_scores(
     clip_ids: list[str], durations_s: np.ndarray, scores: np.ndarray
 ) -> tuple[list[str], np.ndarray]:
-    """Scores of windows [windows, classes] -> of clips [clips, classes], each clip once.
+    """Average scores [windows, n_classes]; return the clips' names and [clips, n_classes].
 
-    A clip's score is the mean of its windows', weighted by their recorded duration, so that a
-    padded end counts for what it holds. Windows with scores of 0 alone, as silence has, count for
-    nothing; a clip of such windows has such scores. Clips keep the order of their first windows.
+    `clip_ids` and `durations_s`, in seconds, have one entry per window. A clip's scores are the
+    mean of its windows' scores, weighted by their recorded duration, so padding has no weight.
+    Windows with only zeros (silence) have no weight; a clip with no other windows gets zeros.
+    Clips are in the order of their first windows.
     """
     order = {name: index for index, name in enumerate(dict.fromkeys(clip_ids))}
     index = np.array([order[name] for name in clip_ids])

@@ -1,4 +1,4 @@
-"""What drove a decision: Grad-CAM over the log-mel, and the part of a sound that it marks."""
+"""Explain a prediction: Grad-CAM over the log-mel, and the part of the sound that it marks."""
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from audiocnn.model.backbone import Backbone
 def grad_cam(
     model: Backbone, logmel: np.ndarray, index: int, layer: str | None = None
 ) -> np.ndarray:
-    """Where a window speaks for a class: Grad-CAM (Selvaraju et al. 2017).
+    """Compute which places of a window support a class: Grad-CAM (Selvaraju et al. 2017).
 
-    `logmel` is [n_mels, n_frames] decibels, `index` the class's place in the bundle's order.
-    `layer` is one of `model.layers`, and `model.cam_layer` when not given: later layers are coarser
-    and closer to the decision.
-    Returns [n_mels, n_frames] float32 within 0 and 1, where 1 is the place that says most for
-    the class; 0 everywhere where nothing does.
+    `logmel` is [n_mels, n_frames] decibels, `index` the class's index in the bundle's classes.
+    `layer` is one of `model.layers`, by default `model.cam_layer`: a later layer is coarser and
+    closer to the prediction.
+    Returns [n_mels, n_frames] float32 from 0 to 1; 1 is the place with the strongest support. If
+    no place supports the class, all values are 0.
     """
     device = next(model.parameters()).device
     kept: list[torch.Tensor] = []
@@ -41,25 +41,25 @@ def grad_cam(
 
 @torch.inference_mode()
 def marked_sound(samples: Samples, cam: np.ndarray, config: FeatureConfig) -> Samples:
-    """The part of a window's sound that a Grad-CAM marks, to be listened to.
+    """Return the part of a window's sound that a Grad-CAM marks, to listen to.
 
-    `samples` is [window_samples], `cam` [n_mels, n_frames] within 0 and 1: how much of each band
-    is kept at each time. Returns [window_samples] float32.
+    `samples` is [window_samples] float32. `cam` is [n_mels, n_frames] from 0 to 1: the fraction
+    of each band that is kept at each time. Returns [window_samples] float32.
     """
     window = torch.from_numpy(hann(config.n_fft))
-    # Without an overlap there would be no way back.
+    # The inverse STFT needs frames that overlap.
     hop = min(config.hop_length, config.n_fft // 2)
     spectrum = torch.stft(
-        torch.from_numpy(samples.copy()),  # one that may be written to
+        torch.from_numpy(samples.copy()),  # torch needs a writable array
         config.n_fft,
         hop,
         window=window,
         return_complex=True,
     )
     filters = torch.from_numpy(mel_filters(config))
-    # A bin takes the mark of the bands that it lies in, by their share in it.
+    # The mark of a bin is the mean of its bands' marks, weighted by its filter values.
     share = filters / filters.sum(1, keepdim=True).clamp(min=1e-12)
-    at = torch.arange(spectrum.shape[1]) * hop // config.hop_length  # the frame that says so
+    at = torch.arange(spectrum.shape[1]) * hop // config.hop_length  # frames of `cam`
     marks = torch.from_numpy(cam)[:, at.clamp(max=cam.shape[1] - 1)]
     kept = torch.istft(
         spectrum * (share @ marks),

@@ -1,4 +1,4 @@
-"""Predictor: load, decode, predict, encode. What labelling and serving wrap; no Ray in it."""
+"""Predictor: load, decode, predict, encode. Labelling and serving use it; it does not use Ray."""
 
 import os
 from collections.abc import Iterator
@@ -20,17 +20,18 @@ __all__ = ["Prediction", "Predictor", "WindowPrediction"]
 
 
 _WINDOWS_AT_ONCE = 64
+"""Most windows in a forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPrediction:
-    """One window's answer; `top_k` are (class, score) pairs, best first."""
+    """The prediction for one window; `top_k` are (class, score) pairs, best first."""
 
     start_s: float
     end_s: float
     top_k: tuple[tuple[str, float], ...]
     known: bool = True
-    """Whether the best class reaches the threshold that the bundle has for it."""
+    """Whether the best class reaches its threshold in the bundle."""
 
     @property
     def label(self) -> str:
@@ -39,13 +40,13 @@ class WindowPrediction:
 
     @property
     def score(self) -> float:
-        """The best class's score, within 0 and 1; 0 where nothing can be heard."""
+        """The best class's score, from 0 to 1; 0 for silence."""
         return self.top_k[0][1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction(WindowPrediction):
-    """A whole recording's answer, its windows' answers, and the bundle that gave them."""
+    """The prediction for a recording, those for its windows, and the bundle that made them."""
 
     windows: tuple[WindowPrediction, ...]
     bundle: str
@@ -53,7 +54,7 @@ class Prediction(WindowPrediction):
 
 
 class Predictor:
-    """A bundle on a device.
+    """A bundle, loaded on a device.
 
     >>> predictor = Predictor.load("bundle")
     >>> predictor.predict("dog.wav").label
@@ -71,7 +72,10 @@ class Predictor:
     def load(
         uri: str | os.PathLike[str], device: str | None = None, *, fingerprint: str | None = None
     ) -> "Predictor":
-        """The bundle at a URI, on a GPU where there is one. Raises as `Bundle.read` does."""
+        """Load the bundle at a URI, by default on a GPU if there is one.
+
+        Raises the errors of `Bundle.read`.
+        """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return Predictor(Bundle.read(os.fspath(uri), fingerprint), device)
@@ -79,21 +83,21 @@ class Predictor:
     def decode(
         self, data: Source, limits: AudioLimits | None = None, hop_s: float | None = None
     ) -> Iterator[Window]:
-        """An encoded recording's windows, `hop_s` apart or as the features were.
+        """Decode a recording into windows; one starts every `hop_s` seconds (None: as in training).
 
-        Raises AudioError, when the window that shows the fault is asked for.
+        Raises AudioError during iteration, at the window where the fault is found.
         """
         return windows(data, self.bundle.feature.with_hop(hop_s), limits)
 
     def features(self, samples: list[Samples]) -> np.ndarray:
-        """Windows of samples -> [windows, n_mels, n_frames] decibels: what ingest stores.
+        """Convert [windows, window_samples] to [windows, n_mels, n_frames] float16 decibels.
 
-        Rounded to float16 as features are stored, so that a model sees the same numbers in
-        training and in use.
+        Features are stored as float16 too, so the model gets the same numbers in training and in
+        use.
         """
         starts = range(0, len(samples), _WINDOWS_AT_ONCE)
         groups = [self._log_mels(samples[at : at + _WINDOWS_AT_ONCE]) for at in starts]
-        # Halved by torch: 20 times as fast as by numpy.
+        # torch converts to float16 20 times as fast as NumPy.
         return np.concatenate([group.half().cpu().numpy() for group in groups])
 
     def _log_mels(self, samples: list[Samples]) -> torch.Tensor:
@@ -103,19 +107,19 @@ class Predictor:
         return there
 
     def scores(self, logmel: np.ndarray) -> np.ndarray:
-        """[windows, n_mels, n_frames] decibels -> [windows, n_classes] scores that sum to 1.
+        """Convert [windows, n_mels, n_frames] decibels to [windows, n_classes] scores with sum 1.
 
-        All of them are 0 where nothing can be heard: digital silence, and what lies wholly at the
-        floor of the front end. So it is unknown, weighs nothing in a recording's mean, and is no
-        window to look into, wherever scores are used.
+        All scores of a window are 0 if all of it is at the floor of the front end, such as
+        digital silence. Then the window is unknown, has no weight in a recording's mean, and is
+        not picked for an explanation.
         """
         return self.scores_and_embeddings(logmel)[0]
 
     @torch.inference_mode()
     def scores_and_embeddings(self, logmel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`scores`, and the pooled features that they follow from, [windows, features] float32."""
+        """Return `scores` and the pooled features behind them, [windows, features] float32."""
         temperature = self.bundle.calibration.temperature
-        floor = float(np.float16(self.bundle.feature.floor_db))  # as features are stored
+        floor = float(np.float16(self.bundle.feature.floor_db))  # features are stored as float16
         scores, embeddings = [], []
         for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE):
             part = part.to(self.device).float()
@@ -127,7 +131,7 @@ class Predictor:
         return torch.cat(scores).numpy(), torch.cat(embeddings).numpy()
 
     def predict_windows(self, samples: list[Samples]) -> np.ndarray:
-        """Windows of samples -> [windows, n_classes]: see `scores`."""
+        """Convert windows of samples to [windows, n_classes] scores, see `scores`."""
         return self.scores(self.features(samples))
 
     def predict(
@@ -136,7 +140,7 @@ class Predictor:
         top_k: int = 3,
         limits: AudioLimits | None = None,
     ) -> Prediction:
-        """A recording, by its URI or its encoded bytes. Raises AudioError, StorageError."""
+        """Predict a recording from its URI or encoded bytes. Raises AudioError, StorageError."""
         limits = limits or AudioLimits()
         source: Source
         if isinstance(recording, bytes):
@@ -149,14 +153,14 @@ class Predictor:
         return self.encode(parts, scores, top_k)
 
     def encode(self, parts: list[Window], scores: np.ndarray, top_k: int = 3) -> Prediction:
-        """Windows and their scores [windows, n_classes] -> the recording's answer."""
+        """Return the recording's prediction from its windows and scores [windows, n_classes]."""
         return encode(self.bundle, parts, scores, top_k)
 
 
 def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) -> Prediction:
-    """Windows and their scores [windows, n_classes] by a bundle -> the recording's answer.
+    """Return the recording's prediction from its windows and scores [windows, n_classes].
 
-    Raises AudioError scores where they are no numbers.
+    Raises AudioError with reason `scores` if a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
         raise AudioError("scores", f"NaN or infinite by bundle {bundle.fingerprint}")
@@ -183,6 +187,6 @@ def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) 
 
 
 def _top_k(bundle: Bundle, scores: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
-    """The best classes of one window's scores [n_classes], best first."""
+    """Return the best classes and their scores from scores [n_classes], best first."""
     best = np.argsort(-scores, kind="stable")[:count]
     return tuple((bundle.classes[index], float(scores[index])) for index in best)

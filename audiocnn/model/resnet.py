@@ -1,4 +1,4 @@
-"""A residual CNN over log-mels: AudioCNN."""
+"""AudioCNN: a residual CNN over log-mels."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class ResidualBlock(nn.Module):
-    """He et al. 2016's basic block: relu(conv(x) + shortcut(x)).
+    """The basic block of He et al. 2016: relu(conv(x) + shortcut(x)).
 
     forward: [batch, inputs, bands, frames] -> [batch, outputs, bands/stride, frames/stride].
     """
@@ -40,16 +40,17 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Relu of the convolved input plus the shortcut."""
-        # A 1x1 convolution with a stride sees these places alone. The gradient of one, channels
-        # last, few channels, large map, writes past its buffer (oneDNN of torch 2.13, AVX-512).
+        """Compute relu(conv(x) + shortcut(x)); shapes are those of the class."""
+        # A 1x1 convolution with a stride reads only these positions. It is not used itself: its
+        # gradient writes past its buffer if the map is channels-last, large and has few channels
+        # (oneDNN of torch 2.13, AVX-512).
         seen = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
         out: torch.Tensor = self.relu(self.conv(x) + self.shortcut(seen))
         return out
 
 
 class AudioCNN(Backbone):
-    """Log-mels to class logits: conv1, layer1 to layer4, pooling, dropout, linear head.
+    """Maps log-mels to class logits: conv1, layer1 to layer4, pooling, dropout, linear head.
 
     forward: [batch, n_mels, n_frames] decibels -> [batch, n_classes] logits.
     """
@@ -75,16 +76,16 @@ class AudioCNN(Backbone):
         self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(self.embedding_size, n_classes)
         self.map_names = (*self.layers, *_inside(config.stages))
-        # Convolutions are faster so, on CPUs as on GPUs; what goes in and out is the same.
+        # Convolutions are faster in this memory format, on CPUs and GPUs; shapes do not change.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
-        """[batch, 8 * channels] -> [batch, n_classes] logits."""
+        """Convert pooled features, [batch, 8 * channels], to [batch, n_classes] logits."""
         logits: torch.Tensor = self.fc(self.dropout(embedding))
         return logits
 
     def embed(self, logmel: torch.Tensor) -> torch.Tensor:
-        """[batch, n_mels, n_frames] decibels -> [batch, 8 * channels], the pooled features."""
+        """Convert [batch, n_mels, n_frames] decibels to pooled features, [batch, 8 * channels]."""
         x: torch.Tensor = self.normalised(logmel).unsqueeze(1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
         x = x.mean(2)

@@ -7,15 +7,15 @@ from audiocnn.model.backbone import Backbone
 
 
 class Taps:
-    """The feature maps of one forward, by the names of the modules that made them.
+    """The feature maps of one forward pass, by the names of the modules that computed them.
 
     >>> with Taps(model) as maps:
     ...     logits = model(logmel)
     >>> maps["layer1.block0.conv"].shape  # [batch, channels, bands, frames]
 
     The names are `model.map_names`: of AudioCNN conv1, layer1 to layer4, and layerN.blockM.conv
-    (before the shortcut is added) and layerN.blockM.relu (after). Maps are detached, and are
-    overwritten by the next forward.
+    (before the shortcut is added) and layerN.blockM.relu (after). Maps are detached. The
+    next forward pass overwrites them.
     """
 
     def __init__(self, model: Backbone) -> None:

@@ -1,1 +1,1 @@
-"""Labels -> what people look through, search and correct."""
+"""Look through labels, search them and correct them."""

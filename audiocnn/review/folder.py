@@ -1,6 +1,6 @@
-"""A folder for a person to review: short sounds, a page to listen and answer, and a manifest.
+"""Write a folder for a person to review: short sounds, a page to listen and answer, a manifest.
 
-The answers go into the manifest's empty column `label`; `ingest` takes it as it is.
+The answers go into the manifest's empty column `label`; then `ingest` reads the manifest.
 """
 
 from collections import defaultdict
@@ -25,27 +25,27 @@ from audiocnn.storage.output_folder import REVIEW
 from audiocnn.storage.stores import local
 
 REVIEW_CSV = "review.csv"
-"""Written last."""
+"""Name of the manifest; it is written after the clips and the page."""
 PAGE = "review.html"
 _LIST = "review.json"
-"""The list of what was written."""
+"""Name of the list of written files."""
 _FORMAT = "audiocnn.review/1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was written."""
+    """The clips of a written review, and the recordings left out."""
 
     clips: list[ReviewClip]
     skipped: dict[str, str]
-    """Recordings that are gone or were changed since they were labelled, and why."""
+    """Reasons by URI of recordings that could not be read as they were when labelled."""
 
 
 def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
-    """The absolute URI of the folder of a review, once it is clear that it may be written.
+    """Check that a review may be written to a folder; return its absolute URI.
 
-    Raises ConfigError where a review is there, which may hold somebody's answers, or what another
-    verb wrote, and where the clips would lie among the recordings.
+    Raises ConfigError if a review is there, which may hold answers, and `overwrite` is false; if
+    another verb wrote the folder; or if one of the folder and the bucket contains the other.
     """
     to = output_folder.claim(to, REVIEW).uri
     for there in (REVIEW_CSV, PAGE):
@@ -66,12 +66,13 @@ def write_review(
     picks: Sequence[Pick],
     told: Told = lambda path, kept: None,
 ) -> Written:
-    """Write the review of some windows to a folder that `claim` gave.
+    """Write the review of some windows to a folder that `claim` returned.
 
-    What an earlier review wrote there is removed. What somebody changed of it, such as a
-    `review.csv` with answers, is kept beside, and `told` is called with its path and where it is
-    kept. `clips/NNNN.wav` are numbered as the windows are ordered; a number is left out where its
-    recording is gone. Raises StorageError, and ConfigError where no recording is left.
+    The files of an earlier review are removed. A file that somebody changed, for example a
+    `review.csv` with answers, is copied first, and `told` is called with its path and the path of
+    the copy. The numbers in `clips/NNNN.wav` are the places of the windows in `picks`; a number is
+    missing if the recording cannot be read any more. Raises StorageError, and ConfigError if no
+    window is left.
     """
     groups: dict[str, dict[int, Pick]] = defaultdict(dict)
     for number, pick in enumerate(picks, 1):
@@ -102,9 +103,9 @@ def write_review(
 
 
 def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tuple[int, Samples]]:
-    """The samples, without padding, of windows of one recording, by their numbers.
+    """Yield the number and the samples, without padding, of each window of one recording.
 
-    Raises AudioError, StorageError, and ChangedError where it has no such window.
+    Raises AudioError, StorageError, and ChangedError if the recording does not have the window.
     """
     feature = labels.feature
     version = next(iter(group.values())).version or None
@@ -119,7 +120,7 @@ def _sounds(labels: Labelled, uri: str, group: dict[int, Pick]) -> Iterator[tupl
                     raise
                 blocks = []
         samples = np.concatenate([np.zeros(0, np.float32), *blocks])
-        # What has no versions shows by its length alone that it is another one.
+        # Without a version, only the length shows that it is another recording.
         if len(samples) != round((pick.end_s - pick.start_s) * feature.sample_rate):
             raise ChangedError(f"{uri}: {local.CHANGED}")
         yield number, samples

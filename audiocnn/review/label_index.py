@@ -1,7 +1,7 @@
-"""Labels to look through, by class, score and name, however many there are.
+"""An index of labels, to query any number of them by class, score and name.
 
-What is looked through is copied, part by part, into a DuckDB file of this machine, which is brought
-up to date when somebody looks: 25 bytes a window or so, and a query takes milliseconds.
+The labels are copied, part by part, into a local DuckDB file of about 25 bytes per window. A query
+takes milliseconds. Queries also start the refresh of the copy.
 """
 
 import os
@@ -40,29 +40,29 @@ _ORDERS: dict[Sort, str] = {
 _MATCH = "($label IS NULL OR label = $label) AND contains(lower(uri), lower($name))"
 _ROWS = 65_536
 _FRESH_S = 30.0
-"""Seconds for which nobody looks whether there is more."""
+"""Seconds after a refresh during which the copy counts as up to date."""
 _LOOKS = (True, True, False)
-"""To look twice for what another copy has read, and then no more: whoever looks already may have
-begun before it was there."""
+"""Whether to refresh after each failed attempt to answer. Another replica may have read labels that
+are missing here. One refresh is not enough: it may have begun before these labels were written."""
 _SOON_S, _PATIENCE_S = 1.0, 10.0
-"""Seconds that a query waits for what is being read: of itself, and where it names a revision."""
+"""Seconds to wait for a refresh: before any query, and if the labels that it names are missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Which windows are wanted, and in which order."""
+    """The windows to return, and their order."""
 
     label: str | None = None
     name: str = ""
-    """Part of the recording's URI, in capitals or not."""
+    """Part of the recording's URI; case is ignored."""
     lowest: float = 0.0
     highest: float = 1.0
-    """Scores, both included."""
+    """Range of scores, both ends included."""
     sort: Sort = "highest"
     offset: int = 0
     limit: int = 50
     revision: str | None = None
-    """That of an answer, to go on with what that one was of; None: the labels as they are now."""
+    """Revision of an earlier result, to read the same labels; None: the labels as they are now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,43 +79,43 @@ class LabelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryResult:
-    """What a query found."""
+    """The result of a query."""
 
     rows: list[LabelRow]
     total: int
-    """Windows that fit it, those included that are before or behind these."""
+    """Number of windows that match the query, on all pages."""
     histogram: list[int]
-    """[BINS] windows by score, of its label and name, whatever their score."""
+    """[BINS] number of windows by score, with the query's label and name and any score."""
     revision: str
-    """Of what labels this is an answer: see `audiocnn.review.revision`."""
+    """Name of the set of labels that was read: see `audiocnn.review.revision`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What is there to look through."""
+    """The state of labels and of the local copy."""
 
     bucket: str
     bundle: str
-    """Fingerprint of the one that made the labels."""
+    """Fingerprint of the bundle that made the labels."""
     limits: AudioLimits
-    """What a recording may be that was labelled."""
+    """Limits of the recordings that were labelled."""
     listed: bool = False
-    """Whether the parts were listed once; before that, what follows says nothing."""
+    """Whether the parts were listed at least once; the fields below are valid only then."""
     finished: bool = False
-    """Whether the job that writes the labels has ended."""
+    """Whether the job that writes the labels has finished."""
     parts: int = 0
     parts_read: int = 0
     sums: LabelLedger = field(default_factory=LabelLedger)
-    """Of the parts that were read; its failures are counted by `failed`."""
+    """Sums over the parts that were read, without failures: `failed` counts them."""
     failed: int = 0
     trouble: str | None = None
-    """Why it is not up to date."""
+    """Error of the last refresh; None if it succeeded."""
 
 
 def read_state(uri: str) -> State:
-    """What labels say of themselves before any part is read.
+    """Return the state of labels from their note, before any part is read.
 
-    Raises StorageError where there are none, FormatError for those of another format.
+    Raises StorageError if there are no labels, FormatError for another format.
     """
     return _state(read_note(uri))
 
@@ -126,7 +126,7 @@ def _state(note: Note) -> State:
 
 
 class Browser:
-    """The labels at a URI. It may be asked by several threads at once."""
+    """The labels at a URI, copied to this machine. Several threads may use it at once."""
 
     def __init__(self, uri: str) -> None:
         self.uri = storage.absolute(uri)
@@ -140,28 +140,28 @@ class Browser:
         self._read: dict[str, _Copied] = {}
         self._revision: tuple[list[LabelPart], str] | None = None
         self._lock = Lock()
-        """Held while what has been read changes, and while a snapshot of it begins."""
+        """Held while the copied labels change, and while a snapshot of them begins."""
         self._looking = Lock()
-        """Held by the one who looks whether there is more."""
+        """Held by the thread that refreshes the copy."""
         self._fresh_until = 0.0
         self._reader = Thread()
 
     def close(self) -> None:
-        """Remove the copy. Nothing may be asked any more."""
+        """Remove the copy. The browser must not be used afterwards."""
         with self._looking:
             self._fresh_until = float("inf")
             self._database.close()
             self._folder.cleanup()
 
     def refresh(self, *, wait: bool = False) -> None:
-        """See whether there are more labels, unless somebody just did; without waiting for them."""
+        """Refresh the copy in the background unless it is up to date; `wait` waits for the end."""
         self._look(None if wait else 0.0)
 
     def find(self, query: Query) -> QueryResult | None:
-        """The windows that a query wants; None where they have not all been read here yet.
+        """Return the windows that match a query; None if its labels are not all read here yet.
 
-        Raises MismatchError where the labels of its revision are there no more, ConfigError where
-        it is none.
+        Raises MismatchError if the labels of its revision do not exist any more, ConfigError if the
+        revision is not valid.
         """
         wanted = None if query.revision is None else Revision.parse(query.revision)
         if wanted is None:
@@ -181,9 +181,9 @@ class Browser:
         raise MismatchError("these labels were written anew since: begin with the first page")
 
     def windows(self, places: list[tuple[str, float]]) -> list[LabelRow] | None:
-        """The windows with these URIs that begin at these seconds, those that there are.
+        """Return the existing windows at these places, which are (URI, start in seconds).
 
-        None where some are missing, and not all has been read here yet.
+        Return None if some are missing and the labels are not all read here yet.
         """
         uris, starts = ([place[side] for place in places] for side in (0, 1))
         found: list[Any] = []
@@ -201,27 +201,29 @@ class Browser:
                 return None
         return [_row(values) for values in found]
 
-    # Its types in quotes: duckdb counts those that an annotation holds as lost when a process ends.
+    # Types in quotes: otherwise duckdb reports them as leaked when the process ends.
     @contextmanager
     def _snapshot(self) -> Iterator[tuple["duckdb.DuckDBPyConnection", list[LabelPart]]]:
-        """The copy as it is at this moment, and the parts that are in it."""
+        """Yield a cursor that sees the copy as it is now, and the parts in it."""
         with closing(self._database.cursor()) as cursor:
             with self._lock:
-                cursor.begin().execute("SELECT 1 FROM labels LIMIT 0")  # or it begins later
+                # The query is needed: without one, DuckDB would begin the snapshot later.
+                cursor.begin().execute("SELECT 1 FROM labels LIMIT 0")
                 there = [copied.part for copied in self._read.values()]
             yield cursor, there
 
     def _revision_of(self, there: list[LabelPart]) -> str:
-        """The revision of all that is in a snapshot."""
+        """Return the revision of all parts in a snapshot."""
         known = self._revision
         if known is None or known[0] != there:
             known = self._revision = there, str(Revision.of(there))
         return known[1]
 
     def _look(self, wait_s: float | None, *, again: bool = False) -> bool:
-        """Bring the copy up to date in a thread of its own, unless it is, or `again`.
+        """Refresh the copy in a separate thread unless it is up to date; with `again`, in any case.
 
-        Waits for so many seconds (None: as long as it takes); whether it was brought to an end.
+        Wait up to `wait_s` seconds (None: until it ends). Return whether the copy was up to date or
+        the refresh ended in that time.
         """
         if not again and monotonic() < self._fresh_until:
             return True
@@ -248,7 +250,7 @@ class Browser:
             self._fresh_until = monotonic() + _FRESH_S
 
     def _follow(self) -> None:
-        """Read the parts that are new, and forget those that are gone. Raises AudioCNNError."""
+        """Copy new parts and remove missing or rewritten ones. Raises AudioCNNError."""
         note = read_note(self.uri)
         now = _state(note)
         finished = storage.exists(storage.join(self.uri, SUMMARY))
@@ -259,7 +261,7 @@ class Browser:
         )  # fmt: skip
         with self._lock:
             for uri, copied in list(self._read.items()):
-                if others or parts.get(uri) != copied.part:  # it was written anew
+                if others or parts.get(uri) != copied.part:  # missing or rewritten
                     self._database.execute("DELETE FROM labels WHERE part = $uri", {"uri": uri})
                     del self._read[uri]
             now = replace(now, listed=True, finished=finished, parts=len(parts))
@@ -269,12 +271,12 @@ class Browser:
             self._add(part, file)
 
     def _add(self, part: LabelPart, file: BinaryIO) -> None:
-        """Copy a part, whole or not at all. Raises StorageError, FormatError."""
+        """Copy a part, completely or not at all. Raises StorageError, FormatError."""
         self._database.begin()
         try:
             with reading(part.uri, file) as opened:
                 ledger = ledger_of(part.uri, opened)
-                # Not as one stream: what reading raises would come back as DuckDB's, of many lines.
+                # Not as one stream: DuckDB would turn read errors into its own, of many lines.
                 for batch in opened.iter_batches(_ROWS, columns=_COLUMNS):
                     self._database.register("batch", pa.Table.from_batches([batch]))
                     self._database.execute(
@@ -291,7 +293,7 @@ class Browser:
             self._count(self.state, [copied])
 
     def _count(self, state: State, copied: Iterable["_Copied"]) -> None:
-        """Add parts to a state's sums; whoever asked for the state before may still read it."""
+        """Store a new state with these parts added; other threads may still read the old one."""
         sums, failed = LabelLedger(), state.failed
         sums.merge(state.sums)
         for part in copied:
@@ -302,7 +304,7 @@ class Browser:
 
 @dataclass(frozen=True, kw_only=True)
 class _Copied:
-    """A part that was copied."""
+    """A part in the copy, with its counts."""
 
     part: LabelPart
     sums: LabelLedger
@@ -312,7 +314,7 @@ class _Copied:
 def _found(
     cursor: "duckdb.DuckDBPyConnection", query: Query, parts: list[LabelPart] | None, revision: str
 ) -> QueryResult:
-    """The windows of these parts, or of all, that a query wants."""
+    """Return the windows that match a query, in these parts or, if None, in all parts."""
     match: dict[str, Any] = {"label": query.label, "name": query.name}
     matches = _MATCH
     if parts is not None:

@@ -1,7 +1,7 @@
 """The page of a review: a player and a field for each clip, and a button that saves the answers.
 
-One file that loads nothing but the clips beside it. Its Content-Security-Policy names its one
-script and its one style by their hashes, so that no name of a recording or a class can be either.
+It is one file, and loads only the clips beside it. Its Content-Security-Policy allows one script
+and one style, by their hashes, so that no name of a recording or class can act as script or style.
 """
 
 import base64
@@ -15,29 +15,29 @@ from audiocnn.review.selection import SELECTION_REASONS, Pick
 from audiocnn.storage.csv_cells import FORMULA
 
 COLUMNS = ("uri", "label", "suggested", "score", "why", "source", "start_s", "end_s")
-"""Of `review.csv`: a manifest for `ingest`."""
+"""Columns of `review.csv`, a manifest for `ingest`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewClip:
-    """A pick whose sound was written."""
+    """A picked window and its sound file."""
 
     path: str
-    """Of the sound, below the folder of the review."""
+    """Path of the sound file, below the folder of the review."""
     name: str
-    """The recording's, for people."""
+    """Name of the recording, for people."""
     pick: Pick
 
     @property
     def cells(self) -> tuple[str | float, ...]:
-        """Its row of `review.csv`; the label is for a person to fill in."""
+        """Its row of `review.csv`; the label is empty, for a person to fill in."""
         pick = self.pick
         score, start_s, end_s = (round(v, 6) for v in (pick.score, pick.start_s, pick.end_s))
         return self.path, "", pick.suggested, score, pick.why, pick.uri, start_s, end_s
 
 
 def page(clips: Sequence[ReviewClip], classes: Sequence[str], bucket: str, bundle: str) -> str:
-    """The page; `bundle` is the fingerprint of the one that suggests."""
+    """Return the HTML page; `bundle` is the fingerprint of the bundle that made the labels."""
     identity = json.dumps([bundle, *(clip.cells for clip in clips)])
     options = "".join(f'<option value="{escape(name)}"></option>' for name in classes)
     policy = (

@@ -1,7 +1,8 @@
-"""Which parts of labels an answer is about, as a text.
+"""A text that names the parts of labels that a result was computed from.
 
-Labels grow while they are looked through, and each copy of an endpoint reads them by itself.
-Whoever turns pages names the revision of the first one, and any copy answers for just these parts.
+Labels grow while people look through them, and each replica of an endpoint reads them on its own.
+A client sends the revision of the first page with its request for the next one, and any replica
+answers from exactly these parts.
 """
 
 import hashlib
@@ -21,20 +22,20 @@ _TEXT = re.compile(rf"(?P<listings>({_LISTING}~)*)(?P<digest>[0-9a-f]{{16}})", r
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """A set of parts, each as it was written.
+    """A set of parts, each in one version.
 
     >>> str(Revision.of(parts))
     '3f2a91c0:0-57,60~8d1b77aa:0-3~0123456789abcdef'
     """
 
     spans: dict[str, tuple[tuple[int, int], ...]]
-    """Runs of shards, both ends included, in order; by listing."""
+    """By listing: ranges of shards, both ends included, in order."""
     digest: str
-    """Of the parts' versions."""
+    """Start of the SHA-256 of the parts' listings, shards, sizes and versions; 16 digits."""
 
     @staticmethod
     def of(parts: Iterable[LabelPart]) -> "Revision":
-        """The revision of these parts."""
+        """Return the revision of these parts."""
         parts = sorted(parts)
         spans = {
             listing: tuple(_runs(part.shard for part in group))
@@ -45,7 +46,7 @@ class Revision:
 
     @staticmethod
     def parse(text: str) -> "Revision":
-        """The revision of a text. Raises ConfigError."""
+        """Parse the text of a revision. Raises ConfigError if it is not one."""
         match = _TEXT.fullmatch(text)
         if match is None:
             raise ConfigError("no revision that was given with an answer")
@@ -64,7 +65,7 @@ class Revision:
         return "".join(listings) + self.digest
 
     def among(self, parts: Iterable[LabelPart]) -> list[LabelPart] | None:
-        """Its parts among these; None where some of them are missing, or were written anew."""
+        """Return its parts among these; None if some are missing or were rewritten."""
         found = [part for part in parts if self._has(part)]
         return found if Revision.of(found) == self else None
 
@@ -75,7 +76,7 @@ class Revision:
 
 
 def _runs(numbers: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Numbers in order -> runs without gaps, both ends included."""
+    """Yield the ranges without gaps, both ends included, of numbers in order."""
     placed = enumerate(numbers)
     for _, group in groupby(placed, lambda pair: pair[1] - pair[0]):
         run = [number for _, number in group]

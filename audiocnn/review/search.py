@@ -1,4 +1,4 @@
-"""The windows of a labelled bucket whose embeddings are nearest to a clip's."""
+"""Search a labelled bucket for the windows with embeddings nearest to those of a clip."""
 
 from dataclasses import dataclass
 
@@ -16,15 +16,15 @@ from audiocnn.storage.csv_cells import csv_file
 _COLUMNS = ["uri", "start_s", "end_s", "label", "score"]
 _WINDOWS = 64
 _AT_ONCE = 1_024
-"""Windows of the clip that a batch of the bucket is compared with at once."""
+"""Number of the clip's windows that are compared with a batch of the bucket at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A window of the bucket."""
+    """A window of the bucket, with its similarity to the clip."""
 
     similarity: float
-    """Cosine of its embedding and the nearest of the clip's, within -1 and 1."""
+    """Cosine of its embedding and the clip's nearest embedding, from -1 to 1."""
     label: str
     score: float
     start_s: float
@@ -34,21 +34,21 @@ class Match:
 
 @dataclass(kw_only=True)
 class SearchResult:
-    """What a search found."""
+    """The result of a search."""
 
     matches: list[Match]
-    """The most similar first, equal ones by URI and time; of those that overlap, the best."""
+    """The most similar first, ties by URI and time; of overlapping windows only the best."""
     windows: int = 0
-    """Windows of the bucket that were looked at."""
+    """Number of windows of the bucket that were compared."""
     unusable: int = 0
-    """Those among them whose embedding has no direction: zero, or not finite."""
+    """Number of these whose embedding is zero or not finite; they cannot match."""
 
 
 def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
-    """A recording's windows, cut as those of the labels were -> [windows, features] embeddings.
+    """Return the embeddings of a recording's windows, [windows, features] float32.
 
-    Those of silence are left out: all silence is alike. Raises AudioError, StorageError, and
-    ConfigError where there are no others.
+    The recording is cut like those that were labelled. Silent windows are left out, because all
+    silence is alike. Raises AudioError, StorageError, and ConfigError if all windows are silent.
     """
     found = []
     with closing_source(open_recording(Recording(uri=uri), labels.limits.max_bytes)) as source:
@@ -63,11 +63,11 @@ def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
 
 
 def nearest(labels: Labelled, clip: Vectors, count: int) -> SearchResult:
-    """The `count` windows that are nearest to any of a clip's, [windows, features] embeddings.
+    """Return the `count` windows nearest to any of a clip's, by [windows, features] embeddings.
 
-    A window that overlaps a nearer one is left out. The labels are read once; in memory are a batch
-    and a recording's rows. Raises ConfigError where they have no embeddings,
-    or the clip's have no direction, StorageError, FormatError.
+    A window that overlaps a nearer one is left out. The labels are read once; one batch, the rows
+    of one recording and the best rows are in memory. Raises ConfigError if the labels have no
+    embeddings or all embeddings of the clip are zero or not finite, StorageError, FormatError.
     """
     labels.require_embeddings()
     queries, good = normalised(clip)
@@ -87,7 +87,7 @@ def nearest(labels: Labelled, clip: Vectors, count: int) -> SearchResult:
 
 
 def _similarity(vectors: Vectors, queries: Vectors) -> Vectors:
-    """Unit vectors [rows, features] and [windows, features] -> [rows] the highest cosines."""
+    """Return [rows] the highest cosines of unit vectors [rows, features], [windows, features]."""
     best = np.full(len(vectors), -np.inf, np.float32)
     for start in range(0, len(queries), _AT_ONCE):
         cosines = vectors @ queries[start : start + _AT_ONCE].T
@@ -96,7 +96,7 @@ def _similarity(vectors: Vectors, queries: Vectors) -> Vectors:
 
 
 def matches_csv(matches: list[Match], bundle: str) -> bytes:
-    """Matches as a CSV file, a row each, with the fingerprint of the bundle behind them."""
+    """Return a CSV file with one row per match; `bundle` is the fingerprint of the bundle."""
     header = ("similarity", "label", "score", "start_s", "end_s", "uri", "bundle")
     rows = (
         (round(m.similarity, 6), m.label, round(m.score, 6), m.start_s, m.end_s, m.uri, bundle)

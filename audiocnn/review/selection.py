@@ -1,8 +1,8 @@
-"""The windows of a labelled bucket that are most worth a person's look.
+"""Select the windows of a labelled bucket that are most useful for a person to review.
 
-Two passes over the labels: one counts, and averages the embeddings of each label; the other keeps
-short lists of the best windows for each reason. Memory depends on how many are wanted, and on the
-number of classes, not on the bucket.
+The labels are read twice. The first pass counts windows and averages the embeddings of each label.
+The second pass keeps a short list of the best windows for each reason. Memory depends on the number
+of windows to select and on the number of classes, not on the size of the bucket.
 """
 
 from collections import defaultdict
@@ -26,44 +26,45 @@ SELECTION_REASONS = {
     "without embeddings, another label than both its neighbours in time, which agree",
     "rare": "labelled with one of the rarest classes of this bucket",
 }
-"""Why a window is picked."""
+"""Reasons to pick a window, with an explanation for people."""
 
 MOST_OF_A_RECORDING = 3
-"""Windows that are picked of one recording."""
+"""Most windows that are picked from one recording."""
 
 _PICKED = ["uri", "version", "start_s", "end_s", "suggested", "score"]
 _RAREST = 20
-"""Classes that may count as rare."""
+"""Most classes that count as rare."""
 _FEWEST = 5
-"""Windows of a label below which there is no telling what is unlike them."""
+"""Least number of embeddings of a label to say which windows are unlike the others."""
 _LEAST_SPREAD = 1e-3
-"""What float16 makes of embeddings that are equal."""
+"""Spread that float16 rounding alone gives to equal embeddings."""
 
 Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """A window to look at."""
+    """A window to review."""
 
     uri: str
     version: str
     start_s: float
     end_s: float
     suggested: str
-    """The best class, also where its score was too low to answer it."""
+    """The best class, even if its score is below its threshold and the label is `unknown`."""
     score: float
     why: str
     """A key of `SELECTION_REASONS`."""
 
 
 def select_windows(labels: Labelled, count: int) -> list[Pick]:
-    """Up to `count` windows, as many for each reason as there are, in turns, the best first.
+    """Return up to `count` windows, taken from the reasons in turns, the best of each first.
 
-    At most three of one recording are picked, and none that overlap: of those the best. The same
-    labels give the same windows, however their rows lie in parts. Raises StorageError, FormatError.
+    At most three windows of one recording are picked. None overlap: of overlapping windows the best
+    is picked. The same labels give the same windows, even if their rows are in other parts. Raises
+    StorageError, FormatError.
     """
-    # One window picked for another reason may rule out three candidates, and no more.
+    # A window picked for another reason rules out at most the 3 candidates of its recording.
     size = count * (1 + MOST_OF_A_RECORDING)
     norms = _norms(labels)
     uncertain = _shortlist(size)
@@ -96,9 +97,9 @@ def _shortlist(size: int) -> Shortlist:
 
 
 def _with_top(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, Keys]:
-    """The batch with the best class as `suggested`; [rows] how far the second scores below it.
+    """Return the batch with the best class as `suggested`, and [rows] its margin over the second.
 
-    Where one class alone was kept, the margin is its score; silence, whose score is 0, has none.
+    If only one class was kept, the margin is its score. It is NaN for silence, which has score 0.
     """
     top = batch.column("top_k")
     offsets, length = top.offsets.to_numpy(), len(top.values)
@@ -116,13 +117,13 @@ def _scores(batch: pa.RecordBatch) -> Keys:
 
 
 def _coded(batch: pa.RecordBatch, name: str) -> tuple[Codes, list[str]]:
-    """A column of texts as numbers [rows], and the texts that these stand for."""
+    """Return a text column as [rows] codes, and the texts that the codes stand for."""
     column = batch.column(name).dictionary_encode()
     return column.indices.to_numpy(zero_copy_only=False), column.dictionary.to_pylist()
 
 
 class _Norm:
-    """What is usual for the windows of one label."""
+    """Means over the windows of one label."""
 
     def __init__(self) -> None:
         self.windows, self.vectors = 0, 0
@@ -136,19 +137,19 @@ class _Norm:
 
     @property
     def mean(self) -> Vectors:
-        """[features] the mean of unit vectors."""
+        """[features] mean of the embeddings, scaled to length 1 before."""
         mean: Vectors = np.asarray(self.vector_sum / self.vectors, np.float32)
         return mean
 
     @property
     def spread(self) -> float:
-        """Root mean square distance from that mean: of unit vectors, by its length alone."""
+        """Root mean square distance of unit vectors from their mean; its length determines it."""
         mean = self.vector_sum / self.vectors
         return float(np.sqrt(max(0.0, 1.0 - float(mean @ mean))))
 
 
 def _norms(labels: Labelled) -> dict[str, _Norm]:
-    """The first pass: by label, `unknown` left out."""
+    """Read the labels once; return the means of each label except `unknown`."""
     norms: dict[str, _Norm] = defaultdict(_Norm)
     columns = ["label", "score"] + ["embedding"] * labels.has_embeddings
     for batch in labels.batches(columns):
@@ -167,7 +168,7 @@ def _norms(labels: Labelled) -> dict[str, _Norm]:
 
 
 def _rarest(norms: dict[str, _Norm]) -> list[str]:
-    """Classes with fewer windows than classes have on average, the rarest first."""
+    """Return classes with fewer windows than the average class, the rarest first; 20 at most."""
     counts = {name: norm.windows for name, norm in norms.items()}
     mean = sum(counts.values()) / max(1, len(counts))
     rare = [name for name, windows in counts.items() if windows < mean]
@@ -175,9 +176,9 @@ def _rarest(norms: dict[str, _Norm]) -> list[str]:
 
 
 class _Outlying:
-    """Windows far from the mean embedding of their label, as far as its windows are spread.
+    """Windows far from their label's mean embedding, relative to the spread of the label.
 
-    Only those count whose score is at least their label's mean.
+    Only windows with at least the mean score of their label are considered.
     """
 
     def __init__(self, size: int, norms: dict[str, _Norm]) -> None:
@@ -189,7 +190,7 @@ class _Outlying:
         }
 
     def offer(self, batch: pa.RecordBatch) -> None:
-        """Rows of labels, with embeddings."""
+        """Add rows of labels with embeddings."""
         vectors, usable = unit_vectors(batch)
         codes, names = _coded(batch, "label")
         scores, keys = _scores(batch), np.full(len(batch), np.nan)
@@ -202,14 +203,14 @@ class _Outlying:
 
 
 class _Isolated:
-    """Windows of another label than both their neighbours in time, which agree on a class."""
+    """Windows with another label than both neighbours in time, which agree; none `unknown`."""
 
     def __init__(self, size: int) -> None:
         self.best = _shortlist(size)
         self._tail: pa.RecordBatch | None = None
 
     def offer(self, batch: pa.RecordBatch) -> None:
-        """Rows of labels, those of a recording in order of time and together."""
+        """Add rows of labels; the rows of a recording are adjacent and sorted by time."""
         rows = batch if self._tail is None else pa.concat_batches([self._tail, batch])
         self._tail = rows[-2:]
         if len(rows) < 3:
@@ -225,7 +226,7 @@ class _Isolated:
 
 
 def _dealt(queues: dict[str, Iterator[dict[str, Any]]], count: int) -> list[Pick]:
-    """Rows taken from queues in turns: at most three of a recording, none of which overlap."""
+    """Take rows from the queues in turns: at most three per recording, without overlaps."""
     picks: list[Pick] = []
     taken: dict[str, Apart] = defaultdict(Apart)
 

@@ -1,4 +1,4 @@
-"""The best windows of labels as their rows stream by: of those that overlap, the best alone."""
+"""Keep the best windows of a stream of label rows; of overlapping windows only the best."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 Keys = npt.NDArray[np.float64]
 
 _TOUCH_S = 1e-6
-"""Windows that share no more than this touch: their times are sums that were rounded."""
+"""Longest overlap, in seconds, that is ignored: times of windows are rounded sums."""
 _ORDER = [("key", "ascending"), ("uri", "ascending"), ("start_s", "ascending")]
 
 
 class Apart:
-    """Stretches of one recording that do not overlap."""
+    """Time ranges of one recording that do not overlap."""
 
     def __init__(self) -> None:
         self._starts: list[float] = []
@@ -28,24 +28,24 @@ class Apart:
         return len(self._starts)
 
     def fits(self, start_s: float, end_s: float) -> bool:
-        """Whether a stretch overlaps none of them."""
+        """Return whether a time range overlaps none of them."""
         at = bisect_right(self._starts, start_s)
         behind_it = at == len(self._starts) or self._starts[at] >= end_s - _TOUCH_S
         return behind_it and (at == 0 or self._ends[at - 1] <= start_s + _TOUCH_S)
 
     def add(self, start_s: float, end_s: float) -> None:
-        """One more, which fits."""
+        """Add a time range that fits."""
         at = bisect_right(self._starts, start_s)
         self._starts.insert(at, start_s)
         self._ends.insert(at, end_s)
 
 
 class Shortlist:
-    """The rows with the lowest keys; of a recording none that overlap, and no more than `most`.
+    """The `size` rows with the lowest keys; per recording at most `most`, without overlaps.
 
-    A row is left out where one of a lower key overlaps it. Rows of equal keys are ordered by URI
-    and time. A recording's rows come together; memory is `size` rows, and those of the recording
-    that is read whose keys are low enough.
+    A row is left out if a row with a lower key overlaps it. Rows with equal keys are ordered by URI
+    and time. The rows of a recording must be adjacent. In memory are `size` rows, and the rows of
+    the current recording with low enough keys.
     """
 
     def __init__(self, size: int, columns: Iterable[str], most: int) -> None:
@@ -56,24 +56,24 @@ class Shortlist:
         self._worst = np.inf
 
     def offer(self, batch: pa.RecordBatch, keys: Keys) -> None:
-        """Rows and their keys [rows]; those of NaN are not wanted."""
+        """Add rows with their keys, [rows]; rows with the key NaN are ignored."""
         rows = pa.Table.from_batches([batch.select(self._columns)])
         rows = rows.append_column("key", pa.array(keys)).filter(pa.array(keys <= self._worst))
         last = batch.column("uri")[-1].as_py() if len(batch) else self._last
         is_last = pc.equal(rows["uri"], last)
-        if last != self._last:  # what overlaps what is known once a recording's rows are all there
+        if last != self._last:  # now the recording's rows are all there, to compare their times
             self._open.append(rows.filter(pc.invert(is_last)))
             self._settle()
         self._open.append(rows.filter(is_last))
         self._last = last
 
     def rows(self) -> list[dict[str, Any]]:
-        """The best first."""
+        """Return the rows, the lowest key first."""
         self._settle()
         return [] if self._best is None else self._best.drop_columns(["key"]).to_pylist()
 
     def _settle(self) -> None:
-        """Put the rows of recordings that are all there in their places."""
+        """Merge the rows of complete recordings into the list."""
         new = [rows for rows in self._open if len(rows)]
         self._open.clear()
         if not new:
@@ -85,7 +85,7 @@ class Shortlist:
             self._worst = self._best["key"][-1].as_py()
 
     def _apart(self, rows: pa.Table) -> list[int]:
-        """Places of up to `size` rows, taken in their order."""
+        """Return the places of the first `size` rows that may stay, in their order."""
         uris = rows["uri"].combine_chunks().dictionary_encode().indices
         columns = (column.to_pylist() for column in (uris, rows["start_s"], rows["end_s"]))
         taken: dict[int, Apart] = defaultdict(Apart)

@@ -1,4 +1,4 @@
-"""A URI -> list, read, write. What all stages use of `files` is given here."""
+"""Access to storage by URI: the functions of `files` that all stages use."""
 
 from audiocnn.storage.files import (
     absolute,

@@ -1,8 +1,8 @@
-"""A URI (a path, s3://, gs://, ...) -> list, read, write: the one way to storage.
+"""Read, write and remove files by URI (a path, s3://, gs://, ...). All storage access uses this.
 
-Local paths are taken as they are, so names with `#`, `%` or `::` are safe; `s3://` goes through
-`s3.py`, every other scheme through fsspec. A file is written whole or not at all: local ones
-through a temporary file and a rename, objects by one PUT (in parts where large).
+Local paths are used as they are, so names with `#`, `%` or `::` are safe. `s3://` goes through
+`s3.py`, every other scheme through fsspec. A file is written completely or not at all: a local file
+by a temporary file and a rename, an object by one PUT (a large one by a multipart upload).
 """
 
 import io
@@ -52,9 +52,9 @@ _options: dict[str, dict[str, Any]] = {}
 def configure(options: dict[str, dict[str, Any]]) -> None:
     """Set how this process reaches storage: fsspec's options by protocol.
 
-    For example `{"s3": {"endpoint_url": "http://127.0.0.1:8333", "anon": true}}`: what fsspec's
-    own configuration files hold, and over them; options of an earlier call are forgotten.
-    Raises ConfigError.
+    For example `{"s3": {"endpoint_url": "http://127.0.0.1:8333", "anon": true}}`. The options have
+    the form of fsspec's configuration files and take precedence over them. They replace the options
+    of an earlier call. Raises ConfigError.
     """
     if not isinstance(options, dict) or not all(isinstance(v, dict) for v in options.values()):
         raise ConfigError(
@@ -76,39 +76,39 @@ def configure(options: dict[str, dict[str, Any]]) -> None:
 
 
 def configured() -> dict[str, dict[str, Any]]:
-    """The options last given to `configure`, for processes that shall reach the same storage."""
+    """Return the options of the last `configure`, for other processes that use the same storage."""
     return dict(_options)
 
 
 def is_local(uri: str) -> bool:
-    """Whether a URI is a path of this machine."""
+    """Return whether a URI is a path on this machine."""
     return not _SCHEME.match(uri) or uri.startswith("file://")
 
 
 def absolute(uri: str) -> str:
-    """The URI as every process can use it: local paths made absolute, no slash at the end."""
+    """Return a URI that is valid in every process: local paths absolute, no slash at the end."""
     if is_local(uri):
         return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
     return uri.rstrip("/")
 
 
 def real(uri: str) -> str:
-    """The absolute URI; of a path of this machine the one that it leads to through links."""
+    """Return the absolute URI; links in a local path are resolved."""
     return os.path.realpath(absolute(uri)) if is_local(uri) else absolute(uri)
 
 
 def join(uri: str, *parts: str) -> str:
-    """A path below a URI."""
+    """Return the URI of a path below a URI."""
     return "/".join([uri.rstrip("/"), *parts])
 
 
 def is_within(uri: str, folder: str) -> bool:
-    """Whether an absolute URI is that of a folder, or of something below it."""
+    """Return whether an absolute URI is the folder's, or that of a file or folder below it."""
     return f"{uri}/".startswith(folder.rstrip("/") + "/")
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI, and the path in it. Raises StorageError."""
+    """Return the fsspec file system of a URI, and the path in it. Raises StorageError."""
     if is_local(uri):
         return LocalFileSystem(), absolute(uri)
     if on_s3(uri):
@@ -121,39 +121,40 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def on_s3(uri: str) -> bool:
-    """Whether a URI is read by `s3.py`."""
+    """Return whether `s3.py` handles a URI."""
     return uri.startswith(("s3://", "s3a://"))
 
 
 def s3_path(uri: str) -> str:
-    """`bucket/key`; fsspec would take `?versionId=` or `::` in a key for its own."""
+    """Return `bucket/key`. fsspec itself would interpret `?versionId=` and `::` in a key."""
     return uri.split("://", 1)[1]
 
 
 def s3() -> ModuleType:
-    """`s3.py`, which imports clients that only `s3://` needs."""
+    """Import and return `s3.py`: only `s3://` needs its clients."""
     from audiocnn.storage.stores import s3
 
     return s3
 
 
 def endpoint(uri: str) -> str:
-    """Where requests for a URI go, for people."""
+    """Return the place that requests for a URI go to, for messages."""
     if is_local(uri):
         return "this machine"
     return str(s3().endpoint()) if on_s3(uri) else uri.split("://", maxsplit=1)[0]
 
 
 def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """The same filesystem and path, as pyarrow and Ray take them."""
+    """Return the file system and path of a URI for pyarrow and Ray. Raises StorageError."""
     fs, path = filesystem(uri)
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
 
 
 def translate_errors(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
-    """Turn what filesystems raise into one line that names the URI, the first argument.
+    """Decorate a function of a URI: errors of file systems and clients become StorageError.
 
-    With `read`, into UnreadableError where the object at the URI is to blame.
+    The URI is the first argument, and the message is one line that names it. With `read`, the error
+    is UnreadableError if its cause is this object alone.
     """
 
     @wraps(function)
@@ -167,7 +168,7 @@ def translate_errors(function: Callable[P, R], *, read: bool = False) -> Callabl
         except AudioCNNError:
             raise
         except Exception as error:
-            # Object stores' clients raise their own, which share no base.
+            # The clients of object stores raise their own errors, without a common base class.
             known = isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
             if not known:
                 raise
@@ -180,7 +181,7 @@ def translate_errors(function: Callable[P, R], *, read: bool = False) -> Callabl
 
 @translate_errors
 def exists(uri: str) -> bool:
-    """Whether there is a file or folder. Raises StorageError where the bucket is missing."""
+    """Return whether a file or folder exists. Raises StorageError if the bucket is missing."""
     if on_s3(uri):
         return bool(s3().exists(s3_path(uri)))
     fs, path = filesystem(uri)
@@ -189,10 +190,11 @@ def exists(uri: str) -> bool:
 
 @partial(translate_errors, read=True)
 def read_bytes(uri: str, most: int = -1, *, version: str | None = None) -> bytes:
-    """The content of a file; with `most`, its first bytes, and one more where there are more.
+    """Return the content of a file; with `most`, only the first `most` + 1 bytes.
 
-    Raises UnreadableError where the fault is this file's, also where it is no longer of a
-    `version` (of `listing.StoredFile`), and StorageError where others would fail like it.
+    The extra byte shows that the file is longer than `most`. `version` is that of
+    `listing.StoredFile`. Raises UnreadableError if only this file cannot be read (ChangedError if
+    it no longer has this version), and StorageError if other files would fail too.
     """
     if on_s3(uri):
         return bytes(s3().read(s3_path(uri), most, version))
@@ -208,16 +210,16 @@ def read_bytes(uri: str, most: int = -1, *, version: str | None = None) -> bytes
 
 
 def _require(uri: str, version: str | None) -> None:
-    """Raise ChangedError where an object of another store is not of a version, if one is given."""
+    """Raise ChangedError if an object of a generic store does not have the given version."""
     if version and generic.size_version(*filesystem(uri))[1] != version:
         raise ChangedError(f"{uri}: {local.CHANGED}")
 
 
 @partial(translate_errors, read=True)
 def read_range(uri: str, offset: int, size: int, *, version: str | None = None) -> bytes:
-    """`size` bytes of a file from `offset` on.
+    """Return `size` bytes of a file from `offset` on.
 
-    Raises as `read_bytes` does, and UnreadableError where there are fewer.
+    Raises as `read_bytes` does, and UnreadableError if the file has fewer bytes.
     """
     if not size:
         return b""
@@ -240,11 +242,11 @@ def read_range(uri: str, offset: int, size: int, *, version: str | None = None) 
 def open_binary(
     uri: str, *, block_bytes: int = 8 << 20, version: str | None = None, size: int | None = None
 ) -> BinaryIO:
-    """A file to read and to seek in; where it is not local, by blocks, one of them in memory.
+    """Open a file for reading and seeking. A remote file is read in blocks; one is in memory.
 
-    One that is no larger than a block is one request, or two where its `size` is not given. All of
-    it is of one version, where that or no `size` is given. Raises as `read_bytes` does, here and
-    while it is read.
+    A remote file up to one block long takes one request, or two if `size` (in bytes) is not given.
+    The whole file is read in one version, except a remote file with a `size` but no `version`.
+    Raises as `read_bytes` does, here and while the file is read.
     """
     if is_local(uri):
         return local.open_file(absolute(uri), version)
@@ -260,7 +262,7 @@ def open_binary(
 
 
 def _size_version(uri: str) -> tuple[int, str | None]:
-    """An object's size and version now; a HEAD's ETag has its quotes."""
+    """Return an object's current size in bytes and version; the ETag of a HEAD has quotes."""
     if on_s3(uri):
         size, tag = s3().head(s3_path(uri))
         return size, tag
@@ -268,9 +270,9 @@ def _size_version(uri: str) -> tuple[int, str | None]:
 
 
 def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """The results for items in their order, `count` of them on their way, in threads of their own.
+    """Yield `function(item)` for each item, in order; up to `count` calls run in threads at once.
 
-    So that requests one after another do not wait for one another.
+    Use it for requests: they run side by side and do not wait for each other.
     """
     with ThreadPoolExecutor(count) as pool:
         pending: deque[Future[R]] = deque()
@@ -283,22 +285,23 @@ def prefetch(function: Callable[[T], R], items: Iterable[T], count: int) -> Iter
 
 
 def printable(text: str) -> str:
-    """A name as UTF-8, with whatever is none escaped."""
+    """Return a name that can be encoded as UTF-8; characters that cannot be are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_json(uri: str) -> Note:
-    """A JSON object. Raises StorageError, and FormatError where it is none.
+    """Read a JSON object. Raises StorageError, and FormatError if the file has none.
 
-    Asked for a member that is not there, the object raises FormatError too.
+    `note[name]` on the result raises FormatError too if the member is missing.
     """
     return json_note.parse(uri, read_bytes(uri))
 
 
 def read_format(uri: str, expected: str, what: str, *earlier: str) -> Note:
-    """A JSON file of ours, of the format of this version or an earlier one.
+    """Read a JSON file of audiocnn with the format `expected` or one of the `earlier` formats.
 
-    Raises StorageError where it is missing, FormatError for another format.
+    `what` names the artefact in messages. Raises StorageError if the file is missing, FormatError
+    for another format.
     """
     if not exists(uri):
         folder, _, name = uri.rpartition("/")
@@ -312,7 +315,7 @@ def read_format(uri: str, expected: str, what: str, *earlier: str) -> Note:
 
 @translate_errors
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write a file: complete, or not there at all. Folders are made as needed."""
+    """Write a file completely or not at all. Creates missing folders. Raises StorageError."""
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
@@ -323,10 +326,10 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 @contextmanager
 def atomic_path(uri: str) -> Iterator[str]:
-    """A path of this machine to write a file to; at the end of the block it goes to the URI.
+    """Yield a local path to write a file to; at the end of the block the file goes to the URI.
 
-    There it is complete, or not there at all. Folders are made as needed. Raises StorageError,
-    also where the block fails to write.
+    It arrives there completely or not at all. Missing folders are created. Raises StorageError,
+    also if the block fails to write.
     """
     try:
         if is_local(uri):
@@ -344,17 +347,17 @@ def atomic_path(uri: str) -> Iterator[str]:
 @translate_errors
 def _upload(uri: str, path: str) -> None:
     fs, target = filesystem(uri)
-    limits = {"max_concurrency": 2} if on_s3(uri) else {}  # parts of 50 MB are in memory
+    limits = {"max_concurrency": 2} if on_s3(uri) else {}  # each part, in memory, is 50 MB
     fs.put_file(path, target, **limits)
 
 
 def write_json(uri: str, value: dict[str, Any]) -> None:
-    """Write a JSON object, indented for people."""
+    """Write a JSON object, indented so that people can read it. Raises StorageError."""
     write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_parquet(uri: str, table: pa.Table) -> int:
-    """Write a Parquet file; returns its size in bytes."""
+    """Write a Parquet file and return its size in bytes. Raises StorageError."""
     sink = pa.BufferOutputStream()
     with parquet.writer(sink, table.schema) as file:
         file.write_table(table)
@@ -364,15 +367,15 @@ def write_parquet(uri: str, table: pa.Table) -> int:
 
 
 def read_parquet(uri: str) -> pa.Table:
-    """A Parquet file as a table. Raises StorageError, and FormatError where it is damaged."""
+    """Read a Parquet file as a table. Raises StorageError, and FormatError if it is damaged."""
     with parquet.opened(uri, pa.BufferReader(read_bytes(uri))) as file:
         return file.read()
 
 
 @translate_errors
 def remove(uri: str) -> None:
-    """Remove a file where there is one; never a folder with what is in it."""
+    """Remove a file if it exists; a folder is never removed with its content."""
     fs, path = filesystem(uri)
     with suppress(FileNotFoundError):
-        # Not fs.rm: it removes folders, and takes brackets in a name for a pattern.
+        # Not fs.rm: it removes folders, and treats brackets in a name as a pattern.
         Path(path).unlink() if isinstance(fs, LocalFileSystem) else fs.rm_file(path)

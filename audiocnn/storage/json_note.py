@@ -1,4 +1,4 @@
-"""The JSON files that jobs leave, as dictionaries that say what is missing in which file."""
+"""The JSON files that jobs write, as dictionaries with errors that name the file."""
 
 import json
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from audiocnn.errors import FormatError
 
 @dataclass
 class Origin:
-    """The file that notes were read from."""
+    """The file that a note was read from."""
 
     uri: str = ""
     written_by: str | None = None
-    """The version of audiocnn that wrote it, where the file says so."""
+    """Version of audiocnn that wrote the file; None if the file does not say so."""
 
 
 class Note(dict[str, Any]):
-    """A JSON object of a file. Asked for a member that it lacks, it raises FormatError."""
+    """A JSON object from a file. `note[name]` raises FormatError if the member is missing."""
 
     def __init__(self, members: Iterable[tuple[str, Any]], origin: Origin) -> None:
         super().__init__(members)
@@ -28,13 +28,13 @@ class Note(dict[str, Any]):
         raise FormatError(f"{self.origin.uri} is damaged (no {name!r})")
 
     def without(self, names: Iterable[str]) -> "Note":
-        """The same without some members."""
+        """Return a note without the members `names`."""
         left_out = set(names)
         return Note(((k, v) for k, v in self.items() if k not in left_out), self.origin)
 
 
 def parse(uri: str, data: bytes) -> Note:
-    """The JSON object in a file. Raises FormatError where there is none."""
+    """Return the JSON object in a file's content. Raises FormatError if there is none."""
     origin = Origin(uri)
     try:
         value = json.loads(data, object_pairs_hook=lambda members: Note(members, origin))

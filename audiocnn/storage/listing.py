@@ -1,4 +1,4 @@
-"""What lies below a URI: listed page by page, so that a bucket may hold more than memory does."""
+"""List the files below a URI page by page, so that a listing need not fit into memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,30 +12,31 @@ from audiocnn.storage.stores import generic, local
 _PAGE = 1_000
 
 _Found = tuple[str, int, str]
-"""A file's path in its filesystem, its size and its version."""
+"""A file's path in its file system, its size in bytes and its version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A listed file: its URI, its path below the listed root, its size in bytes."""
+    """A listed file: its URI, its path below the listed folder, and its size in bytes."""
 
     uri: str
     path: str
     size: int
     version: str = ""
-    """Another one where the content was written anew: an ETag, or size and time of change."""
+    """Text that changes when the file is rewritten: its ETag, or its size and time of change."""
 
 
 def list_files(uri: str) -> list[StoredFile]:
-    """Every file below a folder, sorted by path, as it is now. Raises as `iter_files` does."""
+    """Return all current files below a folder, sorted by path. Raises as `iter_files` does."""
     return sorted(iter_files(uri), key=lambda file: file.path)
 
 
 def iter_files(uri: str) -> Iterator[StoredFile]:
-    """Every file below a folder as it is now, in the store's order; a page at a time in memory.
+    """Yield all current files below a folder, in the store's order.
 
-    The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
-    there is no folder, NotAFolderError where it is a file.
+    Of S3 one page is in memory at a time, of a local disk one folder; fsspec lists other stores in
+    one piece. Empty objects ending in `/`, which represent folders, are left out. Raises
+    StorageError if there is no folder, NotAFolderError if the URI names a file.
     """
     pages = _pages(uri)
     _, root = filesystem(absolute(uri))
@@ -48,7 +49,7 @@ def iter_files(uri: str) -> Iterator[StoredFile]:
 
 @translate_errors
 def _next(uri: str, pages: Iterator[list[_Found]]) -> list[_Found]:
-    """The next page that has something on it. Raises StorageError."""
+    """Return the next page that is not empty; an empty list at the end. Raises StorageError."""
     return next((page for page in pages if page), [])
 
 
@@ -68,7 +69,7 @@ def _pages(uri: str) -> Iterator[list[_Found]]:
 
 @translate_errors
 def folders(uri: str) -> list[str]:
-    """Names of the folders in a folder; none where there is no folder. Raises StorageError."""
+    """Return the names of a folder's subfolders; none if it is missing. Raises StorageError."""
     if on_s3(uri):
         found: list[str] = s3().folders(s3_path(absolute(uri)))
         return found
@@ -80,7 +81,7 @@ def folders(uri: str) -> list[str]:
 
 @translate_errors
 def stored_file(uri: str) -> StoredFile:
-    """One file, as its folder's listing has it. Raises StorageError where it is none."""
+    """Return one file as a listing of its folder has it. Raises StorageError if it is no file."""
     fs, path = filesystem(absolute(uri))
     if isinstance(fs, LocalFileSystem):
         with local.open_file(path):

@@ -1,4 +1,4 @@
-"""What of this machine a process may use: CPUs by its affinity and its control groups; GPUs."""
+"""The CPUs of this machine that a process may use, and the number of processes that fit on GPUs."""
 
 import os
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 _SHARES = 10_000
-"""Of a GPU: Ray counts its resources in these."""
+"""Units in a GPU: Ray counts resources in units of 1/10000."""
 
 
 def cpus(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs for whole processes: at least 1.
+    """Return the number of whole CPUs that this process may use, at least 1.
 
-    Fewer than the machine has where an affinity (taskset, a cpuset) or the quota of a control group
-    (a container's `--cpus`, a pod's limit, systemd's CPUQuota) says so.
+    It is lower than the machine's number if an affinity (taskset, a cpuset) or the quota of a
+    control group (a container's `--cpus`, a pod's limit, systemd's CPUQuota) limits the process.
     """
     try:
         there = len(os.sched_getaffinity(0))
@@ -23,10 +23,11 @@ def cpus(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
 
 
 def _quotas(groups: Path, own: Path) -> Iterator[float]:
-    """CPUs that each control group of this process allows, where it has a quota.
+    """Yield the number of CPUs that each control group of this process allows, if it has a quota.
 
-    In a container the file system of the groups may begin at its own, which `own` names by its path
-    on the host: every folder on that path that is there is looked into, and so is the first.
+    `own` may give the group's path on the host, while in a container the folder `groups` may begin
+    at the container's own group. So `groups` itself and every existing folder on that path are
+    checked.
     """
     with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
@@ -42,10 +43,10 @@ def _quotas(groups: Path, own: Path) -> Iterator[float]:
 
 
 def _quota(folder: Path) -> float | None:
-    """CPUs that a control group allows: by cpu.max (version 2) or cpu.cfs_quota_us (version 1)."""
+    """Return the CPUs that a control group allows, by cpu.max (v2) or cpu.cfs_quota_us (v1)."""
     with suppress(OSError, ValueError):
         quota_us, period_us = map(int, (folder / "cpu.max").read_text().split())
-        return quota_us / period_us  # "max" is no number, and no quota
+        return quota_us / period_us  # "max" means no quota: int() fails
     with suppress(OSError, ValueError):
         quota_us = int((folder / "cpu.cfs_quota_us").read_text())
         period_us = int((folder / "cpu.cfs_period_us").read_text())
@@ -54,7 +55,10 @@ def _quota(folder: Path) -> float | None:
 
 
 def copies(gpus: int, share: float) -> int:
-    """How many processes of a share each have room on GPUs: a share is never of two of them."""
+    """Return the number of processes that fit on `gpus` GPUs if each one needs `share` of a GPU.
+
+    A share up to 1 must fit on one GPU.
+    """
     if share > 1:
         return int(gpus // share)
     return gpus * (_SHARES // max(1, round(share * _SHARES)))

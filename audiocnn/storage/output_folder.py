@@ -1,14 +1,15 @@
-"""The folder that a job writes: whose it is, and which of its files the job may remove.
+"""The folder that a job writes: which verb owns it, and which of its files the job may remove.
 
-A job removes, and writes over, only what it can prove to have written. A proof is one of these:
+A job removes and overwrites only files that it can prove to have written. A proof is one of these:
 
-- A note of the verb, such as `job.json`. Before a job writes its first note, it has seen that no
-  file of a name that it will write is there. From then on these names are its own.
-- A list in a note: of parts, of listings, of folds, of files with their SHA-256 (`filelist.py`).
+- A note of the verb, such as `job.json`. Before a job writes its first note, it checks that no file
+  exists under any fixed name that it will write. From then on, these names belong to the job.
+- A list in a note: of parts, of listings, of folds, of files with their SHA-256
+  (`corpus/file_list.py`).
 - The verb's ledger in the footer of a Parquet file.
-- The name of a temporary file whose process has ended, see `local.is_left`.
+- The name of a temporary file that no process writes any more, see `local.is_left`.
 
-Everything else stays as it is. A folder with a note of another verb is refused.
+All other files stay as they are. A folder with a note of another verb is refused.
 """
 
 import os
@@ -23,26 +24,26 @@ from audiocnn.storage.listing import StoredFile, list_files
 from audiocnn.storage.stores import local
 
 Notes = dict[str, dict[str, Any]]
-"""JSON objects that say what a folder holds, by the names of their files."""
+"""JSON objects that describe the content of a folder, by file name."""
 Proof = Callable[[str, Notes], bool]
-"""Whether the file at a URI is the verb's own, which left these notes beside it."""
+"""Function that returns whether the verb wrote the file at a URI, given the folder's notes."""
 
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What a verb makes of a folder."""
+    """A kind of output folder: the verb that writes it, and the names of its files."""
 
     holds: str
-    """What is in such a folder, for people."""
+    """Content of the folder, in words for messages."""
     verb: str
     notes: tuple[str, ...]
-    """Names of its notes. The first one is written last: it makes the output whole."""
+    """File names of its notes. The first one is written last: it marks the output as complete."""
     formats: tuple[str, ...]
-    """How the `format` of its notes begins."""
+    """Prefixes of the `format` member of its notes."""
     files: tuple[str, ...] = ()
-    """What else the verb writes under a fixed name."""
+    """Names of the other files that the verb writes under a fixed name."""
 
 
 FEATURES = Kind(
@@ -76,25 +77,26 @@ _NOTES = {name for kind in _KINDS for name in kind.notes}
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A folder that a verb may write, and what the verb wrote there before."""
+    """A folder that a verb may write, and the files that the verb wrote there before."""
 
     uri: str
     kind: Kind
     notes: Notes
-    """The notes that are there."""
+    """The existing notes."""
     files: tuple[str, ...]
-    """The other files that are there under the verb's fixed names."""
+    """Names of the other existing files that the verb wrote under its fixed names."""
 
     def require_unfinished(self) -> None:
-        """Raise ConfigError where the output is whole already."""
+        """Raise ConfigError if the output is complete already."""
         whole = self.kind.notes[0]
         if whole in self.notes:
             raise there_already(self.uri, whole)
 
     def clear(self) -> None:
-        """Remove the note that makes the output whole, files under fixed names, temporary files.
+        """Remove the first note, the files under fixed names and leftover temporary files.
 
-        The other notes stay: they say whose the folder is until the job writes them anew.
+        Without its first note the output does not count as complete. The other notes stay: they
+        show which verb owns the folder until the job rewrites them.
         """
         for name in (self.kind.notes[0], *self.files):
             if name in self.notes or name in self.files:
@@ -103,14 +105,14 @@ class Output:
 
 
 def there_already(uri: str, name: str) -> ConfigError:
-    """The error for an output that is there already."""
+    """Return the error for an output that exists already."""
     return ConfigError(
         f"--to {uri}: {name} is there already; name another folder, or pass --overwrite"
     )
 
 
 def resolve(uri: str) -> str:
-    """The absolute URI of an output. Raises ConfigError for stores that others do not see."""
+    """Return the absolute URI of an output. Raises ConfigError for `memory://`."""
     uri = absolute(uri)
     if uri.startswith("memory://"):
         raise ConfigError(f"--to {uri}: the workers are other processes and would not see it")
@@ -118,12 +120,12 @@ def resolve(uri: str) -> str:
 
 
 def claim(uri: str, kind: Kind, proofs: Mapping[str, Proof] | None = None) -> Output:
-    """The folder that a verb is to write, once it is clear that nothing of others would be lost.
+    """Check that a verb may write a folder without losing files of others; return the folder.
 
-    Nothing is written or removed. A file under a fixed name is the verb's own where it has a note
-    there; `proofs` say otherwise for some of these names. Raises ConfigError where the folder has
-    a note of another verb, a note that cannot be read, or another file under a name that the verb
-    writes.
+    Nothing is written or removed. If the folder has a note of the verb, the files under the fixed
+    names belong to the verb; `proofs` replaces this rule for some of the names. Raises ConfigError
+    if the folder has a note of another verb, a note of this verb that cannot be read, or a file
+    under a name of the verb that the verb did not write.
     """
     uri = resolve(uri)
     names = sorted(_NOTES.union(kind.files)) if exists(uri) else []
@@ -142,14 +144,14 @@ def claim(uri: str, kind: Kind, proofs: Mapping[str, Proof] | None = None) -> Ou
 
 
 def _noted(_: str, notes: Notes) -> bool:
-    """Whether there is a note: the proof for most files under fixed names."""
+    """Return whether there is a note: the proof for most files under fixed names."""
     return bool(notes)
 
 
 def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
-    """The notes of a kind among some files.
+    """Return the notes of a kind among the files `names`.
 
-    Raises ConfigError for those of another kind, and for one of this kind's that cannot be read.
+    Raises ConfigError for a note of another kind, and for a note of this kind that cannot be read.
     """
     notes, unreadable = Notes(), list[str]()
     for name in names:
@@ -174,7 +176,7 @@ def _notes(uri: str, kind: Kind, names: list[str]) -> Notes:
 
 
 def _holder(name: str, note: dict[str, Any]) -> Kind | None:
-    """The kind of folder that a note is of."""
+    """Return the kind of folder that a note belongs to; None if it is unknown."""
     said = str(note.get("format"))
     if name == "job.json" and _is_first_of_train(note):
         return BUNDLE
@@ -182,7 +184,7 @@ def _holder(name: str, note: dict[str, Any]) -> Kind | None:
 
 
 def _is_first_of_train(note: dict[str, Any]) -> bool:
-    """Whether a note is one of the first version of train, which gave it no format."""
+    """Return whether the first version of train wrote a note; that version wrote no `format`."""
     versions = note.get("versions")
     known = {"features", "training", "streams", "test_fold", "workers"} <= note.keys()
     return known and isinstance(versions, dict) and "audiocnn" in versions
@@ -190,21 +192,21 @@ def _is_first_of_train(note: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What `sweep` left in a folder."""
+    """The files that `sweep` left in a folder."""
 
     bytes: int
-    """Of the files that are kept."""
+    """Total size of the files in `kept`, in bytes."""
     others: list[str]
-    """Files of the job's patterns that it cannot prove to have written, by their paths."""
+    """Paths of files that match the pattern but that the job cannot prove to have written."""
 
 
 def sweep(
     uri: str, pattern: str, owned: Callable[[str], bool], kept: Collection[str] = ()
 ) -> Swept:
-    """Remove the job's own files that fit a pattern, but for some, and temporary files of jobs.
+    """Remove the job's files that match a pattern, except `kept`, and leftover temporary files.
 
-    `pattern` is `folder/name` with fnmatch's wildcards, none of which matches a `/`; it and
-    `kept` are paths below `uri`. `owned` says of a path whether the job wrote it.
+    `pattern` is `folder/name` with the wildcards of fnmatch; no wildcard matches a `/`. `pattern`
+    and `kept` are paths below `uri`. `owned` returns whether the job wrote the file at a path.
     """
     folder = pattern.rsplit("/", 1)[0]
     files = {f"{folder}/{file.path}": file for file in below(join(uri, folder))}
@@ -220,18 +222,22 @@ def sweep(
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a path fits a pattern, component by component."""
+    """Return whether a path matches a pattern, component by component."""
     names, patterns = path.split("/"), pattern.split("/")
     return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
 def is_left(uri: str) -> bool:
-    """Whether a file is a temporary one that no process writes; in a store all are but copies."""
+    """Return whether a file is temporary and no process writes it any more.
+
+    In a store this holds for every temporary file: jobs write temporary files only on local disks,
+    so one in a store was copied there.
+    """
     return local.is_left(uri) if is_local(uri) else local.is_temporary(uri)
 
 
 def remove_temporary(uri: str) -> None:
-    """Remove the temporary files directly in a folder of this machine that no process writes."""
+    """Remove leftover temporary files directly in a local folder; do nothing in a store."""
     if is_local(uri) and os.path.isdir(uri):
         for name in os.listdir(uri):
             if is_left(join(uri, name)):
@@ -239,5 +245,5 @@ def remove_temporary(uri: str) -> None:
 
 
 def below(uri: str) -> list[StoredFile]:
-    """Every file below a folder, sorted by path; none where there is no folder."""
+    """Return all files below a folder, sorted by path; none if there is no folder."""
     return list_files(uri) if exists(uri) else []

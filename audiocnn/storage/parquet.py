@@ -1,4 +1,4 @@
-"""Parquet files with a checksum of each page, and one line on those that are damaged."""
+"""Parquet files with a checksum of each page, and an error of one line for damaged files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from audiocnn.errors import FormatError
 
 
 def writer(target: Any, columns: pa.Schema, **options: Any) -> pq.ParquetWriter:
-    """A writer to a path, or to a file that is open; `options` are pyarrow's."""
+    """Return a writer to a path or an open file; `options` are those of pyarrow."""
     return pq.ParquetWriter(
         target, columns, compression="zstd", write_page_checksum=True, **options
     )
 
 
 def footer(data: bytes) -> bytes:
-    """What a Parquet file that was opened says of itself behind its pages."""
+    """Return the footer of a Parquet file's content, which must have been opened without error."""
     size = int.from_bytes(data[-8:-4], "little")
     return data[-8 - size :]
 
@@ -32,15 +32,16 @@ def opened(
     metadata: pq.FileMetaData | None = None,
     mend: str = "",
 ) -> Iterator[pq.ParquetFile]:
-    """A file to read within the block, which closes it; pages that have a checksum are checked.
+    """Open a Parquet file for the block, then close it; pages that have a checksum are checked.
 
-    Raises FormatError where it is not `what` it should be, or is damaged; that says the `mend`.
+    Raises FormatError if the file is not Parquet or is damaged. The message names `what` the file
+    should be and how to repair it (`mend`).
     """
     try:
         with file:
             yield pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        if getattr(error, "errno", None) is not None:  # the disk's
+        if getattr(error, "errno", None) is not None:  # an error of the disk
             raise
         reason = " ".join(str(error).split())
         then = mend and f"; {mend}"

@@ -1,4 +1,4 @@
-"""Temporary folders of this machine that are removed also where their process was killed."""
+"""Temporary local folders that are removed even if their process was killed."""
 
 import contextlib
 import fcntl
@@ -9,14 +9,14 @@ from functools import cache
 from typing import IO
 
 _MARK = ".audiocnn-scratch"
-"""A file that is locked as long as the process lives whose folder it is in."""
+"""Name of the mark, a file in each folder. The folder's process locks it while it lives."""
 
 
 class Scratch(tempfile.TemporaryDirectory[str]):
-    """A temporary folder, as `tempfile` has them, in `folder` or where the system has such.
+    """A temporary folder like those of `tempfile`, in `folder` or in the system's default place.
 
-    The first one there in a process removes those that killed processes left: folders with our
-    mark, which nobody holds locked.
+    The first one that a process creates there removes the leftovers of killed processes: the
+    folders with our mark that no process holds locked.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -26,16 +26,16 @@ class Scratch(tempfile.TemporaryDirectory[str]):
         self._lock = _mark(self.name)
 
     def cleanup(self) -> None:
-        """Remove the folder, with whatever others are writing there."""
+        """Remove the folder with its content, even if other processes still write there."""
         super().cleanup()
         self._lock.close()
 
 
 def _mark(folder: str) -> IO[bytes]:
-    """Put the mark into a folder, locked before it can be seen."""
+    """Put the mark into a folder; it is locked before other processes can see it."""
     path = os.path.join(folder, _MARK)
     file = open(path + ".new", "wb")  # noqa: SIM115
-    with contextlib.suppress(OSError):  # a file system without locks: it is never removed
+    with contextlib.suppress(OSError):  # a file system without locks: the mark never appears
         fcntl.flock(file, fcntl.LOCK_EX)
         os.rename(path + ".new", path)
     return file
@@ -43,12 +43,12 @@ def _mark(folder: str) -> IO[bytes]:
 
 @cache
 def _remove_left(folder: str) -> None:
-    """Remove the marked folders there that nobody holds."""
+    """Remove the marked folders in `folder` that no process holds locked."""
     for entry in os.scandir(folder):
         mark = os.path.join(entry.path, _MARK)
         if not entry.name.startswith("audiocnn-") or not os.path.isfile(mark):
             continue
-        # Another user's cannot be opened; one that went meanwhile is not there.
+        # OSError: the mark is locked, belongs to another user, or was removed meanwhile.
         with contextlib.suppress(OSError), open(mark, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(entry.path)

@@ -1,1 +1,1 @@
-"""Features -> weights."""
+"""Training: features -> weights."""

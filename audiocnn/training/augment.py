@@ -1,7 +1,7 @@
-"""SpecAugment, time shift, random filters and mixup: on a batch of log-mels, on its device.
+"""Augment a batch of log-mels on its device: time shift, stretch, filters, SpecAugment, mixup.
 
-Randomness comes from torch's global generator, so that seeding it once an epoch is enough
-to repeat a run.
+Random numbers come from torch's global generators. The trainer seeds them in every step, so a run
+can be repeated.
 """
 
 import torch
@@ -16,9 +16,9 @@ _FILTER_POINTS = 4
 
 
 def augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
-    """[batch, n_mels, n_frames] decibels -> the same shape, augmented clip by clip.
+    """Augment each window of [batch, n_mels, n_frames] decibels; return the same shape.
 
-    `mean` ([n_mels], decibels) is what masks are filled with.
+    Masks are filled with `mean`, [n_mels] decibels.
     """
     if config.time_shift:
         logmel = time_shift(logmel, config.time_shift)
@@ -30,7 +30,10 @@ def augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> 
 
 
 def time_shift(logmel: torch.Tensor, largest: float) -> torch.Tensor:
-    """Roll each clip in time by up to `largest` of its frames, either way."""
+    """Roll each window in time, in either direction, by up to the fraction `largest` of it.
+
+    The shape is [batch, n_mels, n_frames].
+    """
     frames = logmel.shape[2]
     reach = max(1, int(largest * frames))
     shift = torch.randint(-reach, reach + 1, (len(logmel), 1), device=logmel.device)
@@ -39,9 +42,10 @@ def time_shift(logmel: torch.Tensor, largest: float) -> torch.Tensor:
 
 
 def random_stretch(logmel: torch.Tensor, largest: float) -> torch.Tensor:
-    """Stretch each clip in time and in frequency by up to `largest`, about a random point.
+    """Stretch each window in time and in frequency by up to `largest`, around a random point.
 
-    Another tempo, another pitch: an affine map of the picture, its edges repeated.
+    This changes tempo and pitch: it is an affine map of [batch, n_mels, n_frames]; edges are
+    repeated. `largest` is a fraction (0.1: 0.9 to 1.1 times).
     """
     clips = len(logmel)
     theta = torch.zeros(clips, 2, 3, device=logmel.device)
@@ -57,10 +61,10 @@ def random_stretch(logmel: torch.Tensor, largest: float) -> torch.Tensor:
 
 
 def random_filter(logmel: torch.Tensor, largest_db: float) -> torch.Tensor:
-    """A gain curve over the bands for each clip, [batch, n_mels, 1] decibels.
+    """Return a random gain curve over the bands for each window, [batch, n_mels, 1] decibels.
 
-    Linear between a few random gains, as another microphone, room or distance might have it
-    (FilterAugment, Nam et al. 2022).
+    It is linear between a few random gains within `largest_db`. It imitates another microphone,
+    room or distance (FilterAugment, Nam et al. 2022).
     """
     gains = torch.empty(len(logmel), 1, _FILTER_POINTS, device=logmel.device)
     gains.uniform_(-largest_db, largest_db)
@@ -69,9 +73,12 @@ def random_filter(logmel: torch.Tensor, largest_db: float) -> torch.Tensor:
 
 
 def spec_augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
-    """SpecAugment's time and frequency masks (Park et al. 2019), other ones for each clip."""
-    # One channel: torchaudio draws a mask for each [clip, channel] of a 4-D batch. Centred: its
-    # fill is one number, and 0 is then each band's mean.
+    """Apply SpecAugment's time and band masks (Park et al. 2019), different for each window.
+
+    Shapes are those of `augment`.
+    """
+    # torchaudio draws a mask for each [window, channel] of a 4-D batch, so add a channel. It fills
+    # masks with one number, so subtract each band's mean: the mean becomes 0.
     x = (logmel - mean[:, None]).unsqueeze(1)
     mask = load_torchaudio().functional.mask_along_axis_iid
     for _ in range(config.time_masks):
@@ -85,15 +92,16 @@ def spec_augment(logmel: torch.Tensor, mean: torch.Tensor, config: AugmentConfig
 def mixup(
     logmel: torch.Tensor, labels: torch.Tensor, n_classes: int, config: AugmentConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixup (Zhang et al. 2018) of a batch with itself, with the configured probability.
+    """Mix a batch with itself (mixup, Zhang et al. 2018), with the configured probability.
 
-    [batch, n_mels, n_frames] and [batch] int64 -> the same, and soft targets [batch, n_classes].
+    Takes log-mels [batch, n_mels, n_frames] and labels [batch] int64. Returns log-mels of the same
+    shape and soft targets [batch, n_classes].
     """
     targets = functional.one_hot(labels, n_classes).to(logmel.dtype)
     if config.mixup_alpha == 0 or torch.rand(()) >= config.mixup_probability:
         return logmel, targets
     alpha = torch.full((len(logmel),), config.mixup_alpha, device=logmel.device)
-    # Arguments are not validated: that would wait for a GPU in every step.
+    # Validation of the arguments would wait for a GPU in every step.
     share = torch.distributions.Beta(alpha, alpha, validate_args=False).sample()
     other = torch.randperm(len(logmel), device=logmel.device)
     mixed = logmel * share[:, None, None] + logmel[other] * (1 - share[:, None, None])

@@ -1,8 +1,8 @@
 """One rank's share of the training windows: held in memory, or streamed from the parts.
 
-Both shuffle by the epoch's number alone and can begin anywhere in it, so that a run that goes on
-from the middle of an epoch sees the windows that it would have seen. Every rank takes its share
-of each global batch, which stays the recipe's size whatever the number of ranks.
+Both shuffle by the seed and the epoch's number only, and can start at any batch. So a run that is
+resumed within an epoch gets the same windows as an uninterrupted run. Every rank takes its share
+of each global batch. The size of a global batch does not depend on the number of ranks.
 """
 
 from collections.abc import Iterator
@@ -24,18 +24,18 @@ class Batches(Protocol):
     """One rank's share of the training windows."""
 
     steps: int
-    """Batches in an epoch; the same on every rank."""
+    """Number of batches in an epoch; the same on every rank."""
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from one of them on, shuffled by the epoch's number."""
+        """Yield the batches of an epoch from index `first` on, shuffled by the epoch's number."""
 
 
 class MemoryBatches:
-    """Windows held once as a tensor, on whatever device, shuffled over the whole set.
+    """Windows held as one tensor, on any device, and shuffled all together.
 
-    Every rank draws the same permutation and takes every `world`-th of each batch, so the
-    global batches do not depend on the number of ranks. A last, partial batch is left out of
-    that epoch.
+    `logmel` is [windows, n_mels, n_frames], `labels` [windows] int64. Every rank draws the same
+    permutation and takes every `world`-th window of each batch, so the global batches do not
+    depend on the number of ranks. A last, partial batch is left out of the epoch.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class MemoryBatches:
         self.seed, self.rank, self.world = config.seed, rank, world
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from one of them on, shuffled by the epoch's number."""
+        """Yield the batches of an epoch from index `first` on, shuffled by the epoch's number."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
         for step in range(first, self.steps):
@@ -63,10 +63,11 @@ class MemoryBatches:
 
 
 class StreamedBatches:
-    """Windows read part by part, with the next part read ahead; memory is a few parts.
+    """Windows read part by part, with the next part read ahead; memory holds a few parts.
 
-    Each rank reads its own parts, in another order each epoch, and shuffles over two parts at a
-    time. Every rank stops after as many batches as the rank with the fewest windows has.
+    Each rank reads its own parts, in another order in each epoch, and shuffles over two parts at a
+    time. Every rank stops after the same number of batches, which the rank with the fewest windows
+    can fill.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class StreamedBatches:
         self.steps = _fewest(shares, config.batch_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from one of them on, shuffled by the epoch's number."""
+        """Yield the batches of an epoch from index `first` on, shuffled by the epoch's number."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(list(self.parts)).tolist()
         plan = self._plan(order, rng)[first:]
@@ -97,16 +98,16 @@ class StreamedBatches:
                 parts.forget([place for place in places[index] if last[place] == index])
 
     def _plan(self, order: list[str], rng: np.random.Generator) -> list[np.ndarray]:
-        """Which windows are in each batch: [batch, 2] of a part's place in `order`, and a row.
+        """Return the windows of each batch, [batch, 2]: index of a part in `order`, and row.
 
-        It takes the numbers of rows alone, so a run that goes on reads no part that it is past.
+        It needs only the numbers of rows, so a resumed run does not read parts that are done.
         """
         batches: list[np.ndarray] = []
         held = np.empty((0, 2), np.int64)
         for place, name in enumerate(order):
             rows = rng.permutation(self.parts[name])
             windows = np.stack([np.full_like(rows, place), rows], axis=1)
-            # Half of a part stays, to be mixed with the next one; of the last one, nothing.
+            # Keep half of each part, except the last, to mix it with the next part.
             stays = len(windows) // 2 if place < len(order) - 1 else 0
             pool = rng.permutation(np.concatenate([held, windows[stays:]]))
             whole = len(pool) // self.batch_size
@@ -125,7 +126,7 @@ class StreamedBatches:
 
 
 class _ReadAhead:
-    """Parts by their place in the epoch's order, the next one being read while others are used."""
+    """Parts by their index in the epoch's order; the next part is read while others are used."""
 
     def __init__(
         self, features: FeatureSet, folds: list[int], wanted: list[tuple[int, str]]
@@ -151,7 +152,7 @@ class _ReadAhead:
         return self.held[place]
 
     def forget(self, places: list[int]) -> None:
-        """Give up parts that are not needed any more."""
+        """Release the memory of parts that are not needed any more."""
         for place in places:
             del self.held[place]
 
@@ -163,12 +164,15 @@ class _ReadAhead:
 
 
 def fewest_batches(features: FeatureSet, folds: list[int], config: TrainConfig, world: int) -> int:
-    """Streamed batches of the rank that has the fewest windows: 0 is too few to train."""
+    """Return the number of streamed batches per epoch; 0 means too few windows to train.
+
+    The rank with the fewest windows for its share of a batch limits it.
+    """
     return _fewest(deal_parts(features.part_rows(folds), world), config.batch_size)
 
 
 def _share(batch_size: int, rank: int, world: int) -> int:
-    """A rank's windows of a global batch."""
+    """Return the number of windows of a rank in a global batch."""
     return len(range(rank, batch_size, world))
 
 
@@ -181,7 +185,7 @@ def _fewest(shares: list[dict[str, int]], batch_size: int) -> int:
 
 
 def deal_parts(parts: dict[str, int], world: int) -> list[dict[str, int]]:
-    """Parts with their row counts, dealt to the ranks so that their sums are close."""
+    """Distribute parts, with their row counts, over ranks so that the ranks' sums are close."""
     shares: list[dict[str, int]] = [{} for _ in range(world)]
     for name, rows in sorted(parts.items(), key=lambda item: (-item[1], item[0])):
         if rows:

@@ -1,7 +1,7 @@
-"""A training's checkpoint: one file at any URI, complete or not there at all.
+"""The checkpoint of a training: one file at any URI, written completely or not at all.
 
-It holds whatever `Trainer.state_dict` gives, the position (epoch, step) from which the state of
-every random generator and of the sampler follows, and what names the run it belongs to.
+It holds the state of `Trainer.state_dict`, the position (epoch, step), and the fingerprint of its
+job. The position determines the state of every random generator and of the sampler.
 """
 
 import io
@@ -16,23 +16,23 @@ from audiocnn.errors import FormatError, TrainingError
 from audiocnn.storage.json_note import Note, Origin
 
 State = dict[str, Any]
-"""Tensors, numbers, texts, lists and dictionaries of them."""
+"""Tensors, numbers and strings, and lists and dictionaries of these."""
 
 
 def write(uri: str, state: State) -> None:
-    """Write a state. Raises StorageError; what was there stays until the new one is whole."""
+    """Write a state; the old file stays until the new one is complete. Raises StorageError."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     storage.write_bytes(uri, buffer.getvalue())
 
 
 def read(uri: str, device: torch.device) -> State | None:
-    """The state at a URI; None where there is none. Raises StorageError, FormatError."""
+    """Read the state at a URI; None if there is no file. Raises StorageError, FormatError."""
     if not storage.exists(uri):
         return None
     data = storage.read_bytes(uri)
     try:
-        # Tensors and plain values alone: nothing else is ever unpickled.
+        # weights_only: only tensors and plain values are unpickled.
         state = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         return Note(state.items(), Origin(uri))
     except Exception as error:
@@ -40,7 +40,10 @@ def read(uri: str, device: torch.device) -> State | None:
 
 
 def job_of(uri: str) -> str | None:
-    """The job that the checkpoint at a URI names; None where it is none. Raises StorageError."""
+    """Read the job fingerprint in a checkpoint; None if there is none. Raises StorageError.
+
+    A missing or damaged file has none.
+    """
     try:
         state = read(uri, torch.device("cpu"))
     except FormatError:
@@ -49,7 +52,7 @@ def job_of(uri: str) -> str | None:
 
 
 def snapshot(state: Any) -> Any:
-    """A copy of a state in this machine's memory. Raises TrainingError for weights that are NaN."""
+    """Copy a state to CPU memory. Raises TrainingError if a tensor has NaN or infinite values."""
     if isinstance(state, torch.Tensor):
         copied = state.detach().to("cpu", copy=True)
         if copied.is_floating_point() and not bool(torch.isfinite(copied).all()):
@@ -63,9 +66,9 @@ def snapshot(state: Any) -> Any:
 
 
 class BackgroundWriter:
-    """Runs one job at a time behind the training, such as writing a checkpoint.
+    """Runs one job at a time in a thread beside the training, such as writing a checkpoint.
 
-    What a job raised is raised by the next call, so that a full disk ends the training.
+    The error of a job is raised by the next call, so that a full disk ends the training.
     """
 
     def __init__(self) -> None:
@@ -74,17 +77,17 @@ class BackgroundWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether the last job is still under way."""
+        """Whether the last job is still running."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[], None]) -> None:
-        """Begin a job once the last one is done."""
+        """Wait for the last job, raise its error, and start a job."""
         self.wait()
         self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the last job, and raise what it raised."""
+        """Wait for the last job, and raise its error."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:

@@ -12,10 +12,10 @@ Model = TypeVar("Model", bound=nn.Module)
 class MovingAverage(Generic[Model]):
     """An exponential moving average of a model's weights and batch-norm statistics.
 
-    It takes in n / (9 + n) of itself in the update after n others, until that is the decay: so it
-    is an average of about the last tenth of the steps, and of a short run no more either. (Warm-up
-    as in TensorFlow's ExponentialMovingAverage.) torch's AveragedModel waits for a GPU in every
-    step.
+    After n updates, the next update keeps min(decay, n / (9 + n)) of the average and takes the
+    rest from the model. So the average covers at most about the last tenth of the steps, also in a
+    short run. (TensorFlow's ExponentialMovingAverage has a similar warm-up.) torch's AveragedModel
+    is not used because it waits for a GPU in every step.
     """
 
     def __init__(self, model: Model, decay: float) -> None:
@@ -24,7 +24,7 @@ class MovingAverage(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: Model) -> None:
-        """Take in the model after another step; the first time, as it is."""
+        """Update the average with the model after a step; the first update copies the model."""
         mine, theirs = list(self.model.state_dict().values()), list(model.state_dict().values())
         averaged = [index for index, value in enumerate(mine) if value.is_floating_point()]
         share = 1 - min(self.decay, self.updates / (9 + self.updates))
@@ -32,10 +32,10 @@ class MovingAverage(Generic[Model]):
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """For `load_state_dict`."""
+        """Return the average and the number of updates, for `load_state_dict`."""
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.updates = state["updates"]

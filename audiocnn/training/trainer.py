@@ -1,4 +1,4 @@
-"""Training one rank's share of a model: no Ray in it, and DDP only where it was wrapped."""
+"""Train a model on one rank, without Ray; the caller may wrap the model in DDP."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,31 +23,32 @@ __all__ = ["Evaluation", "OnStep", "TrainConfig", "Trainer"]
 Item = TypeVar("Item")
 
 _BATCHES_TRIED = 16
+"""Most training batches that `Trainer.fit` predicts."""
 
 OnStep = Callable[[int, torch.Tensor], None]
-"""Called with the steps done of an epoch and the sum of this rank's losses so far."""
+"""Called with the number of steps done in the epoch and the sum of this rank's losses so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Mean loss over all ranks' windows, and `confusion[true, predicted]` counts."""
+    """Results over all ranks' windows: mean loss, and counts `confusion[true, predicted]`."""
 
     loss: float
     confusion: np.ndarray
 
     @property
     def accuracy(self) -> float:
-        """Part of the windows whose class was predicted."""
+        """Fraction of windows with the right prediction."""
         return float(np.trace(self.confusion) / max(1, self.confusion.sum()))
 
 
 class Trainer:
-    """A model and all that changes while it is trained.
+    """A model and everything that changes while it is trained.
 
-    `wrap` puts DDP around the model where there are several ranks. Everything random comes
-    from torch's global generators, seeded anew for each (seed, epoch, step, rank): a position in
-    the run is the state of every generator, and a run that goes on from a checkpoint draws what
-    the uninterrupted run drew.
+    `wrap` wraps the model in DDP if there are several ranks. All random numbers come from torch's
+    global generators, which are seeded again for each (seed, epoch, step, rank). So the position
+    in the run determines their state, and a resumed run draws the same numbers as an
+    uninterrupted run.
     """
 
     def __init__(
@@ -73,21 +74,21 @@ class Trainer:
             model.parameters(), lr=config.max_lr, weight_decay=config.weight_decay, fused=True
         )
         self.schedule = one_cycle(self.optimizer, config, config.epochs * batches.steps)
-        # The compiled module shares its parameters with `model`, which is what is kept.
+        # The compiled module shares its parameters with `model`, which is the one that is saved.
         self.forward = torch.compile(self.wrapped) if config.compile else self.wrapped
 
     @property
     def best(self) -> Backbone:
-        """The model that the run keeps: the moving average, or the last weights."""
+        """The model that the run evaluates and saves: the moving average, or the trained model."""
         return self.model if self.ema is None else self.ema.model
 
     def train_epoch(
         self, epoch: int, on_step: OnStep | None = None, *, first: int = 0, losses: float = 0.0
     ) -> float:
-        """Train on every batch of this rank; returns the loss, the mean over all ranks.
+        """Train on every batch of this rank; return the mean loss over all steps and ranks.
 
-        `first` steps are done already, with this sum of `losses`. Raises TrainingError where the
-        loss is no number. Nothing in the loop waits for the device.
+        The first `first` steps are done already; `losses` is the sum of their losses. Raises
+        TrainingError if the loss is not finite. Nothing in the loop waits for the device.
         """
         self.wrapped.train()
         total = torch.full((), losses, device=self.device)
@@ -111,7 +112,7 @@ class Trainer:
             logits = self.forward(logmel)
         smoothing = self.config.label_smoothing
         loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        # DDP takes the mean over ranks: a rank with fewer windows of the batch counts for less.
+        # DDP averages over ranks, so weight this rank by its number of windows in the batch.
         share = len(labels) * self.world / self.config.batch_size
         self.optimizer.zero_grad(set_to_none=True)
         (loss * share).backward()
@@ -123,7 +124,7 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterator[Batch]) -> Evaluation:
-        """Loss and confusion of the kept model over all ranks' batches together."""
+        """Return the loss and confusion of `best` over the batches of all ranks together."""
         self.best.eval()
         _same_buffers(self.best)
         classes = self.model.n_classes
@@ -139,7 +140,7 @@ class Trainer:
         return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
 
     def kept(self, weights: dict[str, torch.Tensor] | None = None) -> Backbone:
-        """The model that the run keeps, the same on every rank; at these weights, or its last."""
+        """Return `best` for evaluation, the same on every rank, with `weights` or the last ones."""
         if weights is not None:
             self.best.load_state_dict(weights)
         _same_buffers(self.best)
@@ -147,10 +148,10 @@ class Trainer:
 
     @torch.inference_mode()
     def fit(self) -> dict[str, float]:
-        """How well the last training batches of this rank are answered, as parts of them.
+        """Return the accuracy on the last training batches of this rank, 0 to 1, of two models.
 
-        `training`: by the last weights as they are trained, normalised by each batch's own
-        statistics, but without augmentation and dropout. `kept`: by the model that the run keeps.
+        `training` is the trained model with the last weights, normalised by the statistics of each
+        batch, without augmentation and dropout. `kept` is `best` in evaluation mode.
         """
         last = copy.deepcopy(self.model).train()
         for module in last.modules():
@@ -167,7 +168,7 @@ class Trainer:
         return {name: count / windows for name, count in right.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes while training, for `load_state_dict`: not a copy of it."""
+        """Return all that training changes, for `load_state_dict`; tensors are not copied."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
@@ -176,10 +177,10 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, in this version or in an earlier one."""
+        """Restore a state that `state_dict` of this version or an earlier one returned."""
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
-            # Earlier versions did not count updates: there was one in each step.
+            # Earlier versions did not count updates; there is one update per step.
             self.ema.load_state_dict({"updates": state["schedule"]["last_epoch"], **state["ema"]})
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -188,10 +189,10 @@ class Trainer:
 def one_cycle(
     optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
 ) -> torch.optim.lr_scheduler.OneCycleLR:
-    """The learning rate of a run of so many steps."""
-    total = steps + 1  # it also steps after the last batch
+    """Return the OneCycle schedule of the learning rate for a run of `steps` steps."""
+    total = steps + 1  # the schedule also steps after the last batch
     warmup = config.warmup
-    if warmup * total == 1:  # a warm-up of no step: torch divides by its length
+    if warmup * total == 1:  # a warm-up of 0 steps: torch would divide by 0
         warmup *= 1 - 1e-6
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=config.max_lr, total_steps=total, pct_start=warmup
@@ -199,7 +200,7 @@ def one_cycle(
 
 
 def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the forward pass is in bfloat16; auto: where the device computes with it itself."""
+    """Return whether the forward pass is in bfloat16; auto: if the device has hardware for it."""
     if config.precision != "auto":
         return config.precision == "bfloat16"
     if device.type == "cuda":
@@ -209,15 +210,15 @@ def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
 
 
 def allow_tf32(config: TrainConfig) -> None:
-    """Let cuDNN round the inputs of convolutions to TF32, unless float32 was asked for by name.
+    """Let cuDNN round the inputs of convolutions to TF32, unless the precision is float32.
 
-    It does so by torch's default; a training's process has this setting for all that it computes.
+    TF32 is torch's default. The setting applies to the whole process.
     """
     torch.backends.cudnn.allow_tf32 = config.precision != "float32"
 
 
 def require_finite(loss: float, epoch: int) -> None:
-    """Raise TrainingError where an epoch's loss is no number."""
+    """Raise TrainingError if an epoch's loss is NaN or infinite."""
     if not np.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} in epoch {epoch + 1}: lower --max-lr (or --weight-decay), name "
@@ -226,19 +227,19 @@ def require_finite(loss: float, epoch: int) -> None:
 
 
 def _seed(*position: int) -> int:
-    """A seed for a position in the run, unlike its neighbours'."""
+    """Return a seed for a position in the run, unrelated to the seeds of other positions."""
     return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _same_buffers(model: nn.Module) -> None:
-    """Give every rank the first one's batch-norm statistics: those are what a run keeps."""
+    """Copy the first rank's batch-norm statistics, which the run saves, to every rank."""
     if dist.is_available() and dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def from_all_ranks(mine: list[Item]) -> list[Item]:
-    """The lists of all ranks as one, on each of them."""
+    """Return the lists of all ranks, concatenated, on every rank."""
     if not (dist.is_available() and dist.is_initialized()):
         return mine
     found: list[list[Item]] = [[]] * dist.get_world_size()
@@ -247,7 +248,7 @@ def from_all_ranks(mine: list[Item]) -> list[Item]:
 
 
 def _over_ranks(value: torch.Tensor, *, mean: bool = False) -> torch.Tensor:
-    """The sum, or the mean, of a tensor over all ranks."""
+    """Return the sum, or the mean, of a tensor over all ranks."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
         if mean:

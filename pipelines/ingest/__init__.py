@@ -1,1 +1,1 @@
-"""The job that makes features of a corpus."""
+"""The job that computes the features of a corpus."""

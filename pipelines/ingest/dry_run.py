@@ -1,4 +1,4 @@
-"""`audiocnn ingest --dry-run`: what is there, and what would become of it."""
+"""`audiocnn ingest --dry-run`: report the content of a corpus and an estimate of the result."""
 
 import os
 from collections import Counter
@@ -22,7 +22,7 @@ _DECODED = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a sample of a corpus shows."""
+    """Findings of a dry run: headers of a sample of clips, and a trial ingest of a few."""
 
     headers: Headers
     trial: "Trial"
@@ -30,14 +30,14 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What it took to ingest a few clips, on one core."""
+    """Cost of ingesting a few clips: seconds of one core, and bytes of a window in Parquet."""
 
     seconds_a_clip: float
     bytes_a_window: float
 
 
 def survey(options: Ingest) -> Survey:
-    """Read the headers of clips spread over the corpus, and decode a few; prints what it found.
+    """Read the headers of clips spread over the corpus and ingest a few; print and return results.
 
     Raises AudioCNNError for a corpus that cannot be used, and a store that is out of reach.
     """
@@ -51,7 +51,7 @@ def survey(options: Ingest) -> Survey:
 
 
 def _spread(clips: tuple[Clip, ...], most: int) -> list[Clip]:
-    """Up to so many clips, evenly over the corpus."""
+    """Return up to `most` clips, evenly spread over the corpus."""
     step = max(1.0, len(clips) / most)
     return [clips[int(i * step)] for i in range(min(most, len(clips)))]
 
@@ -63,7 +63,7 @@ def _try(options: Ingest, corpus: Corpus) -> Trial:
         Scratch() as folder,
     ):
         part = os.path.join(folder, "part.parquet")
-        extractor.part(items[:1], part)  # while it starts
+        extractor.part(items[:1], part)  # not timed: the process still starts
         began = monotonic()
         ledger = extractor.part(items, part)
         return Trial(
@@ -87,7 +87,7 @@ def _say(options: Ingest, corpus: Corpus, found: Survey) -> None:
 
 
 def _say_classes(corpus: Corpus) -> None:
-    """Clips by class and fold."""
+    """Print a table of the number of clips by class and fold."""
     folds = list(corpus.folds)
     counts = Counter((clip.label, clip.fold) for clip in corpus.clips)
     rows = [

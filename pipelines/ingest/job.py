@@ -1,7 +1,7 @@
 """`audiocnn ingest`: a labelled corpus -> Parquet log-mel features.
 
-The parts say what is done: each carries its clips in its footer. A run reads those, deals out the
-clips that are in none of them, and writes `features.json` last.
+Each part lists its clips in its footer, so the parts show which clips are done. A run reads the
+footers, shares out the clips that are in no part, and writes `features.json` last.
 """
 
 import time
@@ -35,21 +35,21 @@ _FORMAT = "audiocnn.ingest/1"
 _PARTS = "parts/part-*.parquet"
 _FOOTERS_AHEAD = 16
 _WORTH_A_WORKER = 2_000
-"""Clips for which another node may be started: some seconds of work for one of its cores."""
+"""Clips that justify one more worker on an added node: some seconds of work for one core."""
 
 
 class IngestWorker:
-    """Clips -> one part of the features, as long as `job` is the run that their note names."""
+    """Worker that turns shards of clips into parts, while `job` is the run in `job.json`."""
 
     def __init__(self, to: str, job: str, feature: FeatureConfig, limits: AudioLimits) -> None:
         self.to, self.job, self.feature = to, job, feature
         self.extractor = Extractor(feature, limits, storage.configured())
 
     def run(self, index: int, shard: list[Item]) -> dict[str, Any]:
-        """Write the part of these clips; returns what it says of itself.
+        """Write the part of these clips; return its ledger as JSON.
 
-        Raises ConfigError where another ingest has begun, and AudioCNNError where the store is out
-        of reach or the part cannot be written.
+        Raises ConfigError if another ingest of the folder has begun, and AudioCNNError if the store
+        is out of reach or the part cannot be written.
         """
         began = time.monotonic()
         with storage.atomic_path(storage.join(self.to, part_name(self.feature, shard))) as path:
@@ -63,7 +63,7 @@ class IngestWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is done, and what is to do."""
+    """The ledgers of parts that stay valid, and the clips that are left to ingest."""
 
     corpus: Corpus
     done: list[FeatureLedger]
@@ -71,13 +71,14 @@ class _Plan:
 
 
 def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
-    """Run the job, or finish it; returns what it wrote.
+    """Run the job, or continue a stopped one; return the features that it wrote.
 
-    Clips that an earlier run of the same options ingested are not read again; those that changed
-    in the corpus since, or left it, are taken out. The corpus is listed, unless the caller did it.
+    A part of an earlier run with the same options stays if all its clips are still in the corpus,
+    unchanged; with --retry-failed, also none of them may have failed. Otherwise it is removed, and
+    its remaining clips are ingested again. `corpus` is read if it is not given.
 
-    Raises AudioCNNError: a corpus that cannot be used, features of other options, or clips that
-    are neither ingested nor failed.
+    Raises AudioCNNError for a corpus that cannot be used, existing features with other options, or
+    clips that are neither ingested nor failed.
     """
     storage.configure(options.storage_options)
     output = output_folder.claim(options.to, FEATURES)
@@ -85,7 +86,7 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     corpus = corpus or read_corpus(options.corpus)
     job = _job(options, corpus)
     ledgers = [] if options.overwrite else _ledgers(to)
-    # Where no clip was ever ingested there is nothing to go on with, and nothing to lose.
+    # Without any ingested clip there is nothing to continue and nothing to lose: start again.
     nothing = "features.json" not in output.notes and not any(one.ingested for one in ledgers)
     if not options.overwrite:
         _refuse_another(to, output.notes, {} if nothing else job["options"])
@@ -104,7 +105,7 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     features = _collect(plan.corpus, options, to, ledgers)
     _require_current(to, job["run"])
     features.write()
-    # Parts that no longer hold, and what a killed worker left.
+    # Remove parts that are not valid any more, and temporary files of killed workers.
     swept = _sweep(to, output.notes, features.parts)
     output_folder.remove_temporary(to)
     _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
@@ -113,13 +114,13 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
 
 
 def _require_current(to: str, job: str) -> None:
-    """Raise ConfigError where another ingest has begun: the folder is its alone."""
+    """Raise ConfigError if another ingest of the folder has begun: only that one may write now."""
     if storage.read_json(storage.join(to, "job.json")).get("run") != job:
         raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
 
 
 def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
-    """Remove parts but for some: what earlier notes list, and what has our ledger."""
+    """Remove parts that `features.json` lists or that have our ledger, except those in `kept`."""
     listed = notes.get("features.json", {}).get("parts", ())
     return output_folder.sweep(
         to, _PARTS, lambda path: path in listed or is_part(storage.join(to, path), path), kept
@@ -127,7 +128,7 @@ def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
 
 
 def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
-    """What decides the rows, and the run that is writing them."""
+    """Return the content of `job.json`: the options that decide the rows, and the id of the run."""
     return {
         "format": _FORMAT,
         "options": {
@@ -143,7 +144,7 @@ def _job(options: Ingest, corpus: Corpus) -> dict[str, Any]:
 
 
 def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
-    """Raise ConfigError where there are features, or the beginning of some, of other options."""
+    """Raise ConfigError if there are features, complete or not, with other options."""
     if "job.json" not in notes:
         if "features.json" in notes:
             raise ConfigError(
@@ -152,7 +153,7 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
             )
         return
     note = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")
-    before = to_json(AudioLimits()) | note["options"]  # a limit that is missing came later
+    before = to_json(AudioLimits()) | note["options"]  # older notes lack newer limits
     differ = ", ".join(
         f"{name} {before.get(name)!r} and not {value!r}"
         for name, value in options.items()
@@ -168,9 +169,9 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
 def _refuse_other_reading(
     to: str, notes: Notes, corpus: Corpus, ledgers: list[FeatureLedger]
 ) -> None:
-    """Raise ConfigError where ingested clips would get other labels or folds by the layout alone.
+    """Raise ConfigError if ingested clips get other labels or folds only because of the layout.
 
-    Where a manifest or a table says otherwise than before, somebody wanted that.
+    A manifest or a table states labels and folds itself, so a change in it is taken as intended.
     """
     why = _other_reading(notes.get("job.json", {}), corpus, ledgers)
     ingested = {clip_id for ledger in ledgers for clip_id in ledger.ingested}
@@ -183,9 +184,9 @@ def _refuse_other_reading(
 
 
 def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[FeatureLedger]) -> str | None:
-    """How a corpus is read otherwise than it was, where that is not what its files say.
+    """Describe how the corpus is read differently although its files do not state it, or None.
 
-    Jobs of earlier versions do not tell the layout, nor whether there were folds in it.
+    `job.json` of earlier versions lacks `layout` and `has_folds`: these are then not compared.
     """
     layout = job.get("layout", corpus.layout)
     if layout != corpus.layout:
@@ -202,9 +203,10 @@ def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[FeatureLed
 
 
 def _of_another_class(corpus: Corpus, ledgers: list[FeatureLedger]) -> Clip | None:
-    """A clip of a label and a fold of which the part that has the clip has fewer.
+    """Return a clip with another label or fold than when it was ingested; None if none is found.
 
-    Folds that were dealt do not count.
+    A ledger has only counts of clips by fold and class. A clip is returned if its part counts fewer
+    clips of the clip's present label and fold. Folds that ingest assigned are not compared.
     """
     clips = {clip.clip_id: clip for clip in corpus.clips}
     for ledger in ledgers:
@@ -220,10 +222,7 @@ def _of_another_class(corpus: Corpus, ledgers: list[FeatureLedger]) -> Clip | No
 
 
 def _ledgers(to: str) -> list[FeatureLedger]:
-    """What the parts that are there say of themselves.
-
-    A copy of one under another name is no part.
-    """
+    """Read the ledgers of the existing parts; skip a part that was copied to another name."""
     files = {
         f"parts/{file.path}": file.uri for file in output_folder.below(storage.join(to, "parts"))
     }
@@ -234,7 +233,7 @@ def _ledgers(to: str) -> list[FeatureLedger]:
 
 
 def _plan(options: Ingest, corpus: Corpus, ledgers: list[FeatureLedger]) -> _Plan:
-    """Sort the corpus by what the parts say."""
+    """Compare the corpus with the ledgers: find the valid parts and the clips left to ingest."""
     corpus = _with_folds(corpus, options.folds, ledgers)
     items = [item_of(clip) for clip in corpus.clips]
     keys = {item["clip_id"]: item["key"] for item in items}
@@ -251,9 +250,10 @@ def _plan(options: Ingest, corpus: Corpus, ledgers: list[FeatureLedger]) -> _Pla
 
 
 def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[FeatureLedger]) -> Corpus:
-    """Folds as an earlier run dealt them, and for clips that came since, folds that fit those.
+    """Return the corpus with folds: ingested clips keep theirs, new clips get folds that fit.
 
-    A run that was stopped dealt the whole corpus: dealt anew, it gets the same folds.
+    A stopped run assigned folds to the whole corpus. If the corpus is unchanged, a new assignment
+    gives the same folds, and it is used.
     """
     kept = {clip_id: fold for ledger in ledgers for clip_id, fold in ledger.folds.items()}
     dealt = with_folds(corpus, n_folds)
@@ -270,7 +270,7 @@ def _headline(plan: _Plan) -> str:
 
 
 def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[FeatureLedger]:
-    """The ledgers of what is to do."""
+    """Ingest the clips that are left; return the ledgers of their parts."""
     cluster = session.connect()
     arguments = {"to": to, "job": job, "feature": options.feature, "limits": options.limits}
     cluster.require(options.workers or 1, gpu=False)
@@ -287,7 +287,10 @@ def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[FeatureLedger]
 
 
 def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[FeatureLedger]) -> FeatureSet:
-    """Check the sums and write the failures; returns the features, not yet written."""
+    """Check the counts and write `failures.parquet`; return the features, not written yet.
+
+    Raises LedgerError if counts do not add up, CorpusError if too few clips or classes are left.
+    """
     clips = [clip_id for ledger in ledgers for clip_id in ledger.folds]
     ingested = sum(len(ledger.ingested) for ledger in ledgers)
     if sorted(clips) != [clip.clip_id for clip in corpus.clips]:
@@ -360,7 +363,7 @@ def _say(
 
 
 def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
-    """Warn of classes without any clip that could be read: a model cannot learn them."""
+    """Warn of classes without a readable clip: a model cannot learn them."""
     lost = [name for name in corpus.classes if name not in features.classes]
     if lost:
         terminal.warn(

@@ -1,4 +1,4 @@
-"""`audiocnn label --dry-run`: what a bucket holds, and what labelling it would take."""
+"""`audiocnn label --dry-run`: report the content of a bucket and the time to label it."""
 
 import os
 import random
@@ -26,9 +26,10 @@ _LABELLED = 24
 
 
 def prospect(options: Label) -> tuple[ListingCounts, Headers]:
-    """List the bucket, read some headers, and label a few; prints what it found, writes nothing.
+    """List the bucket, read some headers, label a few recordings; print and return the findings.
 
-    Raises AudioCNNError for a bundle, a bucket or a folder of labels that cannot be used.
+    Nothing is written. Raises AudioCNNError for a bundle, a bucket or a folder of labels that
+    cannot be used.
     """
     storage.configure(options.storage_options)
     require_apart(options.bucket, options.to)
@@ -47,7 +48,7 @@ def prospect(options: Label) -> tuple[ListingCounts, Headers]:
 
 
 def _sampled(files: Iterable[StoredFile], most: int) -> list[Recording]:
-    """Some of the files, each as likely as any other; memory is those.
+    """Return a random sample of up to `most` files, each equally likely; only it is in memory.
 
     Source: Vitter, Random Sampling with a Reservoir, 1985, algorithm R.
     """
@@ -65,7 +66,7 @@ def _sampled(files: Iterable[StoredFile], most: int) -> list[Recording]:
 
 
 def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> float:
-    """Seconds of a core that labelling takes for one of these recordings."""
+    """Return the mean time to label one of these recordings, in seconds of one core."""
     entries = [Entry(recording=recording, wrong=None) for recording in sample]
     with (
         Extractor(bundle.feature, options.limits, options.storage_options) as extractor,
@@ -74,7 +75,7 @@ def _seconds_each(options: Label, bundle: Bundle, sample: list[Recording]) -> fl
         score = Scorer(Predictor(bundle), embeddings=options.embeddings).score
         labeller = Labeller(bundle, extractor, score, options.top_k, embeddings=options.embeddings)
         path = os.path.join(folder, "part.parquet")
-        labeller.part(entries[:1], path)  # while it starts
+        labeller.part(entries[:1], path)  # not timed: the process still starts
         began = monotonic()
         labeller.part(entries, path)
         return (monotonic() - began) / len(entries)

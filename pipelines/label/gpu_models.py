@@ -1,4 +1,4 @@
-"""Models on GPUs, an actor each, and how workers reach those that are there."""
+"""Models on GPUs, each in an actor, and the pool through which workers use those available."""
 
 import random
 import threading
@@ -20,15 +20,15 @@ from pipelines.runtime import errors, session, terminal
 
 _MEND = "give each model more of a GPU (--gpus-per-model), or have fewer of them (--models)"
 _LOADING_S = 60.0
-"""How long a model may take to load before it is told that none has a GPU."""
+"""Seconds to wait for the first model before each message that no model has a GPU yet."""
 _TOGETHER_S = 5.0
-"""How long the first model waits for the others, which load beside it."""
+"""Seconds to wait for more models after the first one, since they load at the same time."""
 _LOOK_S, _AGAIN_S = 1.0, 0.2
-"""One look for a model where none is there, and the time to the next."""
+"""Seconds of one wait for a model if none is available, and of the pause after one was lost."""
 
 
 class GpuModel:
-    """A bundle on a share of a GPU, as an actor; another one in its place is refused."""
+    """Actor with a bundle on a share of a GPU; a bundle with another fingerprint is refused."""
 
     def __init__(
         self, options: Label, fingerprint: str, storage_options: dict[str, dict[str, Any]]
@@ -38,36 +38,37 @@ class GpuModel:
         self._model: Scorer | None = None
 
     def load(self) -> Scorer:
-        """The model, read where it is not yet. Raises AudioCNNError."""
-        # Not by the constructor: of what that raises, Ray keeps the text alone.
+        """Return the model; it is read at the first call. Raises AudioCNNError."""
+        # Not in the constructor: Ray preserves only the message of its exceptions, not the type.
         if self._model is None:
-            # On the GPU that Ray gave it; under test, where torch has none, on a CPU.
+            # On the GPU that Ray assigned; in tests, where torch has no GPU, on a CPU.
             with errors.gpu_memory(_MEND):
                 predictor = Predictor.load(self._options.bundle, fingerprint=self._fingerprint)
             self._model = Scorer(predictor, embeddings=self._options.embeddings)
         return self._model
 
     def ready(self) -> None:
-        """Answered once the model is loaded. Raises AudioCNNError."""
+        """Return once the model is loaded. Raises AudioCNNError."""
         self.load()
 
     def score(self, logmel: np.ndarray) -> Scores:
-        """As `Scorer.score`. Raises AudioCNNError."""
+        """Score windows [windows, n_mels, n_frames], see `Scorer.score`. Raises AudioCNNError."""
         model = self.load()
         with errors.gpu_memory(_MEND):
             return model.score(logmel)
 
 
 def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> list[Any]:
-    """The models on GPUs, one of them loaded at least; none where each worker has its own.
+    """Start the models on GPUs and wait until at least one is loaded; return their actors.
 
-    `fingerprint` is that of the bundle that is meant. Raises ConfigError where there can be too few
-    GPUs, and what loading the bundle raises.
+    The list is empty without --gpu: then each worker has its own model. `fingerprint` is the
+    bundle's. Raises ConfigError if the cluster can never have enough GPUs, and the errors of
+    loading the bundle.
     """
     if not options.gpu:
         return []
     share, count = options.gpus_per_model, how_many(options, cluster)
-    # A call is not tried again by Ray, which would wait for the model's next GPU with it.
+    # Ray must not retry a call: the retry would wait until the lost model has a GPU again.
     remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1)
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
@@ -82,9 +83,10 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
 
 
 def how_many(options: Label, cluster: session.Cluster) -> int:
-    """Models to start: as many as were asked for, or as the GPUs that are there have room for.
+    """Return the number of models to start.
 
-    Raises ConfigError where there can never be room for them.
+    It is `options.models`, or as many as fit on the GPUs that the cluster has now, at least 1.
+    Raises ConfigError if the cluster can never have room for them.
     """
     share = options.gpus_per_model
     count = options.models or max(1, machine.copies(cluster.gpus, share))
@@ -98,10 +100,10 @@ def how_many(options: Label, cluster: session.Cluster) -> int:
 
 
 class ModelPool:
-    """Models of which only those that are there are asked.
+    """Pool of models; calls go only to models that are available.
 
-    One that has no GPU yet, or has lost its node, is left alone until it answers; what it was
-    asked when it was lost, another one is asked. Safe for threads.
+    A model without a GPU yet, or with a lost node, gets no calls until it is loaded again. If a
+    model is lost during a call, another one gets the call. Safe for threads.
     """
 
     def __init__(self, models: list[Any]) -> None:
@@ -111,21 +113,21 @@ class ModelPool:
         self._awaited = {model.ready.remote(): model for model in models}
 
     def score(self, logmel: np.ndarray) -> Scores:
-        """What any model says of windows; waits while there is none.
+        """Score windows [windows, n_mels, n_frames] by any model; wait while none is available.
 
-        Raises RayActorError where there will be none, and what a model raises.
+        Raises RayActorError if there will be none any more, and the errors of a model.
         """
         while True:
             model = self._any()
             try:
                 return cast(Scores, ray.get(model.score.remote(logmel)))
-            except (RayActorError, ObjectLostError):  # the answer may be lost with its node
+            except (RayActorError, ObjectLostError):  # a result may be lost with its node
                 self._lose(model)
 
     def arrived(self, within_s: float) -> int:
-        """How many are there: so long for the first, and a little for those that load beside it.
+        """Wait for models to load; return the number of available ones.
 
-        Raises as `score`.
+        The first one may take `within_s` seconds, the others a few more. Raises as `score` does.
         """
         deadline = time.monotonic() + within_s
         with self._lock:
@@ -144,7 +146,7 @@ class ModelPool:
                     return random.choice(self._there)  # noqa: S311
 
     def _look(self, within_s: float) -> None:
-        """Find which of the awaited have come."""
+        """Wait up to `within_s` seconds for awaited models; make the loaded ones available."""
         if not self._awaited and not self._there and self._gone is not None:
             raise self._gone
         most = 1 if within_s else len(self._awaited)
@@ -157,19 +159,19 @@ class ModelPool:
                 ray.get(answer)
                 self._there.append(model)
             except RayActorError as error:
-                # Ray starts it again. Of a drained node's it says for ever that it died.
+                # Ray restarts the model, although for a drained node it reports a permanent death.
                 if isinstance(error, ActorUnavailableError) or error.preempted:
                     time.sleep(0 if self._there else _AGAIN_S)
                     self._await(model)
                 else:
                     self._gone = error
-            except RayTaskError:  # it could not be loaded
+            except RayTaskError:  # the model could not be loaded
                 self._await(model)
                 raise
 
     def _lose(self, model: Any) -> None:
         with self._lock:
-            if model in self._there:  # not by two threads
+            if model in self._there:  # another thread may have removed it
                 self._there.remove(model)
                 self._await(model)
 

@@ -1,8 +1,8 @@
 """`audiocnn label`: a bucket of recordings and a bundle -> labels in Parquet.
 
-The bucket is listed once into a manifest of shards. Each shard becomes one part, written whole or
-not at all: the parts say what is done. A run that was stopped goes on with its manifest; one that
-ended lists again, and does what is new or was changed.
+The bucket is listed once into a manifest of shards. Each shard becomes one part, which is written
+completely or not at all, so the parts show which shards are done. A stopped run continues with its
+manifest. A run after a finished one lists again, and labels new and changed recordings.
 """
 
 import time
@@ -36,15 +36,15 @@ from pipelines.runtime import session, terminal
 from pipelines.runtime.shard_pool import run_shards
 
 _AT_ONCE = 3
-"""Shards that a worker is at: one is decoded, one scored, and one fetched or written."""
+"""Shards that a worker processes at once: decode one, score one, fetch or write one."""
 _WORTH_A_WORKER = 1_000
-"""Recordings for which another node may be started: half a minute's work for one of its cores."""
+"""Recordings that justify one more worker on an added node: half a minute's work for one core."""
 _EVENT_COLUMNS = ["uri", "start_s", "end_s", "label", "score", "bundle"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What a run works with; `note` is what `labels.json` holds."""
+    """The inputs of a run; `note` is the content of `labels.json`."""
 
     options: Label
     feature: FeatureConfig
@@ -54,35 +54,36 @@ class _Run:
 
     @property
     def to(self) -> str:
-        """The URI of the labels."""
+        """URI of the labels."""
         return self.output.uri
 
     @property
     def listed(self) -> dict[str, Any]:
-        """What the listing saw."""
+        """Id, time and counts of the listing."""
         found: dict[str, Any] = self.note["listing"]
         return found
 
     @property
     def manifest(self) -> str:
-        """Its URI."""
+        """URI of the manifest."""
         return storage.join(self.to, label_set.manifest_name(self.listed["id"]))
 
     def parts(self) -> list[LabelPart]:
-        """The parts that count."""
+        """Return the existing parts that belong to the listings in the note."""
         return label_set.find_parts(self.to, self.note["listings"])
 
 
 def label(options: Label) -> dict[str, Any]:
-    """Run the job, or finish it; returns the summary that it wrote.
+    """Run the job, or continue a stopped one; return the summary that it wrote.
 
-    Raises AudioCNNError: a bucket that cannot be listed or holds no recordings, a bundle of
-    another format, labels by another one, or recordings neither labelled nor failed.
+    Raises AudioCNNError for a bucket that cannot be listed or holds no recordings, a bundle of
+    another format, existing labels of another bundle or other options, or recordings that are
+    neither labelled nor failed.
     """
     began = time.monotonic()
     storage.configure(options.storage_options)
     label_set.require_apart(options.bucket, options.to)
-    # Read whole here, so that a damaged bundle is one line and not a pool of dying workers.
+    # Read the whole bundle here: a damaged one gives one error, not a pool of failing workers.
     run = _begin(options, Bundle.read(options.bundle))
     terminal.about(bundle=run.bundle.fingerprint)
     cluster = session.connect()
@@ -104,7 +105,7 @@ def label(options: Label) -> dict[str, Any]:
 
 
 def _begin(options: Label, bundle: Bundle) -> _Run:
-    """Find the folder, and what an earlier run left in it. Raises ConfigError."""
+    """Find the folder to write, and the note of an earlier run in it. Raises ConfigError."""
     feature = bundle.feature.with_hop(options.hop_s)
     made_with = {
         "bundle": bundle.fingerprint,
@@ -125,16 +126,16 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
         "bundle": storage.absolute(options.bundle), "listings": [], "listing": None,
         "formats": ["parquet"],
     }  # fmt: skip
-    # A format that was asked for once is kept up to date.
+    # Formats that an earlier run wrote are updated too.
     note["formats"] = list(dict.fromkeys([*note["formats"], *options.formats]))
     return _Run(options=options, feature=feature, bundle=bundle, output=output, note=note)
 
 
 def _is_unfinished(run: _Run) -> bool:
-    """Whether there is a manifest of which something may be to do."""
+    """Return whether there is a manifest with shards that may be left to do."""
     if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
         return False
-    # What failed is in parts of the same listing: to be read again, it is listed again.
+    # Failed recordings are in parts of this listing: only a new listing can retry them.
     return not run.options.retry_failed and storage.exists(run.manifest)
 
 
@@ -146,13 +147,13 @@ def _remember_formats(run: _Run) -> None:
 
 
 def _list(run: _Run) -> _Run:
-    """List the bucket into a manifest of what is to do; returns the run with it.
+    """List the bucket and write a manifest of the recordings to label; return the run with it.
 
-    Raises StorageError, also where there are no recordings.
+    Raises StorageError, also if there are no recordings.
     """
     terminal.step(f"list {terminal.short(run.options.bucket)}")
     name, census = uuid.uuid4().hex[:8], ListingCounts()
-    # Manifests that the last run did not live to remove.
+    # Old manifests that the last run did not remove, because it was stopped before its end.
     ended = storage.exists(storage.join(run.to, SUMMARY))
     carried = [] if ended else run.note.get("replaced", [])
     manifest = storage.join(run.to, label_set.manifest_name(name))
@@ -164,14 +165,14 @@ def _list(run: _Run) -> _Run:
             with compared(rows) as changes:
                 _require_recordings(run, census)
                 run = _begin_listing(run, name)
-                # From here on no other run begins to add a part to these.
+                # From here on, no worker of another run starts to add a part to these.
                 before = run.parts()
                 changes.against(before, retry_failed=run.options.retry_failed)
                 for part, uris in changes.stale():
                     without(part.uri, uris, version=part.version)
                 shards = write_manifest(manifest, changes.to_do())
             compared_with = {part.uri for part in before}
-            for late in run.parts():  # was on its way: what is in it is done again
+            for late in run.parts():  # added since the comparison: done again instead
                 if late.uri not in compared_with:
                     storage.remove(late.uri)
         else:
@@ -188,7 +189,7 @@ def _list(run: _Run) -> _Run:
         "skipped": dict(census.skipped.most_common()),
         "shards": shards,
     }
-    # Of a run that was listing at the same time, nothing was compared: its parts do not count.
+    # Parts of a run that listed at the same time were not compared: leave its listing out.
     counted = dict.fromkeys([*(part.listing_id for part in before), name])
     note = {
         **run.note, "listing": found, "listings": list(counted),
@@ -200,7 +201,7 @@ def _list(run: _Run) -> _Run:
 
 
 def _require_recordings(run: _Run, census: ListingCounts) -> None:
-    """Raise StorageError for a bucket without any: a mistake, and no reason to drop labels."""
+    """Raise StorageError for a bucket without recordings: a mistake, no reason to delete labels."""
     if not census.recordings:
         kinds = ", ".join(AUDIO_SUFFIXES)
         raise StorageError(
@@ -209,7 +210,7 @@ def _require_recordings(run: _Run, census: ListingCounts) -> None:
 
 
 def _begin_listing(run: _Run, name: str) -> _Run:
-    """Say that the labels are not whole, before anything of them is changed."""
+    """Mark the labels as incomplete, before any of them is changed; return the run."""
     if run.options.overwrite:
         kept: dict[str, str] = {}
         label_set.clear(run.output)
@@ -222,7 +223,7 @@ def _begin_listing(run: _Run, name: str) -> _Run:
 
 
 def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
-    """Do the shards that have no part yet; how many recordings, and the seconds that it took."""
+    """Label the shards without a part; return the number of recordings and the time in seconds."""
     sizes = shard_sizes(run.manifest)
     there = {part.shard for part in run.parts() if part.listing_id == run.listed["id"]}
     to_do = [index for index in range(len(sizes)) if index not in there]
@@ -257,7 +258,7 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
 
 
 def _say_plan(run: _Run, to_do: int, before: int) -> None:
-    """What is to be done, and what was before."""
+    """Print the number of recordings to label, and of those that are done already."""
     listed = run.listed
     text = f"label {terminal.short(run.options.bucket)}: {listed['recordings']} recordings"
     if listed["recordings"] > to_do:
@@ -270,13 +271,13 @@ def _say_plan(run: _Run, to_do: int, before: int) -> None:
 def _summary(
     run: _Run, parts: list[LabelPart], done: tuple[int, float], seconds: float
 ) -> dict[str, Any]:
-    """The summary; writes failures and events. Raises LedgerError where it does not add up."""
+    """Write failures and events; return the summary. Raises LedgerError if counts do not add up."""
     done_now, done_s = done
     total, reasons, failed = label_set.collect(run.to, parts)
     recordings = run.listed["recordings"]
     if total.labelled + failed != recordings:
         _require_current(run)
-        # Without it the same command does not trust the parts, and compares them with the bucket.
+        # Without the manifest, the same command lists again and compares the parts with the bucket.
         storage.remove(run.manifest)
         raise LedgerError(
             f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed: "
@@ -289,7 +290,7 @@ def _summary(
     written = export(
         run.note["formats"], merged(rows), run.to,
         bucket=storage.absolute(run.options.bucket),
-        high_hz=run.options.limits.min_rate_hz / 2,  # no recording has a lower rate
+        high_hz=run.options.limits.min_rate_hz / 2,  # no recording has a lower sample rate
         told=kept.__setitem__,
     )  # fmt: skip
     terminal.warn_kept("label", kept)
@@ -321,13 +322,16 @@ def _summary(
 
 
 def _require_current(run: _Run) -> None:
-    """Raise ConfigError where another run has begun: the parts are not this one's any more."""
+    """Raise ConfigError if another run has begun: the parts do not belong to this one any more."""
     if not label_set.is_current(run.to, run.listed["id"]):
         raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
 
 
 def _remove_strays(run: _Run, parts: list[LabelPart]) -> None:
-    """What killed workers left, parts of a run that lost against this one, the manifest before."""
+    """Delete temporary files of killed workers, old manifests, and parts of runs that lost.
+
+    Files among the parts that no run wrote stay, with a warning.
+    """
     kept = {label_set.part_name(part.listing_id, part.shard) for part in parts}
     others = label_set.sweep(run.to, {label_set.NOTE: run.note}, kept)
     output_folder.remove_temporary(run.to)

@@ -1,4 +1,4 @@
-"""What labels: a pool of workers that decode, and models beside them or within."""
+"""A worker of the labelling pool: it decodes, and scores with its own model or one on a GPU."""
 
 import ctypes
 import queue
@@ -26,37 +26,37 @@ from pipelines.options import Label
 from pipelines.runtime.metrics import meters
 
 _FRONT_ENDS = 2
-"""Of a worker: what one sends is scored while the other reads and decodes."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+"""Extractors of a worker: windows of one are scored while the other reads and decodes."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What every worker needs to know."""
+    """Data about the job that every worker needs."""
 
     to: str
     listing_id: str
     manifest: str
     feature: FeatureConfig
-    """The bundle's, with the hop that was asked for."""
+    """The bundle's feature config, with the hop of the options."""
     bundle: str
-    """The bundle's fingerprint: another one in its place is refused."""
+    """Fingerprint of the bundle; a bundle with another one is refused."""
     options: Label
 
 
 def _keep_memory() -> None:
-    """Have glibc keep what is freed: a fifth of a forward is page faults otherwise.
+    """Make glibc keep freed memory. Otherwise page faults take a fifth of a forward pass.
 
-    It gives large arrays back to the kernel and faults them in again.
+    By default, glibc returns large arrays to the kernel, and new ones cause page faults again.
     """
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError):  # a C library other than glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
 class LabelWorker:
-    """Shards of the manifest -> parts of labels; several shards at once, each in its thread."""
+    """Shards of the manifest -> parts of labels; several shards at once, each in its own thread."""
 
     def __init__(self, work: Work, models: list[Any]) -> None:
         torch.set_num_threads(1)
@@ -64,7 +64,7 @@ class LabelWorker:
         self.work = work
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
-        for _ in range(_FRONT_ENDS):  # they start while the bundle is read
+        for _ in range(_FRONT_ENDS):  # their processes start while the bundle is read
             self._idle.put(Extractor(work.feature, work.options.limits, storage.configured()))
         self.bundle = Bundle.read(work.options.bundle, work.bundle)
         embeddings = work.options.embeddings
@@ -72,10 +72,10 @@ class LabelWorker:
         self.models = ModelPool(models)
 
     def run(self, index: int, shard: int) -> dict[str, int]:
-        """Label a shard and write its part; returns how many recordings it has and how many failed.
+        """Label a shard and write its part; return the numbers of recordings and of failed ones.
 
-        Raises ConfigError where another run of the same labels has begun, and AudioCNNError where
-        the store is out of reach or the part cannot be written.
+        Raises ConfigError if another run of the same labels has begun, and AudioCNNError if the
+        store is out of reach or the part cannot be written.
         """
         began = time.monotonic()
         work, options = self.work, self.work.options
@@ -100,7 +100,7 @@ class LabelWorker:
         if self.own is None:
             judged = self.models.score(logmel)
         else:
-            with self._lock:  # one core a worker
+            with self._lock:  # a worker has one core
                 judged = self.own.score(logmel)
         count = meters("label")
         count.batch(len(logmel))
@@ -109,7 +109,7 @@ class LabelWorker:
 
     @contextmanager
     def _extractor(self) -> Iterator[Extractor]:
-        """A front end that nobody else uses meanwhile."""
+        """Yield an extractor that no other thread uses within the block."""
         extractor = self._idle.get()
         try:
             yield extractor

@@ -1,1 +1,1 @@
-"""What all jobs use of Ray, of the terminal and of the metrics."""
+"""Helpers that all jobs share: Ray sessions, errors, terminal output and metrics."""

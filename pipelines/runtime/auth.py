@@ -1,7 +1,8 @@
-"""Ray's token: whoever has it may run code on the clusters that were started with it.
+"""Ray's token. Anybody who has it can run code on the clusters that were started with it.
 
-Ray looks for it in RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH, and in ~/.ray/auth_token,
-which it writes for the first cluster of a machine; up to 2.60.0 everybody could read that.
+Ray looks for the token in RAY_AUTH_TOKEN, in the file that RAY_AUTH_TOKEN_PATH names, and in
+~/.ray/auth_token. Ray writes the last file for the first cluster of a machine; up to Ray 2.60.0
+every user of the machine could read it.
 """
 
 import os
@@ -18,9 +19,10 @@ VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def write_token() -> None:
-    """Write a token where Ray would write one for a cluster that starts here: for its owner alone.
+    """Write a token, readable only by its owner, where Ray would write one for a local cluster.
 
-    Raises ConfigError where it cannot be written.
+    Does nothing if a token exists already or RAY_AUTH_MODE asks for none. Raises ConfigError if the
+    file cannot be written.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
     if mode != "token" or any(map(os.environ.get, VARIABLES)):
@@ -30,7 +32,8 @@ def write_token() -> None:
         if path.exists():
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Made for its owner alone, and put into its place whole where nobody was there before.
+        # The temporary file is readable only by its owner. It gets its name once it is complete,
+        # and never replaces the token of another process.
         with tempfile.NamedTemporaryFile(dir=path.parent) as file:
             file.write(secrets.token_hex(32).encode())
             file.flush()
@@ -44,9 +47,10 @@ def write_token() -> None:
 
 
 def _put(file: Path, path: Path) -> None:
-    """Give a file a second name. Raises FileExistsError where there is a file of that name.
+    """Give a file a second name. Raises FileExistsError if a file of that name exists.
 
-    Where the file system has no hard links (FAT, SMB, some of FUSE), copy it, for its owner alone.
+    On file systems without hard links (FAT, SMB, some of FUSE), copy it, readable only by its
+    owner.
     """
     try:
         os.link(file, path)
@@ -58,12 +62,12 @@ def _put(file: Path, path: Path) -> None:
 
 
 def token_path() -> Path:
-    """The file that Ray reads its token from."""
+    """Return the path of the file from which Ray reads its token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def readable_by(path: Path) -> str:
-    """Who but its owner may read a file, in words: "" for nobody."""
+    """Say in words who besides its owner may read a file; "" means nobody."""
     mode = stat.S_IMODE(path.stat().st_mode)
     who = {0o004: "everybody", 0o040: "its group"}
     return next((name for bit, name in who.items() if mode & bit), "")

@@ -1,4 +1,4 @@
-"""Read the headers of some recordings: both dry runs begin with it."""
+"""Read and summarise the headers of a sample of recordings, for both dry runs."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,34 +12,34 @@ from audiocnn.errors import AudioCNNError, AudioError, UnreadableError
 from pipelines.runtime import terminal
 
 HEADERS = 256
-"""Recordings whose headers a dry run reads."""
+"""Largest number of recordings in the sample of a dry run."""
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Headers:
-    """What the headers of some recordings show."""
+    """The headers of a sample of recordings, and the errors of those that failed."""
 
     infos: list[AudioInfo]
     failures: list[tuple[Recording, AudioCNNError]]
 
     @property
     def looked_at(self) -> int:
-        """How many."""
+        """Number of recordings in the sample."""
         return len(self.infos) + len(self.failures)
 
     def seconds(self) -> list[float]:
-        """Lengths that are told, shortest first."""
+        """Return durations in seconds, shortest first; 0 if a header gives no length."""
         return sorted(info.frames / info.sample_rate for info in self.infos)
 
     def windows(self, config: WindowConfig) -> float:
-        """Windows a recording on average, those that would fail too."""
+        """Return the mean number of windows of a recording; one that failed counts as 0 windows."""
         counts = [count_windows(i.frames / i.sample_rate, config) for i in self.infos]
         return sum(counts) / max(1, self.looked_at)
 
 
 def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
-    """Read the headers of recordings. Raises StorageError for a store that is out of reach."""
+    """Read the headers of recordings. Raises StorageError if their store is out of reach."""
 
     def look(recording: Recording) -> AudioInfo | AudioCNNError:
         try:
@@ -59,7 +59,7 @@ def read_headers(recordings: list[Recording], limits: AudioLimits) -> Headers:
 
 
 def _of_segment(info: AudioInfo, recording: Recording) -> AudioInfo:
-    """As long as what is meant of the recording, where the header tells."""
+    """Return the header's info with the length of the recording's segment, if it has one."""
     if recording.segment is None:
         return info
     first, end = (round(time * info.sample_rate) for time in recording.segment)
@@ -67,7 +67,7 @@ def _of_segment(info: AudioInfo, recording: Recording) -> AudioInfo:
 
 
 def say_headers(headers: Headers, total: int, unit: str) -> None:
-    """Print what the headers show of so many recordings."""
+    """Print a summary of the headers of a sample of `total` recordings."""
     terminal.say(f"the headers of {headers.looked_at} of {total} {unit}:")
     for name, values in (
         ("formats", [info.container for info in headers.infos]),

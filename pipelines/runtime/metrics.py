@@ -1,4 +1,4 @@
-"""What jobs count, for Prometheus: Ray exports it beside its own, with `ray_` before each name."""
+"""Metrics of jobs, for Prometheus. Ray exports them, and adds `ray_` before each name."""
 
 import threading
 import time
@@ -8,12 +8,12 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 _SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000]
 _TELL_S = 5.0
-"""Ray forgets a gauge 20 s after it was set."""
+"""Seconds between repetitions of a gauge: Ray drops it 20 s after it was last set."""
 _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
 
 class JobMetrics:
-    """The counts of one job's processes; `verb` says which job's."""
+    """The metrics of a job in one process, all with the job's `verb` as a tag."""
 
     def __init__(self, verb: str) -> None:
         self._verb = {"verb": verb}
@@ -35,27 +35,27 @@ class JobMetrics:
         )
 
     def recordings(self, done: int, failed: int, windows: int) -> None:
-        """So many recordings more are done or failed, with so many windows."""
+        """Count more recordings that are done or failed, and their windows."""
         for outcome, count in (("done", done), ("failed", failed)):
             if count:
                 self._recordings.inc(count, {**self._verb, "outcome": outcome})
         self.windows(windows)
 
     def windows(self, count: int) -> None:
-        """So many windows more."""
+        """Count more windows."""
         if count:
             self._windows.inc(count, self._verb)
 
     def step(self, name: str, seconds: float) -> None:
-        """A step of this name took so long."""
+        """Record the duration of a step of the job."""
         self._steps.observe(seconds, {**self._verb, "step": name})
 
     def batch(self, windows: int) -> None:
-        """A forward had so many windows."""
+        """Record the number of windows in one forward pass."""
         self._batches.observe(windows, self._verb)
 
     def now(self, **values: float) -> None:
-        """What the job is at; told again and again until it is over."""
+        """Set gauges of the job's state, such as `epoch`; repeat them until `over` is called."""
         begins = not self._latest
         self._latest |= values
         self._tell(self._latest)
@@ -63,7 +63,7 @@ class JobMetrics:
             threading.Thread(target=self._tell_again, args=(self._latest,), daemon=True).start()
 
     def over(self) -> None:
-        """The job is at nothing any more."""
+        """Stop repeating the gauges of the job's state."""
         self._latest.clear()
         self._latest = {}
 
@@ -79,5 +79,5 @@ class JobMetrics:
 
 @cache
 def meters(verb: str) -> JobMetrics:
-    """The counts that are this process's, of a verb."""
+    """Return the metrics of a verb's job in this process."""
     return JobMetrics(verb)

@@ -1,4 +1,4 @@
-"""Keep the messages of Ray, and of the C libraries below it, out of the terminal."""
+"""Keep messages of Ray, and of the C libraries that it uses, out of the terminal."""
 
 import logging
 import os
@@ -10,8 +10,8 @@ import warnings
 def quiet_ray() -> None:
     """Leave Ray's messages to its log files.
 
-    `log_to_driver` and `logging_level` do not reach all of them: ray.data has a handler of its
-    own, and messages that the raylet pushes are printed by a function that asks for no level.
+    `log_to_driver` and `logging_level` do not stop all of them: ray.data has a handler of its own,
+    and the function that prints messages of the raylet checks no level.
     """
     import ray._private.worker
     from ray._private.log import PlainRayHandler
@@ -28,9 +28,10 @@ def quiet_ray() -> None:
 
 
 def divert_native_stderr() -> None:
-    """Send what native code writes to file descriptor 2 to a log file; Python's stderr stays.
+    """Send the output of native code on file descriptor 2 to a log file; Python's stderr stays.
 
-    Ray's core writes there past every setting. For the command alone: it changes the process.
+    No setting stops Ray's core from writing there. Only the command line calls this, because it
+    changes the whole process.
     """
     sys.stderr.flush()
     real = os.dup(2)
@@ -41,7 +42,7 @@ def divert_native_stderr() -> None:
 
 
 def _open_native_log() -> int:
-    """A log file in a folder of this user's own, or nowhere."""
+    """Open a log file in a private folder of this user, or os.devnull; return the descriptor."""
     folder = os.path.join(tempfile.gettempdir(), f"audiocnn-{os.getuid()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     try:

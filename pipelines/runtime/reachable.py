@@ -1,4 +1,4 @@
-"""Whether every node of a cluster can reach what a command line names. Imports no torch, no ray."""
+"""Check that all nodes of a cluster can reach the paths of a command. Imports no torch, no ray."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from audiocnn import storage
 from audiocnn.errors import ConfigError
 
 SHARED_DISK = "AUDIOCNN_SHARED_DISK"
-"""Set to 1 where each node of a cluster has the same disk in the same place."""
+"""Environment variable: 1 says that all nodes of a cluster have the same disk at the same path."""
 _PLACES = (
     "corpus", "features", "bucket", "bundle", "beside", "labels", "calibration", "to_clip", "to",
 )  # fmt: skip
 
 
 def require_shared(options: Any, whose: str) -> None:
-    """Raise ConfigError where an option names a path of one machine alone."""
+    """Raise ConfigError if an option names a path that only one machine has, or a relative path."""
     for flag, uri in _local(options):
         if os.environ.get(SHARED_DISK) != "1":
             raise ConfigError(
@@ -27,7 +27,7 @@ def require_shared(options: Any, whose: str) -> None:
 
 
 def require_whole(options: Any) -> None:
-    """Raise ConfigError where an option names a path below the working directory."""
+    """Raise ConfigError if an option names a path that is relative to the working directory."""
     for flag, uri in _local(options):
         if not os.path.isabs(uri.removeprefix("file://")):
             raise ConfigError(
@@ -36,7 +36,7 @@ def require_whole(options: Any) -> None:
 
 
 def _local(options: Any) -> Iterator[tuple[str, str]]:
-    """Flags and values that are paths."""
+    """Yield the flag and the value of each option that is a local path."""
     for name in _PLACES:
         value = getattr(options, name, None)
         if value and storage.is_local(value):

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster or starting one on this machine, without its chatter."""
+"""Join a Ray cluster or start one on this machine, without Ray's messages."""
 
 import json
 import os
@@ -23,25 +23,26 @@ from pipelines.runtime.quiet import quiet_ray
 from pipelines.runtime.reachable import require_shared, require_whole
 
 MOST = "AUDIOCNN_CLUSTER_MAX"
-"""What an autoscaler may bring at most, like CPU=32,GPU=4: Ray's own does not tell."""
+"""Environment variable: the most resources that a cluster may have once its autoscaler has added
+nodes, like CPU=32,GPU=4. Ray's own autoscaler does not publish this."""
 _FEWEST_CPUS = 2
-"""That a cluster of one says it has: a job's workers must all have room."""
+"""Fewest CPUs that a cluster of one node declares, so that all workers of a job have room."""
 _API_SERVER, _NOBODY = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What there is to compute with, and what there may be once an autoscaler has done its best."""
+    """CPUs and GPUs that a cluster has now, and the most that it may have with its autoscaler."""
 
     cpus: int
     gpus: int
     most_cpus: int
     most_gpus: int
     grows: bool = False
-    """Whether an autoscaler may bring more than that, and nobody said how much."""
+    """Whether an autoscaler may add more than that: AUDIOCNN_CLUSTER_MAX sets no limit."""
 
     def require(self, workers: int, *, gpu: bool) -> None:
-        """Raise ConfigError where there can never be so many workers."""
+        """Raise ConfigError if the cluster can never have room for so many workers."""
         most, what = (self.most_gpus, "GPU") if gpu else (self.most_cpus, "CPU")
         if workers > most and not self.grows:
             raise ConfigError(
@@ -49,21 +50,23 @@ class Cluster:
             )
 
     def groups(self, workers: int, *, gpu: bool) -> int:
-        """How many groups of so many workers there may be room for at once: at least one."""
+        """Return how many groups of `workers` workers may have room at once, at least 1."""
         return max(1, (self.most_gpus if gpu else self.most_cpus) // workers)
 
     def workers(self, worth: int) -> int:
-        """A worker for each CPU that is there; for those that may come, as many as are worth it."""
+        """Return a number of workers: one for each CPU, and up to `worth` if CPUs may be added."""
         return max(1, self.cpus, min(worth, self.most_cpus))
 
 
 def connect(metrics_port: int | None = None) -> Cluster:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine.
 
-    One that is started has its metrics at that port, or at any.
+    A started cluster exports metrics at `metrics_port`, or at any free port if that is None. Raises
+    ConfigError if Ray cannot be joined or started.
     """
     if not ray.is_initialized():
-        # How often Ray Train looks whether its workers are done: its 2 s are every job's tail.
+        # Ray Train polls for the end of its workers at this interval. Its default of 2 s would
+        # delay the end of every job.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
         quiet_ray()
         address = os.environ.get("RAY_ADDRESS")
@@ -75,8 +78,8 @@ def connect(metrics_port: int | None = None) -> Cluster:
     data = ray.data.DataContext.get_current()
     data.enable_progress_bars = False
     data.raise_original_map_exception = True
-    # Its default ends a job in which no shard ended for half an hour: one that waits for a node, or
-    # has recordings of days.
+    # The default ends a job in which no shard is completed within half an hour. A job that waits
+    # for a node, or has recordings that last days, may need longer.
     data.execution_no_progress_timeout_s = -1
     there = ray.cluster_resources()
     ever, grows = _most(), _grows()
@@ -91,7 +94,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
 
 
 def require_reach(options: Any) -> None:
-    """Raise ConfigError where options name a path that not every node of the cluster has."""
+    """Raise ConfigError if options name a path that some node of the cluster may not have."""
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 or _most() or _grows():
         require_shared(options, f"the cluster has {nodes} nodes or may get them")
@@ -100,14 +103,14 @@ def require_reach(options: Any) -> None:
 
 
 def job_id() -> str | None:
-    """The id of the submitted job that this process is, where it is one."""
+    """Return the id of the Ray job that runs this process; None if no job was submitted."""
     config = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}")
     found: str | None = config.get("metadata", {}).get("job_submission_id")
     return found
 
 
 def _most() -> dict[str, int]:
-    """The resources that an autoscaler may bring at most, where somebody said so."""
+    """Read AUDIOCNN_CLUSTER_MAX; empty if it is not set. Raises ConfigError."""
     said = os.environ.get(MOST)
     if not said:
         return {}
@@ -118,17 +121,17 @@ def _most() -> dict[str, int]:
 
 
 def _grows() -> bool:
-    """Whether the cluster has an autoscaler: without one, each node's type is its own id."""
+    """Return whether the cluster has an autoscaler. Without one, each node's type is its own id."""
     status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
     types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
     return any(kind != f"node_{node}" for node, kind in types.items())
 
 
 def _start(metrics_port: int | None) -> None:
-    """Start a cluster of one on this machine. Raises ConfigError where Ray does not start."""
+    """Start a cluster of one node on this machine. Raises ConfigError if Ray does not start."""
     try:
         with _without_api_server():
-            # On loopback alone: a cluster of one has no business on the network.
+            # Listen on loopback only: no other machine needs to reach this cluster.
             ray.init(
                 address="local",
                 num_cpus=max(_FEWEST_CPUS, machine.cpus()),
@@ -137,7 +140,7 @@ def _start(metrics_port: int | None) -> None:
                 _node_ip_address="127.0.0.1",
                 _metrics_export_port=metrics_port,
             )
-    # For a node that is not there after 30 s, which no setting changes, Ray 2.60 raises no less.
+    # Ray 2.60 raises a plain Exception if the node is not up after 30 s; no setting changes that.
     except Exception as error:
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         raise ConfigError(
@@ -149,12 +152,12 @@ def _start(metrics_port: int | None) -> None:
 
 @contextmanager
 def _without_api_server() -> Iterator[None]:
-    """Have processes that are started meanwhile see at once that no API server is there.
+    """Let processes that start within the block find out at once that there is no API server.
 
-    The API server is part of the dashboard. Ray Train asks it whether a training still runs. Where
-    there is none, Ray looks for it for 40 s, and the end of each training waited for 12 of them.
-    Where RAY_API_SERVER_ADDRESS names another cluster, Ray Train would ask that one, which does not
-    know this training, and take it for dead.
+    The API server is part of the dashboard. Ray Train asks it whether a training still runs. If
+    there is none, Ray looks for it for 40 s, which delayed the end of each training by 12 s. If
+    RAY_API_SERVER_ADDRESS names another cluster, Ray Train would ask that one. That cluster does
+    not know this training, so Ray Train would consider it dead.
     """
     before = os.environ.get(_API_SERVER)
     os.environ[_API_SERVER] = _NOBODY
@@ -178,5 +181,5 @@ def _join(address: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what Ray says."""
+    """Return the first line of Ray's message, without its full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,8 +1,9 @@
-"""A long list of files through a pool of workers, shard by shard, with a ledger.
+"""Process a long list of files with a pool of workers, shard by shard.
 
 A shard is a part of the list. A worker turns it into one Parquet file, written whole or not at
-all, and answers with a small ledger: only names go in and only ledgers come out, so the bulk
-never crosses Ray's object store, and a shard that is run twice writes the same file.
+all, and returns a ledger, a small JSON object. Workers receive only names and return only ledgers,
+so sounds and features never pass through Ray's object store. A shard that runs twice writes the
+same file.
 """
 
 import json
@@ -20,20 +21,21 @@ from pipelines.runtime.metrics import meters
 _SHARD_BYTES = 1 << 30
 _SHARDS_A_WORKER = 8
 _MOST_BLOCKS = 2_048
-"""Ray Data keeps some kilobytes of each; one holds several shards where there are more."""
+"""Most blocks of shards: Ray Data keeps some kilobytes for each. With more shards than that, a
+block holds several."""
 
 Ledger = dict[str, Any]
 
 
 class ShardWorker(Protocol):
-    """A class of which each process of the pool makes one."""
+    """A class that each process of the pool instantiates once."""
 
     def run(self, index: int, shard: Any) -> Ledger:
-        """Do a shard: write its file, and say what became of it."""
+        """Process a shard: write its file and return its ledger."""
 
 
 class _Stage:
-    """What Ray Data calls: rows of (index, shard as JSON) to ledgers as JSON."""
+    """Callable for Ray Data: maps a row (index, shard as JSON) to a row (ledger as JSON)."""
 
     def __init__(
         self,
@@ -42,7 +44,8 @@ class _Stage:
         storage_options: dict[str, dict[str, Any]],
     ) -> None:
         storage.configure(storage_options)
-        # Raised by the first row: of what a constructor raises, Ray keeps the text alone.
+        # Keep the error and raise it on the first row: Ray preserves only the message, not the
+        # type, of an exception from an actor's constructor.
         self.error: AudioCNNError | None = None
         try:
             self.worker = kind(**arguments)
@@ -56,10 +59,11 @@ class _Stage:
 
 
 def deal(items: list[dict[str, Any]], workers: int) -> list[list[dict[str, Any]]]:
-    """Consecutive items as shards: by their number, and by their `size` in bytes where it is known.
+    """Split a list into shards of consecutive items.
 
-    Enough of them to share out evenly and to show progress, few enough to be few files; what is
-    lost with a worker is a shard at most.
+    A shard is limited in number of items, and in bytes by the items' `size`, where that is known.
+    There are enough shards to share them out evenly and to show progress, but few enough to keep
+    the number of files small. A lost worker costs one shard at most.
     """
     most = min(256, max(4, len(items) // (_SHARDS_A_WORKER * workers)))
     shards: list[list[dict[str, Any]]] = []
@@ -83,17 +87,17 @@ def run_shards(
     workers: int,
     at_once: int = 1,
 ) -> Iterator[Ledger]:
-    """The ledgers of all shards, each as soon as it is done.
+    """Yield the ledgers of all shards, each as soon as its shard is done.
 
-    A shard is whatever tells a worker, as JSON, what to do; JSON, not Arrow, for the fields of
-    items differ. A worker is at `at_once` of them, in a thread each. Workers reach storage as this
-    process does. Metrics name the job by its verb.
+    A shard is any JSON value that describes work for a worker. It is not Arrow, because the fields
+    of items differ. A worker processes `at_once` shards at a time, each in its own thread. Workers
+    use the storage options of this process. `verb` is the job's tag in the metrics.
     """
     rows = [{"index": i, "shard": json.dumps(shard)} for i, shard in enumerate(shards)]
     pool = ActorPoolStrategy(
         size=min(workers, len(shards)),
         max_concurrent_calls_per_actor=at_once,
-        # What waits in a worker's queue is done by it alone, however late it gets.
+        # Keep queues short: no other worker takes over a shard that waits in a slow worker's queue.
         max_tasks_in_flight_per_actor=max(2, at_once),
         enable_true_multi_threading=at_once > 1,
     )

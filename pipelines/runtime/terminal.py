@@ -1,4 +1,4 @@
-"""What a job prints: steps, a progress bar on a terminal, tables, and warnings."""
+"""Output of jobs: steps, tables, warnings, and a progress bar on a terminal."""
 
 import json
 import os
@@ -27,48 +27,48 @@ Thing = TypeVar("Thing")
 
 
 class _Console(Console):
-    """A console that leaves it to the command what to do when nobody reads it any more."""
+    """A console that leaves broken pipes to the command line."""
 
     def on_broken_pipe(self) -> None:
-        """Raise BrokenPipeError, which Rich would turn into an exit."""
+        """Raise BrokenPipeError; Rich itself would end the process."""
         raise BrokenPipeError
 
 
 console = _Console(highlight=False)
 
 LOG = "AUDIOCNN_LOG"
-"""Set to `json` for a line of JSON an event, in the place of what is for people."""
+"""Environment variable: `json` prints one line of JSON for each event, instead of text."""
 _LINE_EVERY_S = 30.0
 _about: dict[str, Any] = {}
 
 
 def about(**names: Any) -> None:
-    """What every event from now on is about: the verb, the job, the bundle."""
+    """Add fields, such as the verb, job or bundle, to every JSON event from now on."""
     _about.update(names)
 
 
 def step(text: str, **figures: Any) -> None:
-    """Say what begins. Figures are for machines that read the log."""
+    """Print that a step begins. `figures` appear only in JSON events."""
     if not _logged("info", text, figures):
         console.print("[bold cyan]▸[/] ", end="")
         console.print(text, style="bold", markup=False, soft_wrap=True)
 
 
 def say(text: str, **figures: Any) -> None:
-    """One line below a step. The text is data: square brackets in it are no markup."""
+    """Print one line below a step. Square brackets in the text are not read as Rich markup."""
     if not _logged("info", text, figures):
         console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
 def warn(text: str, **figures: Any) -> None:
-    """One line that should not be missed."""
+    """Print one line as a warning."""
     if not _logged("warning", text, figures):
         console.print("[bold yellow]![/] ", end="")
         console.print(text, markup=False, soft_wrap=True)
 
 
 def warn_others(to: str, paths: list[str]) -> None:
-    """Say which files among a job's parts are not its own, where there are any."""
+    """Warn of files among a job's parts that the job did not write, if there are any."""
     if paths:
         more = f" and {len(paths) - 1} more" * (len(paths) > 1)
         warn(
@@ -78,7 +78,7 @@ def warn_others(to: str, paths: list[str]) -> None:
 
 
 def warn_kept(verb: str, kept: dict[str, str]) -> None:
-    """Say which files are kept beside, by their paths, for they are not as a verb wrote them."""
+    """Warn of files that were changed since a verb wrote them; `kept` maps paths to kept copies."""
     if kept:
         path, beside = next(iter(kept.items()))
         more = f", and {len(kept) - 1} more like that" * (len(kept) > 1)
@@ -86,12 +86,12 @@ def warn_kept(verb: str, kept: dict[str, str]) -> None:
 
 
 def error(text: str) -> bool:
-    """Log why the command ends; whether that was done, or is still to be said to people."""
+    """Log the error that ends the command as JSON. Return False if it is still to be printed."""
     return _logged("error", text, {})
 
 
 def _logged(level: str, text: str, figures: dict[str, Any]) -> bool:
-    """Print an event as JSON, where that is wanted; whether it was."""
+    """Print an event as JSON if AUDIOCNN_LOG asks for that; return whether it does."""
     if os.environ.get(LOG) != "json":
         return False
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -101,25 +101,25 @@ def _logged(level: str, text: str, figures: dict[str, Any]) -> bool:
 
 
 def short(uri: str) -> str:
-    """A URI for people: a path below the working directory is said from there."""
+    """Shorten a URI for people: a path below the working directory becomes relative to it."""
     below = os.path.relpath(uri) if storage.is_local(uri) else uri
     return uri if below.startswith("..") else below
 
 
 def same_command(overwrite: bool) -> str:
-    """What goes on where a job was stopped: `--overwrite` would begin anew once more."""
+    """Say how to continue a stopped job. With `--overwrite` it would start again."""
     return f"the same command{' without --overwrite' * overwrite}"
 
 
 def command() -> str:
-    """How to call `audiocnn` from the working directory."""
+    """Return the name or path that runs `audiocnn` from the working directory."""
     found = shutil.which("audiocnn")
     same = found is not None and os.path.realpath(found) == os.path.realpath(sys.argv[0])
     return "audiocnn" if same else short(sys.argv[0])
 
 
 def table(columns: list[str], rows: list[list[str]]) -> None:
-    """A small table; the first column is text, the others are figures."""
+    """Print a small table. The first column is text, the others are figures."""
     if os.environ.get(LOG) == "json":
         for row in rows:
             say(row[0], **dict(zip(columns[1:], row[1:], strict=False)))
@@ -133,14 +133,14 @@ def table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Format a number of seconds for people, as seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
 class Bar:
-    """A progress bar with a note behind it; without a terminal, a line now and then."""
+    """A progress bar with a note after it. Without a terminal, `count` prints a line every 30 s."""
 
     def __init__(self, progress: Progress, total: int, before: int) -> None:
         self._progress = progress
@@ -149,7 +149,7 @@ class Bar:
         self._began = self._said = time.monotonic()
 
     def count(self, done: int, failed: int, unit: str) -> None:
-        """Show how many are done, how fast, how many of them failed, and the time left."""
+        """Show the number of items done, their rate, the number that failed, and the time left."""
         now = time.monotonic()
         rate = (done - self._before) / max(now - self._began, 1e-3)
         note = f"{rate:.0f} {unit}/s" + (f", {failed} failed" if failed else "")
@@ -163,16 +163,16 @@ class Bar:
             )  # fmt: skip
 
     def bytes(self, done: int, total: int) -> None:
-        """Show how many megabytes have come."""
+        """Show the progress of a download, from bytes, in MiB; a total of 0 means unknown."""
         self._progress.update(self._task, completed=done // 2**20, total=total // 2**20 or None)
 
     def update(self, done: int, note: str = "") -> None:
-        """Show how much is done."""
+        """Show how much is done, and a note."""
         self._progress.update(self._task, completed=done, note=note)
 
 
 def counted(things: Iterable[Thing], bar: Bar, unit: str) -> Iterator[Thing]:
-    """The same things; a bar shows now and then how many have passed."""
+    """Yield the same things, and show their number so far on a bar after every 1,000."""
     for count, thing in enumerate(things):
         if count % 1_000 == 0:
             bar.update(count, unit)
@@ -181,9 +181,9 @@ def counted(things: Iterable[Thing], bar: Bar, unit: str) -> Iterator[Thing]:
 
 @contextmanager
 def bar(total: int, before: int = 0) -> Iterator[Bar]:
-    """A bar while the block runs; it is drawn on a terminal only, and leaves no trace.
+    """Show a bar while the block runs. It is drawn only on a terminal, and removed at the end.
 
-    What was done `before` counts as done, but not as fast.
+    Items that were done `before` count as done, but not for the rate.
     """
     columns = (
         TextColumn(" "),

@@ -1,1 +1,1 @@
-"""Verbs that are no jobs of their own: demo, submit, doctor."""
+"""Verbs that have no job of their own: demo, submit, doctor."""

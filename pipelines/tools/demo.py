@@ -1,4 +1,4 @@
-"""`audiocnn demo`: the whole line on one machine, from a corpus to a labelled bucket."""
+"""`audiocnn demo`: all steps on one machine, from a corpus to a labelled bucket."""
 
 import os
 import time
@@ -33,16 +33,16 @@ from pipelines.train.job import claim, train
 
 _MARKER = "demo.json"
 _LIST = "bucket.json"
-"""The list of the sounds that were written: of the bucket, and of a generated corpus."""
+"""File that lists the sounds the demo wrote, in the bucket and in a generated corpus."""
 _FORMAT = "audiocnn.demo/1"
 _MOST_EPOCHS = 78
-"""A quarter of the recipe esc10's, so that ESC-10 takes minutes."""
+"""Most epochs of a demo: a quarter of those of recipe esc10, so that ESC-10 takes minutes."""
 
 
 def demo(options: Demo) -> None:
-    """Run every verb once and say what was written and what to type next.
+    """Run ingest, train and label, and write a report. Print the outputs and commands to try next.
 
-    Raises AudioCNNError as the verbs do, and for a folder that is not empty and no demo's.
+    Raises AudioCNNError as the verbs do, and for a folder with files that no demo wrote.
     """
     begun = time.monotonic()
     to = _claim(options)
@@ -82,7 +82,7 @@ def demo(options: Demo) -> None:
 
 
 def _claim(options: Demo) -> str:
-    """The demo's folder, marked as one. Raises ConfigError for anything that might be lost."""
+    """Mark and return the demo's folder. Raises ConfigError if files of others might be lost."""
     if not storage.is_local(options.to):
         raise ConfigError(f"--to {options.to}: the demo writes to this machine; name a folder")
     output = output_folder.claim(options.to, output_folder.DEMO)
@@ -101,7 +101,7 @@ def _claim(options: Demo) -> str:
 
 
 def _corpus(asked: str, to: str) -> str:
-    """Where the corpus is, generated or downloaded first where it was asked for by name."""
+    """Return the path of the corpus; generate or download it first if `asked` is its name."""
     if asked == "synthetic":
         terminal.step(f"generate a corpus of {len(synthetic.SOUNDS)} classes of sounds")
         _write(to, "corpus", synthetic.corpus_files())
@@ -115,9 +115,10 @@ def _corpus(asked: str, to: str) -> str:
 
 
 def _write(to: str, folder: str, sounds: Iterable[File]) -> dict[str, str]:
-    """Write sounds below a folder of the demo, and nothing else of an earlier one stays there.
+    """Write sounds below a folder of the demo, and delete other sounds of an earlier demo there.
 
-    What somebody changed, or put there, is kept beside. Returns what the sounds are, by path.
+    A file that somebody changed, or put in the place of a sound, is kept under another name.
+    Returns the class of each sound, by path.
     """
     kept: dict[str, str] = {}
     truth: dict[str, str] = {}
@@ -132,21 +133,21 @@ def _write(to: str, folder: str, sounds: Iterable[File]) -> dict[str, str]:
 
 
 def fold_files(corpus: Corpus, features: FeatureSet, fold: int) -> Iterator[File]:
-    """The clips of a fold, renamed, as files of a bucket.
+    """Yield the clips of a fold as files of a bucket, with new names.
 
-    What is a member of a tar or a stretch of a recording becomes a file of its own.
-    Raises AudioCNNError where a clip is no longer what was listed.
+    A clip that is a member of a tar, or a segment of a recording, becomes a file of its own.
+    Raises AudioCNNError if a clip was changed since it was listed.
     """
     tested = set(features.load([fold]).clip_ids)
     clips = [clip for clip in corpus.clips if clip.clip_id in tested]
-    # By their names without folders, which would sort a bucket by class.
+    # Sort by name without folders: folders would sort the bucket by class.
     for index, clip in enumerate(sorted(clips, key=lambda clip: clip.clip_id.rsplit("/", 1)[-1])):
         suffix, data = _file_of(clip, features.config.sample_rate)
         yield f"recording-{index:04d}{suffix}", data, clip.label
 
 
 def _file_of(clip: Clip, sample_rate: int) -> tuple[str, bytes]:
-    """A clip as a file by itself: its suffix and its bytes."""
+    """Return the suffix and the bytes of a file that holds only this clip."""
     limits = AudioLimits()
     with closing_source(open_recording(clip.recording, limits.max_bytes)) as source:
         if clip.segment is not None:
@@ -157,7 +158,7 @@ def _file_of(clip: Clip, sample_rate: int) -> tuple[str, bytes]:
 
 
 def _say_truth(labels: str, bucket: str, truth: dict[str, str]) -> None:
-    """How many recordings got their true label: here, and only here, we know it."""
+    """Print how many recordings got their true label, which is known only in a demo."""
     seconds: dict[str, Counter[str]] = defaultdict(Counter)
     for row in read_labels(labels).to_pylist():
         seconds[row["uri"]][row["label"]] += row["score"] * (row["end_s"] - row["start_s"])

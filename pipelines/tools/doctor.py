@@ -1,4 +1,4 @@
-"""`audiocnn doctor`: what is installed, whether it fits, and the mend where it does not."""
+"""`audiocnn doctor`: check the installation, and say how to fix problems."""
 
 import importlib.metadata
 import importlib.util
@@ -20,7 +20,7 @@ from pipelines.runtime import auth, terminal
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One check: what was found, and the mend where it is not well."""
+    """The result of one check. `mend` says how to fix a problem; it is empty if there is none."""
 
     name: str
     found: str
@@ -28,7 +28,7 @@ class Finding:
 
 
 def doctor(options: Doctor) -> bool:
-    """Print a line a check; returns whether all is well."""
+    """Print one line for each check. Return whether all checks passed."""
     storage.configure(options.storage_options)
     if options.mend:
         mend_torchaudio()
@@ -49,7 +49,7 @@ def _checks(options: Doctor) -> Iterator[Finding]:
     yield Finding(name="python", found=version, mend="install Python 3.11 or newer" if old else "")
     for text in importlib.metadata.requires("audiocnn") or []:
         requirement = Requirement(text)
-        if requirement.marker is None:  # the others are for developers
+        if requirement.marker is None:  # the others are extras, for developers
             yield _package(requirement)
     yield _torchaudio()
     yield _devices()
@@ -60,7 +60,7 @@ def _checks(options: Doctor) -> Iterator[Finding]:
 
 
 def _package(requirement: Requirement) -> Finding:
-    """Whether what pyproject.toml asks for is there, at a version that it asks for."""
+    """Check that a requirement of pyproject.toml is installed, in a version that it allows."""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -73,7 +73,7 @@ def _package(requirement: Requirement) -> Finding:
 def _guarded(name: str, mend: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, found=check())
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation may raise anything
         return Finding(name=name, found=f"{type(error).__name__}: {error}", mend=mend)
 
 
@@ -136,9 +136,9 @@ def _storage(uri: str) -> Finding:
 
 
 def mend_torchaudio() -> None:
-    """Remove torchaudio's `lib` folder where torch has no CUDA to link it to.
+    """Delete torchaudio's `lib` folder if torch has no CUDA libraries for it to link to.
 
-    torchaudio runs without it: what audiocnn uses of it is plain torch.
+    torchaudio works without that folder: audiocnn uses only parts of it that are plain torch.
     """
     import torch
 

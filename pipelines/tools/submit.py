@@ -1,4 +1,4 @@
-"""`audiocnn submit`: another verb, as a job of a Ray cluster; its log here, its exit code ours."""
+"""`audiocnn submit`: run another verb as a job of a Ray cluster, and follow its log."""
 
 import asyncio
 import logging
@@ -27,16 +27,16 @@ from pipelines.runtime.reachable import SHARED_DISK
 
 _HERE = "http://127.0.0.1:8265"
 _PATIENCE_S = 60.0
-"""Seconds for which a cluster that does not answer is asked again."""
+"""Seconds for which the job's log is requested again while the cluster does not answer."""
 _STOP_S = 60.0
 
 
 def submit(options: Submit) -> int:
-    """Run a command line on the cluster; returns the job's exit code.
+    """Run a command on the cluster. Return the job's exit code, or 0 at once with `detach`.
 
-    Ctrl-C stops the job. Raises ConfigError where the cluster cannot be asked or does not take it.
+    Ctrl-C stops the job. Raises ConfigError if the cluster does not answer or refuses the job.
     """
-    # Ray tells thirty lines of what it uploads; what goes wrong, it raises.
+    # Ray logs thirty lines about its upload. Failures are raised as exceptions.
     logging.getLogger("ray").handlers[:] = [logging.NullHandler()]
     logging.getLogger("ray").propagate = False
     address = options.address or os.environ.get("RAY_API_SERVER_ADDRESS") or _HERE
@@ -62,7 +62,10 @@ def submit(options: Submit) -> int:
 
 
 def _runtime_env(options: Submit) -> dict[str, Any]:
-    """What the job gets of this machine: this checkout's code, and variables that were named."""
+    """Return the job's runtime_env: named environment variables, and this checkout's code.
+
+    Raises ConfigError for a variable that is not set.
+    """
     names = [*options.env, *{SHARED_DISK} & os.environ.keys()]
     if missing := [name for name in names if name not in os.environ]:
         raise ConfigError(f"--env {' '.join(missing)}: not set here")
@@ -74,7 +77,7 @@ def _runtime_env(options: Submit) -> dict[str, Any]:
 
 
 def _client(address: str) -> JobSubmissionClient:
-    """Raises ConfigError where nobody answers, or wants another token."""
+    """Connect to a cluster. Raises ConfigError if it does not answer or requires another token."""
     has_token = any(map(os.environ.get, VARIABLES)) or token_path().is_file()
     if has_token:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -100,14 +103,14 @@ def _explained(address: str) -> Iterator[None]:
 
 
 async def _follow(client: JobSubmissionClient, job: str) -> None:
-    """Print the job's log to its end. Raises ConfigError where the cluster answers no more."""
+    """Print the job's log to its end. Raises ConfigError if the cluster stops answering."""
     printed, lost_since = 0, 0.0
     while True:
         seen = 0
         try:
             async for text in client.tail_job_logs(job):
                 lost_since = 0.0
-                # Asked again, it begins at the beginning.
+                # A repeated request starts at the beginning of the log: skip the printed part.
                 new = text[max(0, printed - seen) :]
                 seen += len(text)
                 printed = max(printed, seen)
@@ -126,7 +129,7 @@ async def _follow(client: JobSubmissionClient, job: str) -> None:
 
 
 def _stop(client: JobSubmissionClient, job: str, command: tuple[str, ...]) -> str:
-    """Stop the job; returns what became of it."""
+    """Stop the job. Return the outcome in words."""
     terminal.say(f"stopping job {job}")
     try:
         client.stop_job(job)
@@ -149,6 +152,6 @@ def _exit_code(client: JobSubmissionClient, address: str, job: str) -> int:
     if info.status == JobStatus.STOPPED:
         terminal.warn(f"job {job} was stopped")
         return 130
-    if info.driver_exit_code is None:  # it never came so far
+    if info.driver_exit_code is None:  # the job ended before its command ran
         terminal.warn(f"job {job} failed: {info.message}")
     return int(info.driver_exit_code or 1)

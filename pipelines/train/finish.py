@@ -1,4 +1,4 @@
-"""What a training leaves: its bundle, tested once on the test fold where there is one."""
+"""Write the result of a training: its bundle, tested once on the test fold if there is one."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,9 +22,10 @@ def write_bundle(
     found: dict[int, Predictions],
     log: Log,
 ) -> None:
-    """Write the kept epoch, or the last one, as a bundle; `found` is what it says of each fold.
+    """Write the best epoch, or the last one, as a bundle.
 
-    It is tested on the test fold, and calibrated by the validation fold or as the job says.
+    `found` has the model's uncalibrated predictions for each held-out fold. The bundle is tested on
+    the test fold. It is calibrated on the validation fold, or has the job's calibration.
     """
     options, features = job.options, job.features
     made = {
@@ -58,7 +59,7 @@ def write_bundle(
 
 
 def _write_test(found: Predictions, job: TrainPlan, log: Log) -> dict[str, Any]:
-    """Keep what was said of the tested fold; returns its figures for the bundle."""
+    """Write the predictions for the test fold; return their figures for the bundle."""
     epochs, classes = job.options.training.epochs, job.features.classes
     accuracy = found.accuracy(classes)
     log.figure("confusion/test", confusion_figure(found.confusion(classes), classes), epochs)

@@ -1,7 +1,7 @@
-"""Where training's processes on CPUs meet: on the network of their nodes' addresses.
+"""Make Gloo, which connects training processes on CPUs, use the network of the nodes' addresses.
 
-Gloo takes the address that the machine's name resolves to, which is a loopback one on every Debian
-(127.0.1.1 in /etc/hosts): processes on two machines never find each other there.
+By default, Gloo uses the address that the machine's name resolves to. On every Debian this is a
+loopback address (127.0.1.1 in /etc/hosts), so processes on two machines never find each other.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 _VARIABLE = "GLOO_SOCKET_IFNAME"
-_SIOCGIFADDR = 0x8915  # of linux/sockios.h
+_SIOCGIFADDR = 0x8915  # from linux/sockios.h
 
 
 class _Backend(_TorchBackend):
@@ -27,16 +27,16 @@ class _Backend(_TorchBackend):
 
 @dataclass
 class GlooConfig(TorchConfig):
-    """Ray's own, whose workers choose their interface first."""
+    """Ray's TorchConfig, except that each worker first chooses its network interface."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """What sets the workers up."""
+        """The class that sets up the workers."""
         return _Backend
 
 
 def _choose() -> None:
-    """Let Gloo use the interface of this node's address, unless somebody has chosen one."""
+    """Let Gloo use the interface of this node's address, unless the variable is set already."""
     address = ray.util.get_node_ip_address()
     if _VARIABLE not in os.environ and not ipaddress.ip_address(address).is_loopback:
         name = interface_of(address)
@@ -45,7 +45,7 @@ def _choose() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of the interface with an IPv4 address; None where none has it, or off Linux."""
+    """Return the name of the interface with an IPv4 address; None without one, or not on Linux."""
     try:
         from fcntl import ioctl
     except ImportError:
@@ -54,7 +54,7 @@ def interface_of(address: str) -> str | None:
         for _, name in socket.if_nameindex():
             try:
                 found = ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-            except OSError:  # it has no address
+            except OSError:  # the interface has no address
                 continue
             if socket.inet_ntoa(found[20:24]) == address:
                 return name

@@ -1,4 +1,4 @@
-"""`audiocnn train`: features -> bundle, by Ray Train and DDP."""
+"""`audiocnn train`: features -> bundle, with Ray Train and DDP."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -32,10 +32,11 @@ _LOGS = "tensorboard/events.out.tfevents.*"
 
 
 def train(options: Train) -> Bundle:
-    """Run the job; returns the bundle that it wrote.
+    """Run the job; return the bundle that it wrote.
 
-    Raises AudioCNNError as `plan` does, and for more workers than the cluster has, a bundle that
-    is there already, or an unfinished run with other options.
+    Raises AudioCNNError as `plan` does, and for more workers than the cluster can have, a bundle
+    that exists already, an unfinished run with other options, a recording in two folds, or a
+    training that cannot continue.
     """
     storage.configure(options.storage_options)
     output = claim(options.to)
@@ -62,7 +63,7 @@ def train(options: Train) -> Bundle:
 
 
 def _say_test(test: dict[str, Any]) -> None:
-    """How the bundle did on the fold that it was tested on, and what of that cannot be heard."""
+    """Print the accuracy on the test fold, and warn of its clips that contain only silence."""
     if test["accuracy"] is not None:
         terminal.say(
             f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips"
@@ -75,7 +76,7 @@ def _say_test(test: dict[str, Any]) -> None:
 
 
 def claim(to: str) -> Output:
-    """The folder of a bundle. Raises ConfigError where there is something else of that name."""
+    """Claim the folder of a bundle. Raises ConfigError as `output_folder.claim` does."""
     return output_folder.claim(
         to,
         BUNDLE,
@@ -87,19 +88,19 @@ def claim(to: str) -> Output:
 
 
 def _was_tested(notes: Notes) -> bool:
-    """Whether the training that left these notes was to be tested, and so wrote predictions."""
+    """Return whether the training that left these notes had a test fold, so wrote predictions."""
     metrics = notes.get("bundle.json", {}).get("metrics", {})
     return "test" in metrics or notes.get("job.json", {}).get("test_fold") is not None
 
 
 def begin(job: TrainPlan, output: Output) -> None:
-    """Remove what an earlier training left, unless this one goes on from its checkpoint."""
+    """Remove the files of an earlier training, unless this one resumes from its checkpoint."""
     if job.options.overwrite or not storage.exists(job.checkpoint):
         clear(output)
 
 
 def clear(output: Output) -> None:
-    """Remove a bundle, or the beginning of one, with its logs."""
+    """Remove a bundle, finished or not, and its TensorBoard logs."""
     output.clear()
     suffix = log_suffix(run_of(output.notes))
     swept = output_folder.sweep(output.uri, _LOGS, lambda path: path.endswith(suffix))
@@ -111,7 +112,7 @@ def clear(output: Output) -> None:
 
 
 def refuse_other_run(job: TrainPlan) -> None:
-    """Raise MismatchError where an unfinished run with other options is there."""
+    """Raise MismatchError if the folder has an unfinished run with other options."""
     note = storage.join(job.to, "job.json")
     if job.options.overwrite or not (storage.exists(note) and storage.exists(job.checkpoint)):
         return
@@ -124,14 +125,14 @@ def refuse_other_run(job: TrainPlan) -> None:
 
 
 def warn_unseen(job: TrainPlan) -> None:
-    """Warn of classes that a model cannot learn."""
+    """Warn of classes without a clip in the training folds: the model cannot learn them."""
     if job.unseen:
         folds = ", ".join(map(str, job.train_folds))
         terminal.warn(f"no clip of {few(job.unseen)} is in the folds trained on ({folds})")
 
 
 def doubts(metrics: dict[str, Any]) -> str | None:
-    """What is odd about a bundle's metrics: that it is far worse than its training suggests."""
+    """Return a warning if a bundle is less than half as accurate as in training; else None."""
     fit, test = metrics.get("fit"), metrics.get("test")
     if fit is None:  # a bundle of an earlier version
         return None
@@ -153,9 +154,9 @@ def doubts(metrics: dict[str, Any]) -> str | None:
 
 
 def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
-    """Raise CorpusError where a recording is in two folds, and warn where one may be.
+    """Raise CorpusError if a source or a sound is in two folds, and warn if one may be.
 
-    Features that are too large for memory are not read for it.
+    Features that are too large for memory (--memory-gb) are not checked.
     """
     if options.allow_leaks:
         return
@@ -186,9 +187,9 @@ def _headline(job: TrainPlan) -> str:
 
 
 def train_all(jobs: dict[str, TrainPlan], side_by_side: int = 1) -> None:
-    """Train jobs, by the names that their progress is told by, some at a time.
+    """Train jobs, `side_by_side` at a time. Their names appear in the progress messages.
 
-    Where one fails, those under way end, and its error is raised.
+    If one fails, no other is started; the running ones finish, and then its error is raised.
     """
     if not jobs:
         return
@@ -207,10 +208,10 @@ def train_all(jobs: dict[str, TrainPlan], side_by_side: int = 1) -> None:
 
 
 def in_threads(work: Callable[[_T], None], items: Iterable[_T], threads: int) -> None:
-    """Do some work with each item, in their order, in so many threads.
+    """Call `work` with each item, in order, in a number of threads.
 
-    Where it fails, those under way end, and the first error is raised. Ctrl-C reaches the main
-    thread, which does no work, and ends all of them at once.
+    If a call fails, no other is started; the running ones finish, and the first error is raised.
+    Ctrl-C interrupts the main thread, which only waits; the others are daemons and end with it.
     """
     waiting, errors = list(items)[::-1], list[BaseException]()
 
@@ -218,7 +219,7 @@ def in_threads(work: Callable[[_T], None], items: Iterable[_T], threads: int) ->
         while not errors:
             try:
                 item = waiting.pop()
-            except IndexError:  # not asked before: another thread may take the last one meanwhile
+            except IndexError:  # a check before would race: another thread may take the last item
                 return
             try:
                 work(item)
@@ -235,10 +236,10 @@ def in_threads(work: Callable[[_T], None], items: Iterable[_T], threads: int) ->
 
 
 def _fit(job: TrainPlan, channel: Channel) -> None:
-    """Train until the bundle is written, over lost workers and lost nodes.
+    """Train until the bundle is written, with restarts after lost workers and lost nodes.
 
-    Ray Train starts the workers, joins them and sees that one is gone; what to go on from, and
-    whether, is decided here: a mistake of the user must not be tried again.
+    Ray Train starts the workers, connects them and detects a lost one. This function decides
+    whether to restart, and from which checkpoint: an error of the user must not be retried.
     """
     storage.write_json(storage.join(job.to, "job.json"), job.note)
     again = terminal.same_command(job.options.overwrite)
@@ -250,7 +251,7 @@ def _fit(job: TrainPlan, channel: Channel) -> None:
             output_folder.remove_temporary(job.to)
             return
         except ray.exceptions.RayActorError as error:
-            # Its workers' share of the cluster stays taken until this process has ended.
+            # No retry here: the resources of its workers stay reserved until this process ends.
             raise TrainingError(
                 f"the process that led the training was lost; {again} goes on from the last "
                 "checkpoint"
@@ -268,13 +269,13 @@ def _fit(job: TrainPlan, channel: Channel) -> None:
 
 
 def _fit_once(job: TrainPlan, channel: Channel) -> None:
-    workers: Any = job.options.workers  # as Ray takes it: a number, or the fewest and the most
+    workers: Any = job.options.workers  # in Ray's form: a number, or (fewest, most)
     with Scratch() as folder:
         ray.train.torch.TorchTrainer(
             train_rank,
             train_loop_config={"job": job, "channel": channel},
             torch_config=GlooConfig(),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.options.gpu),
-            # Ray Train wants a folder for its own checkpoints: it is given none to keep.
+            # Ray Train needs a folder for its own checkpoints, although it gets none to store.
             run_config=RunConfig(name=job.fingerprint, storage_path=folder),
         ).fit()

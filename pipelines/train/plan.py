@@ -1,4 +1,4 @@
-"""A training job: what it is given, what decides its weights, and what it checks beforehand."""
+"""The plan of a training: its inputs, the content that decides its weights, and its checks."""
 
 import json
 from dataclasses import dataclass, replace
@@ -23,36 +23,36 @@ _FORMAT = "audiocnn.train/1"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """What every rank is given."""
+    """The options and inputs of a training, passed to every rank."""
 
     options: Train
     features: FeatureSet
     train_folds: list[int]
     to: str
     calibration: Calibration | None = None
-    """The out-of-fold calibration of an evaluation, for a model of all folds."""
+    """Calibration that an evaluation fitted out of fold, for a model trained on all folds."""
 
     @property
     def holds_out(self) -> bool:
-        """Whether a fold is kept out of training, for a test or to choose the epoch by."""
+        """Whether a fold is kept out of training, for a test or to choose the best epoch."""
         return self.train_folds != sorted(self.features.folds)
 
     @property
     def unseen(self) -> list[str]:
-        """Classes of which the folds that are trained on have no clip."""
+        """Classes without a clip in the folds that are trained on."""
         seen = {name for fold in self.train_folds for name in self.features.folds[fold]}
         return [name for name in self.features.classes if name not in seen]
 
     @property
     def streams(self) -> bool:
-        """Whether the features are streamed, for they are too large for memory."""
+        """Whether features are streamed: by --data stream, or because they exceed --memory-gb."""
         if self.options.data == "auto":
             return self.features.bytes_of(self.train_folds) > self.options.memory_gb * 1e9
         return self.options.data == "stream"
 
     @property
     def streamed_steps(self) -> int:
-        """Batches of a streamed epoch that any number of workers asked for can give."""
+        """Number of batches in a streamed epoch that every allowed number of workers can give."""
         fewest, most = self.options.workers_range
         settings = self.options.training
         return min(
@@ -62,17 +62,17 @@ class TrainPlan:
 
     @property
     def checkpoint(self) -> str:
-        """Where the checkpoint is while the job is unfinished."""
+        """URI of the checkpoint; it exists while the job is unfinished."""
         return storage.join(self.to, "checkpoint.pt")
 
     @property
     def tensorboard(self) -> str:
-        """The folder of the TensorBoard logs."""
+        """URI of the folder of the TensorBoard logs."""
         return storage.join(self.to, "tensorboard")
 
     @property
     def content(self) -> dict[str, Any]:
-        """What decides the weights of a run on one kind of machine."""
+        """Everything that decides the weights of a run, on one kind of machine."""
         return {
             "features": self.features.fingerprint,
             "model": to_json(self.options.model),
@@ -86,41 +86,41 @@ class TrainPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the content; a checkpoint carries it."""
+        """Fingerprint of `content`; the checkpoint carries it."""
         return content_fingerprint(self.content)
 
     @property
     def note(self) -> dict[str, Any]:
-        """What `job.json` holds."""
+        """Content of `job.json`."""
         return {"format": _FORMAT, "run": self.fingerprint, **self.content}
 
     def differs_from(self, before: dict[str, Any]) -> str:
-        """What of the content an earlier run had otherwise, for an error message."""
+        """Return the names of members of `content` that an earlier run had with other values."""
         mine = json.loads(json.dumps(self.content))
         return ", ".join(name for name, value in mine.items() if before.get(name) != value)
 
 
 def run_of(notes: Notes) -> str | None:
-    """The fingerprint of the job that left these notes; None where they do not say."""
+    """Return the fingerprint of the job that left these notes; None if there is no `job.json`."""
     note = notes.get("job.json")
     if note is None:
         return None
-    found: str = note.get("run") or content_fingerprint(note)  # which was the content alone
+    found: str = note.get("run") or content_fingerprint(note)  # at first only `content`
     return found
 
 
 def log_suffix(run: str | None) -> str:
-    """How the names of a run's TensorBoard logs end."""
+    """Return the end of the file names of a run's TensorBoard logs."""
     return f".audiocnn-{run}"
 
 
 def plan(options: Train, features: FeatureSet | None = None) -> TrainPlan:
-    """The job of some options, checked against the features before anything is started.
+    """Return the plan for some options, checked against the features before anything is started.
 
-    The features are read, unless the caller has them already.
+    `features` are read if they are not given.
 
-    Raises AudioCNNError: features that cannot be used or were made by another front end, folds
-    that are not there, or too few windows for a batch.
+    Raises AudioCNNError for features that cannot be used or were made by another front end, folds
+    that do not exist, too few windows for a batch, or a calibration from other features.
     """
     features = features or FeatureSet.read(options.features)
     features.require_config(options.feature, f"recipe {options.recipe!r} with these options")
@@ -143,7 +143,7 @@ def plan(options: Train, features: FeatureSet | None = None) -> TrainPlan:
 
 
 def _calibration(uri: str, features: FeatureSet) -> Calibration:
-    """What an evaluation of the same features found. Raises MismatchError for others."""
+    """Read the calibration of a report. Raises MismatchError for a report of other features."""
     plain = storage.read_format(storage.join(uri, "report.json"), REPORT_FORMAT, "report")
     if plain["features"] != features.fingerprint:
         raise MismatchError(f"--calibration {uri}: the report of other features")

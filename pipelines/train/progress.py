@@ -1,4 +1,4 @@
-"""What training workers tell the terminal: steps within an epoch, epochs, and mishaps."""
+"""Progress messages from training workers to the terminal: steps, epochs and warnings."""
 
 import threading
 import time
@@ -26,18 +26,18 @@ class _Mailbox:
 
 
 class Channel:
-    """The sending end; travels to the workers. `run` names one of several runs side by side."""
+    """The sending end, passed to the workers. `run` is the name of one of several parallel runs."""
 
     def __init__(self, mailbox: Any, run: str) -> None:
         self._mailbox, self._run = mailbox, run
         self._sent = 0.0
 
     def started(self, epochs_done: int, workers: int) -> None:
-        """The workers are there, and begin after so many epochs."""
+        """Report that the workers have started, and how many epochs were done before."""
         self._put({"started": epochs_done, "workers": workers})
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """A step is done; it is told a few times a second."""
+        """Report a finished step, at most five times a second."""
         if time.monotonic() - self._sent > 2 * _POLL_S:
             self._sent = time.monotonic()
             self._put({"epoch": epoch, "step": step, "steps": steps})
@@ -47,7 +47,7 @@ class Channel:
         self._put(row)
 
     def note(self, text: str) -> None:
-        """Send a line that should not be missed."""
+        """Send a line that is shown as a warning."""
         self._put({"note": text})
 
     def _put(self, message: dict[str, Any]) -> None:
@@ -55,22 +55,22 @@ class Channel:
 
 
 class Listener:
-    """The receiving end: prints a line an epoch and moves a bar while its block runs.
+    """The receiving end: print a line for each epoch and move a bar while its block runs.
 
-    `epochs` are those of each run, by the run's name: one run, named "", or several side by side.
+    `epochs` maps run names to numbers of epochs: one run, named "", or several side by side.
     """
 
     def __init__(self, epochs: dict[str, int]) -> None:
         self._epochs = epochs
         self._done = dict.fromkeys(epochs, 0)
-        # On this node, which ends with the listener: another one may be lost before.
+        # Keep the mailbox on this node: any other node may be lost while the listener still runs.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def channel(self, run: str = "") -> Channel:
-        """What a run's first worker sends by."""
+        """Return the sending end for a run."""
         return Channel(self._mailbox, run)
 
     def __enter__(self) -> "Listener":

@@ -1,4 +1,4 @@
-"""TensorBoard logs beside a bundle, wherever it is."""
+"""TensorBoard logs in a bundle's folder, local or in a store."""
 
 import os
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from audiocnn.storage.stores import local
 
 
 class Log:
-    """Event files at a URI; written to a local folder first where the URI is not local.
+    """Event files at a URI; they are written to a local folder first if the URI is not local.
 
-    Their names end with `suffix`. All that writes raises StorageError.
+    Their names end with `suffix`. All methods, and the constructor, raise StorageError.
     """
 
     def __init__(self, uri: str, suffix: str, epochs_done: int = 0) -> None:
         self.uri = uri
         self._temporary = Scratch()
-        # All of this folder is uploaded, so it is not the one that has the mark of a Scratch.
+        # All files of this folder are uploaded, so it must not contain the mark of a Scratch.
         beside = os.path.join(self._temporary.name, "log")
         self.folder = uri if storage.is_local(uri) else beside
-        # A run that goes on repeats what it had logged after its last checkpoint.
+        # A resumed run repeats the epochs after its last checkpoint: drop their old events.
         with self._writing():
             self.writer = SummaryWriter(
                 self.folder, purge_step=epochs_done + 1, filename_suffix=suffix
             )
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """The figures of an epoch as scalars."""
+        """Log the figures of an epoch as scalars."""
         with self._writing():
             for name, value in row.items():
                 if name != "epoch":
@@ -42,12 +42,12 @@ class Log:
             self.writer.flush()
 
     def workers(self, count: int, epoch: int) -> None:
-        """How many workers there are from the first step of an epoch on: the time of that step."""
+        """Log the number of workers from an epoch's first step on, at the time of that step."""
         with self._writing():
             self.writer.add_scalar("workers", count, epoch)
 
     def figure(self, name: str, figure: Figure, epoch: int) -> None:
-        """A picture, drawn by matplotlib."""
+        """Log a picture that matplotlib draws."""
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
@@ -56,7 +56,7 @@ class Log:
             self.writer.flush()
 
     def upload(self) -> None:
-        """Bring what was logged to where it belongs, unless it is written there already."""
+        """Upload the event files to the URI; do nothing if they are written there directly."""
         if not storage.is_local(self.uri):
             for name in os.listdir(self.folder):
                 with open(os.path.join(self.folder, name), "rb") as file:
@@ -64,7 +64,7 @@ class Log:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Raise StorageError where a file cannot be written: the disk is full."""
+        """Raise StorageError if a file cannot be written, such as on a full disk."""
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What each training worker runs: its share of the epochs, and on rank 0 all that is written."""
+"""The function of a training worker: each rank trains its share, and rank 0 writes all files."""
 
 import time
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ _MEND = (
     "out to more --workers"
 )
 Kept = dict[str, Any]
-"""The best epoch on the validation fold: epoch, accuracy, loss, confusion, weights."""
+"""The best epoch on the validation fold: epoch, accuracy, loss, confusion and weights."""
 
 
 def train_rank(config: dict[str, Any]) -> None:
-    """Train from the job's checkpoint, or from the start, to the end; rank 0 writes the bundle.
+    """Train until the last epoch, from the checkpoint if there is one; rank 0 writes the bundle.
 
     Raises AudioCNNError.
     """
@@ -68,7 +68,10 @@ def _train(job: TrainPlan, channel: Channel) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a run is: epochs done, steps done of the next one and the sum of their losses."""
+    """Position in a run: epochs done, steps done in the next epoch, and the best epoch so far.
+
+    `losses` is the sum of rank 0's losses over these steps.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -82,7 +85,7 @@ def _trainer(job: TrainPlan, rank: int, world: int) -> Trainer:
     batches: Batches
     if job.streams:
         batches = StreamedBatches(features, job.train_folds, settings, rank=rank, world=world)
-        # The schedule's length must not change with the number of workers.
+        # The number of workers may change during a run, but the schedule's length must not.
         batches.steps = job.streamed_steps
     else:
         rows = features.load(job.train_folds)
@@ -101,10 +104,11 @@ def _trainer(job: TrainPlan, rank: int, world: int) -> Trainer:
 
 
 def parallel(model: Backbone) -> DistributedDataParallel:
-    """DDP whose steps are the same, to the bit, in a run that goes on and in one that never ended.
+    """Wrap a model in DDP so that a resumed run equals an uninterrupted one bit for bit.
 
-    It lays its buckets out anew after its first backward, and how the sum over three ranks is
-    rounded depends on where a gradient lies: that backward is a rehearsal here.
+    DDP rearranges its gradient buckets after its first backward pass. With three ranks or more, the
+    rounding of a gradient's sum depends on its place in a bucket. So the first backward pass is
+    done here, on silence, and its gradients are discarded.
     """
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.eval()
@@ -115,7 +119,10 @@ def parallel(model: Backbone) -> DistributedDataParallel:
 
 
 def _restore(job: TrainPlan, trainer: Trainer) -> Position:
-    """Go on from the job's checkpoint, where it has one: the position it was written at."""
+    """Load the checkpoint and return its position; without a checkpoint, return the start.
+
+    Raises MismatchError for a checkpoint of a run with other options.
+    """
     state = checkpoint.read(job.checkpoint, trainer.device)
     if state is None:
         return Position()
@@ -126,7 +133,7 @@ def _restore(job: TrainPlan, trainer: Trainer) -> Position:
 
 
 def _held_out(job: TrainPlan, rank: int, world: int) -> dict[int | None, HeldOut]:
-    """A rank's share of the folds that are kept out of training."""
+    """Return this rank's share of each fold that is kept out of training."""
     options, hold = job.options, not job.streams
     folds = [f for f in (options.validation_fold, options.test_fold) if f is not None]
     return {f: HeldOut(job.features, f, rank=rank, world=world, hold=hold) for f in folds}
@@ -135,7 +142,7 @@ def _held_out(job: TrainPlan, rank: int, world: int) -> dict[int | None, HeldOut
 def _validated(
     trainer: Trainer, fold: HeldOut, row: dict[str, Any], kept: Kept | None
 ) -> Kept | None:
-    """Add the validation's figures to an epoch's; returns the epoch to keep, old or new."""
+    """Evaluate the validation fold, add its figures to `row`; return the best epoch so far."""
     found = trainer.evaluate(fold.batches())
     row |= {"validation_loss": found.loss, "accuracy": found.accuracy}
     if kept and (kept["accuracy"], -kept["loss"]) >= (found.accuracy, -found.loss):
@@ -152,7 +159,7 @@ def _validated(
 def _predictions(
     job: TrainPlan, model: Backbone, held_out: dict[int | None, HeldOut], device: torch.device
 ) -> dict[int, Predictions]:
-    """What the model, uncalibrated, says of each fold that was kept out; each rank does a share."""
+    """Return the uncalibrated predictions for each held-out fold; the ranks share the work."""
     if not held_out:
         return {}
     made = Bundle(model=model, feature=job.features.config, classes=job.features.classes)
@@ -163,7 +170,10 @@ def _predictions(
 
 
 class _RankZeroLog:
-    """Rank 0's pen: checkpoints and TensorBoard logs, written behind the training; progress."""
+    """Output of rank 0: progress, TensorBoard logs, checkpoints and the bundle.
+
+    Checkpoints are written, and logs uploaded, in the background of the training.
+    """
 
     def __init__(
         self, job: TrainPlan, trainer: Trainer, at: Position, channel: Channel, world: int
@@ -182,7 +192,7 @@ class _RankZeroLog:
         channel.started(at.epoch, world)
 
     def begin(self, epoch: int) -> OnStep:
-        """An epoch begins; returns what to call after each of its steps."""
+        """Start an epoch; return the function to call after each of its steps."""
         self.epoch_begun = time.monotonic()
         steps = self.trainer.batches.steps
 
@@ -203,7 +213,7 @@ class _RankZeroLog:
         return on_step
 
     def end(self, row: dict[str, Any], at: Position) -> None:
-        """An epoch is done: log it, and write a checkpoint where one is due."""
+        """Log and report a finished epoch, and write a checkpoint if one is due."""
         now = time.monotonic()
         steps = self.trainer.batches.steps - self.at.step
         row["windows_per_s"] = steps * self.trainer.config.batch_size / (now - self.epoch_begun)
@@ -232,7 +242,7 @@ class _RankZeroLog:
         self.first_stepped = now
 
     def finish(self, kept: Kept | None, found: dict[int, Predictions]) -> None:
-        """Write the bundle, and then no checkpoint is needed any more."""
+        """Wait for the last checkpoint and write the bundle; then no checkpoint is needed."""
         from pipelines.train.finish import write_bundle
 
         self.behind.wait()

@@ -1,4 +1,4 @@
-"""The application: the routes behind the gate, and every mistake as problem+json."""
+"""The application: the routes behind the gate, with every error as problem+json."""
 
 import json
 from collections.abc import Callable
@@ -42,10 +42,10 @@ def make_app(
     beside: Callable[[], Service] | None = None,
     token: str | None = None,
 ) -> App:
-    """The whole application; `service` gives the current one, or raises Problem.
+    """Build the whole application; `service` returns the current service, or raises Problem.
 
-    `results` are the labels, and `beside` gives the other bundle's service, where there are such.
-    With a `token` it answers only what the proxy that has it passes on.
+    `results` are the labels, and `beside` returns the service of the second bundle; None if the
+    endpoint has none. With a `token` it answers only requests that carry it: the proxy adds it.
     """
     meters = meters or EndpointMetrics()
     context = Context(current=service, metrics=meters, results=results, beside=beside)
@@ -63,7 +63,7 @@ def make_app(
 
 
 def make_api(context: Context, *, with_keys: bool) -> FastAPI:
-    """The routes, and the OpenAPI document that describes them."""
+    """Build the routes and the OpenAPI document that describes them."""
     api = FastAPI(
         title="audiocnn",
         version=__version__,
@@ -113,7 +113,7 @@ def _answer_mistakes(api: FastAPI) -> None:
 
 
 def _document(api: FastAPI, *, with_keys: bool) -> None:
-    """Let the OpenAPI document say what the routes really take and give."""
+    """Make the OpenAPI document describe what the routes really accept and return."""
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -135,6 +135,6 @@ def _nothing() -> Service:
     raise Problem("not-ready", "there is only the document")
 
 
-if __name__ == "__main__":  # what the dashboard's types are generated from
+if __name__ == "__main__":  # the dashboard's types are generated from this output
     context = Context(current=_nothing, metrics=EndpointMetrics())
     print(json.dumps(make_api(context, with_keys=False).openapi(), indent=1))

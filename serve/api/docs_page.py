@@ -1,4 +1,4 @@
-"""The page at /docs: the OpenAPI document for people, without a script or another host."""
+"""The page at /docs: the OpenAPI document for people, without scripts or other hosts."""
 
 import re
 from html import escape
@@ -14,7 +14,7 @@ _STYLE = (
     "pre{background:#eef1f5;padding:.8rem;border-radius:6px;overflow:auto}"
 )
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Its Content-Security-Policy."""
+"""Content-Security-Policy of the page."""
 _STREAM = (
     "PCM, one channel, in binary messages of at most 1 MiB; for every full window, a hop apart, "
     "a text message with the answer. Query: <code>sample_rate</code> (Hz), <code>format</code> "
@@ -24,7 +24,7 @@ _STREAM = (
 
 
 def page(document: dict[str, Any]) -> str:
-    """The page of an OpenAPI document."""
+    """Return the HTML page of an OpenAPI document."""
     routes = "".join(
         _route(method, path, operation)
         for path, methods in document["paths"].items()

@@ -1,4 +1,4 @@
-"""Answers as bytes: JSON, in zstd or gzip where the client takes it."""
+"""Answers as bytes: JSON, compressed with zstd or gzip if the client accepts it."""
 
 import zlib
 from typing import Any
@@ -8,11 +8,11 @@ import zstandard
 from starlette.responses import Response
 
 _SMALL = 1_000
-"""Bytes below which packing does not pay."""
+"""Size in bytes below which compression does not pay."""
 
 
 class JsonResponse(Response):
-    """JSON, packed as a request's Accept-Encoding allows."""
+    """A JSON answer, compressed as the request's Accept-Encoding allows."""
 
     media_type = "application/json"
 
@@ -23,7 +23,7 @@ class JsonResponse(Response):
         if encoding == "zstd":
             body = zstandard.ZstdCompressor(level=1).compress(body)
         elif encoding == "gzip":
-            # Level 1: a third of level 6's time for a twentieth more bytes.
+            # Level 1 takes a third of level 6's time and gives a twentieth more bytes.
             packer = zlib.compressobj(1, zlib.DEFLATED, 31)
             body = packer.compress(body) + packer.flush()
         if encoding is not None:
@@ -35,9 +35,9 @@ class JsonResponse(Response):
 
 
 def pick_encoding(accepted: str, encodings: tuple[str, ...] = ("zstd", "gzip")) -> str | None:
-    """The best of these encodings by a client's Accept-Encoding; None where it takes none of them.
+    """Return the encoding that a client prefers by its Accept-Encoding; None if it accepts none.
 
-    The first of those that it likes equally. RFC 9110, 12.5.3: `q=0` is a refusal.
+    Of equally preferred encodings the first one wins. RFC 9110, 12.5.3: `q=0` is a refusal.
     """
     weights: dict[str, float] = {}
     for part in accepted.lower().split(","):

@@ -1,4 +1,4 @@
-"""What stands before every route: who may ask, how much, how often, and for how long."""
+"""The gate before every route: it checks keys and origins, and limits sizes, rates and times."""
 
 import asyncio
 import logging
@@ -21,31 +21,32 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NAME_IN_SCOPE = "audiocnn.problem"
-"""Where the application leaves the name of a problem that it answered with."""
+"""Key in the ASGI scope for the name of a problem that the application answered with."""
 PASSED_ON = b"x-audiocnn-endpoint"
-"""The header by which an endpoint's own HAProxy shows that it passes a request on."""
+"""Header with the token that an endpoint's own HAProxy adds to each request it passes on."""
 _OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
-"""Paths that say nothing about anybody, and are for load balancers and people; and the page's."""
+"""Paths open to everyone: they reveal no data. For load balancers, people and the dashboard."""
 _IN_BASE64 = ("/inference",)
 _MOST_HELD = 512 << 20
-"""Bytes of all bodies that are on their way into one replica."""
+"""Most bytes of all request bodies that one replica holds at once."""
 _DRAINED = 1 << 20
-"""A body up to here is read though it is refused: most clients read no answer before they sent."""
+"""Largest body of a refused request that is still read, in bytes. Most clients read no answer
+before they have sent the whole body."""
 _DRAIN_S = 5.0
 _BROKEN = 1011
-"""The code of a stream that is closed by a fault of ours."""
+"""Close code of a stream that ends because of an error of this endpoint."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _LOG = logging.getLogger("audiocnn.serve")
 
 
 class Admission:
-    """How many of a kind there are at once; the next one is refused."""
+    """A limit on how many requests of a kind run at once; the next one is refused."""
 
     def __init__(self, most: int, kind: str) -> None:
         self.most, self.kind, self.count = most, kind, 0
 
     def check(self) -> None:
-        """Raise Problem `busy` where there is no room."""
+        """Raise Problem `busy` if the limit is reached."""
         if self.count >= self.most:
             raise Problem(
                 "busy",
@@ -55,7 +56,7 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Take a place for as long as the block lasts. Raises Problem."""
+        """Hold a place until the `with` block ends. Raises Problem `busy`."""
         self.check()
         self.count += 1
         try:
@@ -65,14 +66,14 @@ class Admission:
 
 
 class Rate:
-    """Token buckets, one a key: so many requests a second, and twice as many at once."""
+    """Token buckets, one per key: `per_s` requests per second, and a burst of twice as many."""
 
     def __init__(self, per_s: float) -> None:
         self.per_s = per_s
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str) -> None:
-        """Count one request. Raises Problem `rate`."""
+        """Count one request. Raises Problem `rate` if it is one too many."""
         if self.per_s == 0:
             return
         now, burst = monotonic(), max(1.0, 2 * self.per_s)
@@ -87,7 +88,10 @@ class Rate:
 
 
 class Gate:
-    """An ASGI application around another one, which sees only what may pass, its body whole."""
+    """An ASGI application around another one.
+
+    The inner application gets only admitted requests, each with its complete body.
+    """
 
     def __init__(
         self,
@@ -100,14 +104,14 @@ class Gate:
         self.app, self.options, self.keys = app, options, keys
         self._token = token.encode() if token else b""
         self.admission = Admission(options.queue, "requests that are being worked on")
-        # A stream is mostly idle: one that held a request's place would keep requests out.
+        # Streams have their own limit: they are mostly idle, and would keep requests out otherwise.
         self.streams = Admission(options.streams, "live streams")
         self.rate = Rate(options.rate)
         self.meters = meters or EndpointMetrics()
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer with a problem."""
+        """Pass a request on to the application, or answer it with a problem."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -118,13 +122,13 @@ class Gate:
         except Problem as problem:
             await exchange.refuse(problem)
         except asyncio.CancelledError:
-            exchange.status = exchange.status or 499  # the client went away
+            exchange.status = exchange.status or 499  # the client disconnected
             raise
         except Exception:
             _LOG.exception("a request failed in a way nobody thought of")
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
-            # Either refused here, or answered so by the application.
+            # The gate refused the request, or the application answered it with a problem.
             if name := exchange.problem or exchange.scope.get(NAME_IN_SCOPE):
                 self.meters.failure(name)
             route = getattr(exchange.scope.get("route"), "path", "other")
@@ -169,15 +173,19 @@ class Gate:
             raise Problem("slow-answer", limit, headers={"retry-after": "5"}) from error
 
     def _check_origin(self, exchange: "_Exchange") -> None:
-        """Keep pages of other sites from asking in the name of who happens to look at them."""
+        """Refuse requests that a page of another site sends through a visitor's browser.
+
+        Raises Problem `origin`.
+        """
         host = exchange.header(b"host")
         if self.options.is_local and not self.keys:
             name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
-            # A name that was made to point here (DNS rebinding) is none of this machine's.
+            # With DNS rebinding a foreign name points to this machine; such a name is refused.
             if name not in (*_THIS_MACHINE, self.options.host):
                 raise Problem("origin", f"host {host!r} is not this machine")
         origin = exchange.header(b"origin")
-        # A page can post here unasked, and would read no answer; with keys it cannot even that.
+        # A page of another site can open a WebSocket or send a POST without a CORS preflight. With
+        # keys it cannot post: the header of a key needs a preflight.
         changes = exchange.scope["type"] == "websocket" or (
             not self.keys and exchange.scope["method"] not in ("GET", "OPTIONS")
         )
@@ -188,7 +196,7 @@ class Gate:
                 raise Problem("origin", f"{origin!r} is not among the origins that may ask")
 
     def _key(self, exchange: "_Exchange") -> str:
-        """The digest of the request's key. Raises Problem `key`."""
+        """Return the digest of the request's key, "" if there are no keys. Raises Problem `key`."""
         if not self.keys:
             return ""
         scheme, _, given = exchange.header(b"authorization").partition(" ")
@@ -200,14 +208,17 @@ class Gate:
         return found
 
     async def _body(self, exchange: "_Exchange", path: str) -> bytes:
-        """The whole body. Raises Problem: too-large, slow-upload, not-audio, busy."""
+        """Return the whole body.
+
+        Raises Problem: too-large, slow-upload, not-audio, busy, malformed.
+        """
         encoding = exchange.header(b"content-encoding")
         if encoding not in ("", "identity"):
             raise Problem("not-audio", f"a body in {encoding} is not unpacked here")
         most = self.options.limits.max_bytes
         if path.startswith(_IN_BASE64):
             most = most * 4 // 3
-        most += 64 << 10  # what a form has around its file
+        most += 64 << 10  # room for the parts of a form around its file
         declared = exchange.header(b"content-length")
         if declared.isdigit() and int(declared) > most:
             raise _too_large(most)
@@ -237,9 +248,9 @@ def _too_large(most: int) -> Problem:
 
 
 class _Exchange:
-    """A request and its answer, and what has become of them.
+    """A request and the state of its answer.
 
-    To the application HEAD is GET; its answer leaves without a body.
+    The application sees a HEAD request as GET; the answer is sent without a body.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -254,18 +265,18 @@ class _Exchange:
         self._whole = scope["type"] != "http" or self.scope["method"] in ("GET", "OPTIONS")
 
     def header(self, name: bytes) -> str:
-        """A header's first value, or nothing."""
+        """Return the first value of a header, or ""."""
         return self._headers.get(name, b"").decode("latin-1").strip()
 
     async def receive(self) -> Message:
-        """The next message."""
+        """Return the next message of the client."""
         message = await self._receive()
         if message["type"] == "http.request":
             self._whole = not message.get("more_body", False)
         return message
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises Problem where the client went away."""
+        """Yield the body in chunks as they arrive. Raises Problem if the client disconnects."""
         while not self._whole:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -273,7 +284,10 @@ class _Exchange:
             yield message.get("body", b"")
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with headers that every answer has."""
+        """Send a message, with the headers that every answer has.
+
+        A stream that is closed before it was accepted gets the problem `not-found`.
+        """
         if message["type"] in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
             secure = (b"x-content-type-options", b"nosniff")
@@ -288,11 +302,11 @@ class _Exchange:
         await self._send(message)
 
     async def refuse(self, problem: Problem) -> None:
-        """Answer with a problem, where no answer has begun."""
+        """Answer with a problem if no answer has begun; close a stream that was accepted."""
         self.problem = problem.name
         if self.status:
             if self.status == 101:
-                with suppress(RuntimeError):  # it is closed already
+                with suppress(RuntimeError):  # the stream is closed already
                     await self._send({"type": "websocket.close", "code": _BROKEN})
             return
         if "connection" not in problem.headers and not await self._drained():
@@ -300,7 +314,7 @@ class _Exchange:
         await problem.response()(self.scope, self._receive, self.send)
 
     async def _drained(self) -> bool:
-        """Read what is left of a small body; whether that was all of it."""
+        """Read the rest of a small body. Return whether the whole body has been read."""
         declared = self.header(b"content-length")
         if not declared.isdigit() or int(declared) > _DRAINED:
             return self._whole

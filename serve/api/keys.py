@@ -1,4 +1,4 @@
-"""API keys: read once, kept as digests, compared in constant time, never logged."""
+"""API keys. They are read once, kept as digests, compared in constant time and never logged."""
 
 import hashlib
 import hmac
@@ -14,10 +14,11 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:
-    """Digests of the keys in a file, one a line, or else of AUDIOCNN_API_KEYS.
+    """Return the digests of the keys in a file, or of those in AUDIOCNN_API_KEYS if `path` is None.
 
-    Raises ConfigError for a file that is not there or holds none, and for a key that is short or
-    cannot stand in a header.
+    The file has one key per line; lines that start with # are comments. The variable separates keys
+    by commas. Raises ConfigError for a file that cannot be read or has no key, and for a key that
+    is too short or cannot stand in an HTTP header.
     """
     if path is None:
         found = [key.strip() for key in os.environ.get(VARIABLE, "").split(",")]
@@ -43,12 +44,15 @@ def read_keys(path: str | None) -> tuple[str, ...]:
 
 
 def digest(key: str) -> str:
-    """SHA-256 of a key, in hex."""
+    """Return the SHA-256 of a key, in hex."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def known(key: str, digests: tuple[str, ...]) -> str | None:
-    """The digest of a key that is one of these; as long for a wrong one as for any other."""
+    """Return the digest of a key if it is one of `digests`, else None.
+
+    A wrong key takes as long as a right one.
+    """
     mine, found = digest(key), None
     for one in digests:
         if hmac.compare_digest(one, mine):

@@ -1,4 +1,4 @@
-"""The dashboard at `/`: the files that its build left, and generated sounds to try it with."""
+"""The dashboard at `/`: the files of its build, and generated sounds to try it with."""
 
 import base64
 import gzip
@@ -17,7 +17,7 @@ from serve.api.encoding import pick_encoding
 from serve.problems import Problem
 
 BUILT = Path(__file__).parents[1] / "page"
-"""What `make dashboard` wrote."""
+"""Folder that `make dashboard` writes."""
 SAMPLES = ("siren", "bell", "rising chirp", "click train", "one minute")
 
 _RATE = 22_050
@@ -35,7 +35,7 @@ class _File:
 
 @lru_cache(maxsize=1)
 def _files() -> dict[str, _File]:
-    """Every file of the build, by its path."""
+    """Read every file of the build; return them by their paths."""
     found = {}
     for path in sorted(BUILT.rglob("*")):
         if path.is_file():
@@ -57,7 +57,11 @@ def _files() -> dict[str, _File]:
 
 
 def policy(html: bytes) -> str:
-    """The Content-Security-Policy of a page: its own inline scripts by their hashes, no others."""
+    """Return the Content-Security-Policy of a page.
+
+    It allows scripts of this origin and, by their hashes, the inline scripts of the page. It allows
+    no other scripts.
+    """
     scripts = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
         for script in dict.fromkeys(_INLINE.findall(html))
@@ -70,7 +74,7 @@ def policy(html: bytes) -> str:
 
 
 def page(name: str, accepted: str) -> Response:
-    """A file of the build. Raises Problem where there is none of this name."""
+    """Return a file of the build, gzipped if the client accepts it. Raises Problem if missing."""
     file = _files().get(name)
     if file is None:
         raise Problem("not-found", f"no file {name!r} of the dashboard")
@@ -81,7 +85,7 @@ def page(name: str, accepted: str) -> Response:
 
 @lru_cache(maxsize=len(SAMPLES))
 def sample(name: str) -> bytes:
-    """A generated sound, FLAC. Raises Problem where there is none of this name."""
+    """Return a generated sound as FLAC. Raises Problem if no sample has this name."""
     if name not in SAMPLES:
         raise Problem("not-found", f"no sample {name!r}: {', '.join(SAMPLES)}")
     if name == "one minute":

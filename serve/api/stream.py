@@ -1,4 +1,4 @@
-"""Live sound: PCM in over a WebSocket, a prediction out for every hop."""
+"""Live sound: PCM comes in over a WebSocket, and a prediction goes out for every hop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -20,17 +20,17 @@ from serve.options import MOST_OVERLAP
 from serve.problems import Problem
 
 _IDLE_S = 30.0
-"""Seconds in which another window must be full; twice a window's length where that is more."""
+"""Seconds in which the next window must be full; twice a window's length if that is longer."""
 _MOST_MESSAGE = 1 << 20
 _MOST_AHEAD = 16 << 20
-"""Bytes that may have come and not been answered: Ray reads on, however much waits."""
+"""Most bytes that may wait in the inbox. Ray itself keeps receiving, however much is waiting."""
 _REFUSED = 1008
 _BAD_DATA = 1007
 _ANOTHER_BUNDLE = 1012
 
 
 class StreamOptions(BaseModel):
-    """The query of `WS /v1/stream`."""
+    """The query parameters of `WS /v1/stream`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -47,14 +47,14 @@ class _Refused(Exception):
 
 
 class _Inbox:
-    """Messages that have come and were not read yet."""
+    """A queue of received messages that have not been read yet."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[bytes] = asyncio.Queue()
         self._held = 0
 
     async def fill(self, socket: WebSocket) -> None:
-        """Take in what comes, for ever. Raises _Refused, WebSocketDisconnect."""
+        """Receive messages without end. Raises _Refused, WebSocketDisconnect."""
         while True:
             message = await socket.receive()
             if message["type"] == "websocket.disconnect":
@@ -70,19 +70,20 @@ class _Inbox:
                 raise _Refused(_REFUSED, "sound comes faster than it can be answered")
 
     async def take(self) -> bytes:
-        """The next message, once there is one."""
+        """Wait for the next message and return it."""
         data = await self._messages.get()
         self._held -= len(data)
         return data
 
 
 async def stream(socket: WebSocket, current: Callable[[], Service]) -> None:
-    """Answer with a text message for each window; mono PCM comes in binary messages of any size.
+    """Answer each window with a text message; mono PCM comes in binary messages of up to 1 MiB.
 
-    Windows lie as `audiocnn label` cuts them: the first is answered when it is full, each next
-    one a hop later. Closes with 1008 for bad options, 30 s without a full window, or sound that
-    comes faster than it can be answered; 1007 for bad samples; 1012 when another bundle has rolled
-    in. Raises Problem before it accepts where there is no bundle.
+    Windows are cut as `audiocnn label` cuts them. The first one is answered when it is full, and
+    each next one a hop later. Closes with 1008 for bad options, for 30 s (or the length of two
+    windows) without a full window, and for sound that comes faster than it can be answered. Closes
+    with 1007 for bad messages or samples, and with 1012 when another bundle has rolled in. Raises
+    Problem if there is no bundle; the stream is not accepted yet then.
     """
     service = current()
     await socket.accept()
@@ -98,7 +99,7 @@ async def stream(socket: WebSocket, current: Callable[[], Service]) -> None:
 
 
 async def _both(*endless: Coroutine[None, None, None]) -> None:
-    """Run both until one of them fails, and end the other. Raises what it raised."""
+    """Run both coroutines until one fails, then cancel the other. Raises the error of the first."""
     tasks = [asyncio.create_task(one) for one in endless]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -112,7 +113,7 @@ async def _both(*endless: Coroutine[None, None, None]) -> None:
 async def _answer(
     socket: WebSocket, inbox: _Inbox, service: Service, current: Callable[[], Service]
 ) -> None:
-    """Answer for every window, for ever. Raises _Refused, Problem."""
+    """Send an answer for every window, without end. Raises _Refused, Problem."""
     try:
         options = StreamOptions.model_validate(dict(socket.query_params))
         config = _windowing(service, options)
@@ -134,7 +135,10 @@ async def _answer(
 
 
 def _windowing(service: Service, options: StreamOptions) -> FeatureConfig:
-    """How the stream is cut. Raises ConfigError."""
+    """Return how the stream is cut into windows. Raises ConfigError.
+
+    The smallest hop is window_s / MOST_OVERLAP, or the bundle's own hop if that is smaller.
+    """
     feature = service.bundle.feature
     hop_s = options.hop_s or feature.hop_s
     least = min(feature.hop_s, feature.window_s / MOST_OVERLAP)
@@ -151,7 +155,7 @@ def _first_line(error: Exception) -> str:
 
 
 async def _blocks(inbox: _Inbox, options: StreamOptions) -> AsyncIterator[Samples]:
-    """Samples in full scale ±1, as they come. Raises _Refused."""
+    """Yield blocks of float32 samples [n], full scale ±1, as they arrive. Raises _Refused."""
     dtype = np.dtype("<i2" if options.format == "s16le" else "<f4")
     left = b""
     while True:
@@ -170,7 +174,7 @@ async def _blocks(inbox: _Inbox, options: StreamOptions) -> AsyncIterator[Sample
 async def _windows(
     blocks: AsyncIterator[Samples], rate: int, config: FeatureConfig
 ) -> AsyncIterator[Window]:
-    """Whole windows, as soon as they are there."""
+    """Yield each full window as soon as its samples have arrived. Blocks are at `rate` Hz."""
     resampler = soxr.ResampleStream(rate, config.sample_rate, 1, dtype="float32")
     pending, start = np.zeros(0, np.float32), 0
     size, hop = config.window_samples, config.hop_samples

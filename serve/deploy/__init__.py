@@ -1,1 +1,1 @@
-"""The endpoint on Ray Serve, and HAProxy before it."""
+"""The endpoint on Ray Serve, with HAProxy in front of it."""

@@ -1,4 +1,4 @@
-"""The Serve application: one deployment on CPUs; on GPUs a model behind an ingress on CPUs."""
+"""The Serve application: one deployment on CPUs, or a model on GPUs behind an ingress on CPUs."""
 
 from typing import Any
 
@@ -10,11 +10,12 @@ from serve.options import Serve
 
 NAME = "audiocnn"
 _SPREAD = 3
-"""Copies on a cluster that decode for models on GPUs, where there are as many: one is not all."""
+"""Fewest ingress replicas for models on GPUs of a cluster; fewer if there are fewer models. With
+several replicas, the loss of one does not stop the endpoint."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application of a config file's `args`: see `read_args`. Raises AudioCNNError."""
+    """Build the application from a config file's `args`: see `read_args`. Raises AudioCNNError."""
     options, keys = read_args(args)
     fewest = options.replicas_range[0] if options.replicas_range else 1
     return application(options, keys, fewest=max(1, min(_SPREAD, fewest)))
@@ -27,13 +28,15 @@ def application(
     *,
     fewest: int = 1,
 ) -> serve.Application:
-    """The application: `keys` are digests, `fewest` those copies that decode for models on GPUs.
+    """Build the application. `keys` are the digests of the API keys.
 
-    `fingerprints` are those of the bundle and of the one `beside`, where they are kept.
+    `fingerprints` are those of the bundle and of the second one, `beside`, if the cluster keeps
+    them. `fewest` is the smallest number of ingress replicas that decode for models on GPUs.
     """
     common: dict[str, Any] = {
         "user_config": {"bundle": options.bundle, **(fingerprints or {})},
-        # The gate refuses what is too much, and says so; Serve would hold it, or cut its batch.
+        # The gate refuses excess requests with a reason. A limit here would make them wait, or make
+        # batches smaller.
         "max_ongoing_requests": 100_000,
         "graceful_shutdown_timeout_s": options.timeout_s + 5,
         "health_check_period_s": 5,
@@ -51,7 +54,7 @@ def application(
         name="Model", ray_actor_options=share, **_scaling(options), **common
     )(ModelReplica)
     most = options.replicas_range[1] if options.replicas_range else 1
-    # One that decodes and packs on a CPU keeps no GPU busy.
+    # One ingress replica, which decodes and compresses on a CPU, cannot keep a GPU busy.
     several = _autoscaling(options, fewest, 4 * most)
     ingress: Any = serve.deployment(
         name="Endpoint", ray_actor_options=one_cpu, **several, **common
@@ -69,7 +72,8 @@ def _autoscaling(options: Serve, fewest: int, most: int) -> dict[str, Any]:
         "autoscaling_config": {
             "min_replicas": fewest,
             "max_replicas": most,
-            # Half of what a copy takes at once: another one is there before the first refuses.
+            # Scale up at half of a replica's request limit, so that a new replica is ready before
+            # the old ones refuse requests.
             "target_ongoing_requests": max(1, options.queue // 2),
             "upscale_delay_s": 5,
             "downscale_delay_s": 120,

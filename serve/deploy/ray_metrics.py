@@ -1,4 +1,4 @@
-"""The endpoint's metrics, as Ray exports them to Prometheus."""
+"""The endpoint's metrics, which Ray exports to Prometheus."""
 
 from ray.util.metrics import Counter, Histogram
 
@@ -9,7 +9,7 @@ _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
 class RayMeters(EndpointMetrics):
-    """Counts that Ray exports to Prometheus beside its own, each with `ray_` before its name."""
+    """Metrics that Ray exports to Prometheus beside its own; it puts `ray_` before each name."""
 
     def __init__(self) -> None:
         self._requests = Counter(
@@ -27,20 +27,20 @@ class RayMeters(EndpointMetrics):
         self._computed = Histogram("audiocnn_model_seconds", "A batch's forward", _SECONDS)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """As `Meters.request`."""
+        """See `EndpointMetrics.request`."""
         self._requests.inc(1, {"route": route, "status": str(status)})
         self._seconds.observe(seconds, {"route": route})
 
     def failure(self, reason: str) -> None:
-        """As `Meters.failure`."""
+        """See `EndpointMetrics.failure`."""
         self._failures.inc(1, {"reason": reason})
 
     def windows(self, count: int) -> None:
-        """As `Meters.windows`."""
+        """See `EndpointMetrics.windows`."""
         self._windows.inc(count)
 
     def batch(self, size: int, queued_s: float, computed_s: float) -> None:
-        """As `Meters.batch`."""
+        """See `EndpointMetrics.batch`."""
         self._batches.observe(size)
         self._queued.observe(queued_s)
         self._computed.observe(computed_s)

@@ -27,7 +27,7 @@ _LOG = logging.getLogger("ray.serve")
 
 
 class ModelReplica:
-    """A copy of the model on a share of a GPU: windows in, what the model says of them out."""
+    """A replica of the model on a share of a GPU: windows in, inference results out."""
 
     def __init__(self, options: Serve) -> None:
         storage.configure(options.storage_options)
@@ -37,7 +37,10 @@ class ModelReplica:
         self._loading = asyncio.Lock()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load a bundle before anybody asks for it; one that does not load changes nothing."""
+        """Load a bundle before requests need it. If it does not load, the loaded ones stay.
+
+        Raises the error if no bundle is loaded.
+        """
         try:
             await self._model(user_config["bundle"], user_config.get("fingerprint"))
         except Exception as error:
@@ -48,12 +51,15 @@ class ModelReplica:
     async def infer(
         self, uri: str, fingerprint: str, samples: Samples, wanted: Inspect
     ) -> InferenceResult:
-        """What a bundle says of a window. While one rolls in, there is one more."""
+        """Return the output of a bundle for a window [window_samples].
+
+        While a new bundle rolls in, the previous one stays loaded too.
+        """
         model = self._models.get(fingerprint) or await self._model(uri, fingerprint)
         return await model.infer(samples, wanted)
 
     async def check_health(self) -> None:
-        """Ray's question. Raises RuntimeError."""
+        """Answer Ray's health check. Raises RuntimeError if a model no longer answers."""
         for model in self._models.values():
             await model.check()
 
@@ -76,9 +82,9 @@ class ModelReplica:
 
 
 def read_bundle(uri: str, fingerprint: str | None) -> Bundle:
-    """The bundle of a fingerprint where it is kept, or else the one at a URI.
+    """Read the bundle of this fingerprint from the cluster if it is kept there, else from the URI.
 
-    Raises AudioCNNError, also where that is not the one that was meant.
+    Raises AudioCNNError, also if the bundle at the URI has another fingerprint.
     """
     if fingerprint is not None and (found := served_bundles.read(fingerprint)) is not None:
         return found
@@ -89,27 +95,27 @@ def read_bundle(uri: str, fingerprint: str | None) -> Bundle:
 
 
 class RemoteModel:
-    """A bundle on the replicas of another deployment."""
+    """The model of a bundle on the replicas of another deployment."""
 
     def __init__(self, replicas: DeploymentHandle[Any], uri: str, fingerprint: str) -> None:
         self._replicas, self._uri, self._fingerprint = replicas, uri, fingerprint
 
     async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
-        """As `Model.infer`."""
+        """See `InferenceModel.infer`."""
         inferred: InferenceResult = await self._replicas.infer.remote(
             self._uri, self._fingerprint, samples, wanted
         )
         return inferred
 
     async def check(self) -> None:
-        """As `Model.check`: Ray asks its replicas itself."""
+        """Do nothing: Ray checks the health of the replicas itself."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
 
 class Endpoint:
-    """The routes; with the model in the same process, or with handles to it."""
+    """The routes, with the model in the same process or with a handle to its replicas."""
 
     def __init__(
         self,
@@ -128,7 +134,7 @@ class Endpoint:
         self.results = Results(options.labels, options.timeout_s / 2) if options.labels else None
 
     def __serve_build_asgi_app__(self) -> App:
-        """Ray's question, once in each replica."""
+        """Build the application; Ray calls this once in each replica."""
         return make_app(
             self.current.service,
             self.options,
@@ -140,14 +146,14 @@ class Endpoint:
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Roll in the bundle that a deployment's `user_config` names."""
+        """Roll in the bundles that the deployment's `user_config` names."""
         uri = user_config.get("bundle") or self.options.bundle
         await self.current.roll(uri, user_config.get("fingerprint"))
         if self.beside is not None:
             await self.beside.roll(str(self.options.beside), user_config.get("beside"))
 
     async def check_health(self) -> None:
-        """Ray's question. Raises RuntimeError."""
+        """Answer Ray's health check. Raises RuntimeError, or Problem if no bundle is loaded."""
         await self.current.service().model.check()
 
     def __del__(self) -> None:

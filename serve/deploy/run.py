@@ -1,4 +1,4 @@
-"""`audiocnn serve`: check first, then start Serve, and stop with it."""
+"""`audiocnn serve`: check the options, start Serve, and stop it at the end."""
 
 import logging
 import os
@@ -21,13 +21,13 @@ from serve.options import Serve
 
 
 def check(options: Serve) -> tuple[str, ...]:
-    """The digests of the API keys, once everything that can be wrong before Ray starts is not.
+    """Check everything that can be wrong before Ray starts; return the digests of the API keys.
 
-    Raises AudioCNNError: no keys for an address that others can reach, a port that is taken, a
-    bundle that is not there or damaged, labels that are not there or by another bundle.
+    Raises AudioCNNError: no keys for an address that other machines can reach, a port that is
+    taken, a bundle that is missing or damaged, labels that are missing or by another bundle.
     """
     storage.configure(options.storage_options)
-    if options.config is not None:  # keys and ports are the cluster's
+    if options.config is not None:  # the cluster has its own keys and ports
         _check_artefacts(options)
         return ()
     keys = read_keys(options.keys)
@@ -43,7 +43,7 @@ def check(options: Serve) -> tuple[str, ...]:
 
 
 def is_joined() -> bool:
-    """Whether the cluster is somebody's: Serve's proxies are as they are set up there."""
+    """Whether this process joins an existing cluster, which has its own settings of the proxies."""
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
@@ -55,7 +55,7 @@ def _check_artefacts(options: Serve) -> None:
 
 
 def _check_labels(options: Serve, bundle: str) -> None:
-    """Raise MismatchError where labels are by another bundle, StorageError where there are none."""
+    """Raise MismatchError if another bundle made the labels, StorageError if there are none."""
     if options.labels is not None and (made_by := read_state(options.labels).bundle) != bundle:
         raise MismatchError(
             f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
@@ -64,9 +64,9 @@ def _check_labels(options: Serve, bundle: str) -> None:
 
 
 def size_replicas(options: Serve, cpus: int, gpus: int) -> Serve:
-    """The same with as many copies as a cluster has room for, where none are asked for.
+    """Return the options with as many replicas as the cluster has room for, if no number is given.
 
-    Raises ConfigError where those asked for would be waited for in vain.
+    Raises ConfigError if the cluster has no room for the fewest replicas that are asked for.
     """
     room = machine.copies(gpus, options.gpu) if options.gpu else cpus
     fewest, most = options.replicas_range or (max(1, room),) * 2
@@ -82,8 +82,8 @@ def size_replicas(options: Serve, cpus: int, gpus: int) -> Serve:
 def listen(options: Serve) -> None:
     """Start Serve on the cluster that was started or joined.
 
-    Raises ConfigError where it runs already and listens elsewhere: an application without keys
-    would be open to whoever reaches that.
+    Raises ConfigError if Serve already runs and listens at another address: an application without
+    keys would be open to everyone who can reach that address.
     """
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -94,7 +94,7 @@ def listen(options: Serve) -> None:
     try:
         there = cast(Any, _get_global_client()).http_config
     except RayServeException:
-        # What is behind our own HAProxy is for it alone: see serve/proxy.py.
+        # Only our own HAProxy may reach the proxy behind it: see serve/deploy/haproxy.py.
         host = options.host if is_joined() else LOOPBACK
         serve.start(http_options=HTTPOptions(host=host, port=options.port))
         return
@@ -106,19 +106,20 @@ def listen(options: Serve) -> None:
 
 
 def start(options: Serve, keys: tuple[str, ...]) -> str:
-    """Start the application; returns its address once it answers.
+    """Start the application; return its URL once it answers.
 
-    Raises ConfigError where it does not start.
+    Raises AudioCNNError if it does not start.
     """
     roll(options, keys)
     return f"http://{options.address}"
 
 
 def roll(options: Serve, keys: tuple[str, ...]) -> str:
-    """Let the bundle as it is now answer, replica by replica; returns its fingerprint.
+    """Serve the bundle that its URI holds now, replica by replica; return its fingerprint.
 
-    It is kept for copies that start later, whatever its URI has then. Raises AudioCNNError where it
-    does not load or start, or the labels are another one's: what answered before goes on.
+    The cluster keeps this bundle for replicas that start later, even if the URI changes. Raises
+    AudioCNNError if the bundle does not load or start, or if another bundle made the labels; the
+    previous bundle then goes on answering.
     """
     from ray import serve
 
@@ -137,7 +138,7 @@ def roll(options: Serve, keys: tuple[str, ...]) -> str:
         try:
             deploy(now)
         except RuntimeError as error:
-            if before is not None:  # or copies that start later would be of the one that does not
+            if before is not None:  # else later replicas would get the bundle that failed
                 with suppress(RuntimeError):
                     deploy(before)
             first = str(error).splitlines()[0]
@@ -151,7 +152,7 @@ def roll(options: Serve, keys: tuple[str, ...]) -> str:
 
 
 def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
-    """Serve until SIGINT or SIGTERM; on SIGUSR1 roll, and yield what became of it in words."""
+    """Serve until SIGINT or SIGTERM. On SIGUSR1 roll, and yield a sentence about the outcome."""
     again = threading.Event()
     signal.signal(signal.SIGUSR1, lambda *_: again.set())
     signal.signal(signal.SIGTERM, _interrupt)
@@ -165,12 +166,12 @@ def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
 
 
 def _interrupt(*_: object) -> None:
-    """End as by Ctrl-C; not by SIGINT, which a shell lets commands in the background ignore."""
+    """End as by Ctrl-C. This does not use SIGINT: shells make background commands ignore it."""
     raise KeyboardInterrupt
 
 
 def stop() -> None:
-    """Let what is being answered be answered, and end; on a joined cluster, ours alone."""
+    """Let current requests finish, and end Serve; on a joined cluster, only this application."""
     import ray
     from ray import serve
     from ray.serve.exceptions import RayServeException
@@ -181,8 +182,8 @@ def stop() -> None:
     if not ray.is_initialized():
         return
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with suppress(RayServeException):  # it was never started
-        serve.delete(NAME)  # lets the replicas finish; shutdown takes their proxy away at once
+    with suppress(RayServeException):  # Serve was never started
+        serve.delete(NAME)  # lets replicas finish; shutdown alone ends their proxy at once
         served_bundles.forget()
     if not is_joined():
         serve.shutdown()

@@ -1,8 +1,8 @@
 """The bundles that are served, kept in the cluster itself.
 
-A copy of the model that starts while its URI has another bundle, or half of one, finds here the one
-that is served: in the memory of Ray's head, where Ray keeps the code of jobs too, and where every
-node reaches it. So nothing lies on a disk, and all of it goes with the cluster.
+A replica may start while its URI holds another bundle, or an incomplete one. It finds the served
+bundle here, in the memory of Ray's head node. Ray keeps the code of jobs there too, and every node
+can reach it. So no disk holds the bundle, and it is gone when the cluster ends.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ _NAMESPACE = b"audiocnn"
 _SERVED = b"served"
 _FILES = ("bundle.json", "model.safetensors")
 _PIECE = 64 << 20
-"""Bytes of one message: Ray takes up to 512 MiB."""
+"""Bytes of one message; Ray accepts up to 512 MiB."""
 
 
 def keep(uri: str) -> str:
-    """Keep the bundle at a URI, once it has been read; returns its fingerprint.
+    """Read the bundle at a URI and keep it; return its fingerprint.
 
-    Raises AudioCNNError where it does not load, or is written anew at this moment.
+    Raises AudioCNNError if it does not load, or if it is overwritten while it is read.
     """
     fingerprint = Bundle.read(uri).fingerprint
     files = {name: storage.read_bytes(storage.join(uri, name)) for name in _FILES}
@@ -36,13 +36,13 @@ def keep(uri: str) -> str:
         pieces = [data[at : at + _PIECE] for at in range(0, len(data), _PIECE)]
         for number, piece in enumerate(pieces):
             kv._internal_kv_put(f"{fingerprint}/{name}/{number}", piece, namespace=_NAMESPACE)
-        # Last, so that what has it is whole.
+        # Written last: a file that has this entry is complete.
         kv._internal_kv_put(f"{fingerprint}/{name}", str(len(pieces)), namespace=_NAMESPACE)
     return fingerprint
 
 
 def read(fingerprint: str) -> Bundle | None:
-    """The bundle of this fingerprint, where it is kept. Raises AudioCNNError."""
+    """Return the bundle of this fingerprint; None if it is not kept. Raises AudioCNNError."""
     files = {}
     for name in _FILES:
         count = _get(f"{fingerprint}/{name}")
@@ -57,15 +57,15 @@ def read(fingerprint: str) -> Bundle | None:
 
 
 def served() -> dict[str, str] | None:
-    """The fingerprints that were last given to `settle`; None before."""
+    """Return the fingerprints `now` of the last `settle`; None before the first."""
     text = _get(_SERVED.decode())
     return None if text is None else json.loads(text)
 
 
 def settle(now: dict[str, str], before: dict[str, str] | None = None) -> None:
-    """Note the fingerprints that are served now, and forget all but these and those before.
+    """Record the fingerprints that are served now. Delete all bundles except these and `before`.
 
-    Copies of before may still answer what they were asked.
+    Replicas with the bundles of `before` may still answer requests.
     """
     kv._internal_kv_put(_SERVED, json.dumps(now), namespace=_NAMESPACE)
     wanted = {*now.values(), *(before or {}).values()}
@@ -75,17 +75,17 @@ def settle(now: dict[str, str], before: dict[str, str] | None = None) -> None:
 
 
 def forget() -> None:
-    """Forget all of them."""
+    """Delete all bundles and the record of the served ones."""
     kv._internal_kv_del(b"", del_by_prefix=True, namespace=_NAMESPACE)
 
 
 def _check(files: dict[str, bytes], fingerprint: str, uri: str) -> None:
-    """Raise MismatchError where files are not those that were read as this bundle."""
+    """Raise MismatchError if the files are not those of the bundle that was read."""
     weights = hashlib.sha256(files["model.safetensors"]).hexdigest()
     try:
         described: dict[str, Any] = json.loads(files["bundle.json"])
         same = (described["fingerprint"], described["weights_sha256"]) == (fingerprint, weights)
-    except (ValueError, KeyError, TypeError):  # half of it is there
+    except (ValueError, KeyError, TypeError):  # the file is incomplete
         same = False
     if not same:
         raise MismatchError(f"{uri}: it is written anew while it is read; try again")

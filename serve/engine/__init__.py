@@ -1,1 +1,1 @@
-"""Recordings -> answers: decoding, the model, and the labels that are looked through."""
+"""Recordings -> answers: decoding, the model, and the labels to browse."""

@@ -1,4 +1,4 @@
-"""Arrays as they travel: small, and readable with three lines of any language."""
+"""Arrays as JSON: small, and readable with three lines of code in any language."""
 
 import base64
 from typing import Any, Literal
@@ -7,10 +7,11 @@ import numpy as np
 
 
 def compact(values: np.ndarray, dtype: Literal["uint8", "float16"] = "uint8") -> dict[str, Any]:
-    """An array of finite numbers as JSON: shape, dtype, min, max, and its bytes in base64.
+    """Encode an array of finite numbers as JSON: shape, dtype, min, max, and its bytes in base64.
 
-    In row-major order, little-endian. uint8 shares out 0 to 255 between min and max: half a step
-    of (max - min) / 255 is lost. float16 are the values themselves.
+    The bytes are in row-major order, little-endian. uint8 maps min to 0 and max to 255, so a value
+    is off by at most half a step of (max - min) / 255. float16 holds the values themselves, clipped
+    to its range.
     """
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if dtype == "uint8":
@@ -28,7 +29,7 @@ def compact(values: np.ndarray, dtype: Literal["uint8", "float16"] = "uint8") ->
 
 
 def expand(plain: dict[str, Any]) -> np.ndarray:
-    """The float32 array that `compact` wrote."""
+    """Decode what `compact` returned to a float32 array."""
     data = base64.b64decode(plain["data"])
     if plain["dtype"] == "float16":
         values = np.frombuffer(data, "<f2").astype(np.float32)

@@ -1,7 +1,7 @@
-"""Recordings -> samples, without trusting a byte of them.
+"""Untrusted recordings -> samples.
 
-16-bit WAV is read by numpy alone. Anything else goes through libsndfile, in processes that are
-killed when they take too long, and whose memory is bounded.
+16-bit WAV is read by numpy alone. Any other format goes through libsndfile, in child processes.
+Their memory is limited, and they are killed when they take too long.
 """
 
 import asyncio
@@ -21,18 +21,19 @@ from audiocnn.errors import AudioError, InstallationError, StorageError
 from serve.engine.decoder_child import SegmentRequest, Slow
 
 _CHILD = "from serve.engine.decoder_child import main; main()"
-"""Not `-m`: what is sent is unpickled as that module's."""
+"""Code of the child process. Not `-m`: that would name the module `__main__`, and the objects that
+are sent are pickled by the module's real name."""
 _START_S = 120.0
-"""Seconds in which the process must have imported what it needs, on a busy machine too."""
+"""Seconds that the process may take to import its modules, also on a busy machine."""
 _QUICK_S = 0.25
-"""Seconds of a CPU for which a recording may keep others waiting: a minute of FLAC takes less."""
+"""CPU seconds for which a recording may keep others waiting; a minute of FLAC takes less."""
 
 
 class Decoder:
-    """Decodes recordings, each within `timeout_s` seconds.
+    """Decode recordings; each attempt may take `timeout_s` seconds.
 
-    One that takes long is begun again where only its like wait for it, so that many of them keep
-    out nobody else.
+    A recording that takes long starts again in a second process, the slow lane. Only other slow
+    recordings wait there, so that many slow ones do not delay the quick ones.
     """
 
     def __init__(self, limits: AudioLimits, *, timeout_s: float = 15.0) -> None:
@@ -41,13 +42,16 @@ class Decoder:
         self._quick, self._slow = Lane(), Lane()
 
     def close(self) -> None:
-        """Kill the processes. Nothing may be decoded any more."""
+        """Kill the processes. Nothing may be decoded afterwards."""
         self._plain.shutdown(wait=True, cancel_futures=True)
         self._quick.close()
         self._slow.close()
 
     async def decode(self, body: bytes, sample_rate: int) -> tuple[AudioInfo, Samples]:
-        """What the header says, and mono float32 samples at a rate. Raises AudioError."""
+        """Return the header's contents and mono float32 samples [n] at `sample_rate` Hz.
+
+        Raises AudioError, and InstallationError if the child process cannot start.
+        """
         loop = asyncio.get_running_loop()
         plain = await loop.run_in_executor(self._plain, self._read_plain, body, sample_rate)
         if plain is not None:
@@ -60,31 +64,31 @@ class Decoder:
         return cast(AudioInfo, info), samples
 
     def _read_plain(self, body: bytes, sample_rate: int) -> tuple[AudioInfo, Samples] | None:
-        """A recording that needs no process; None for any other one. Raises AudioError."""
+        """Decode a recording that needs no process; None for any other one. Raises AudioError."""
         return None if needs_libsndfile(body) else read(body, sample_rate, self.limits)
 
 
 class Lane:
-    """A process that decodes one recording after another, in the order in which they came."""
+    """A process that decodes one recording after another, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "decode")
         self._process = _Process()
 
     def close(self) -> None:
-        """Kill the process. Nothing may be asked any more."""
+        """Kill the process. Nothing may be decoded afterwards."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._process.close()
 
     async def cut_out(self, cut: SegmentRequest, timeout_s: float) -> Samples:
-        """A segment of a recording in storage. Raises AudioError, StorageError."""
+        """Return a segment of a recording in storage, [n]. Raises AudioError, StorageError."""
         _, samples = await self.ask(cut, None, timeout_s)
         return samples
 
     async def ask(
         self, what: Any, body: bytes | None, timeout_s: float
     ) -> tuple[AudioInfo | None, Samples]:
-        """What `serve.engine.decoder_child` answers. Raises AudioError, StorageError, Slow."""
+        """Return the child's answer to `what` and `body`. Raises AudioError, StorageError, Slow."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._ask, what, body, timeout_s)
 
@@ -100,11 +104,11 @@ class Lane:
 
 
 class _Process:
-    """A process that decodes; it starts at once, and is waited for when it is first needed."""
+    """A process that decodes. It starts at once; the first request waits until it is ready."""
 
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
-        # Not multiprocessing's own start: it would import the main module, which is Ray's.
+        # multiprocessing's own way to start a process would import the main module, which is Ray's.
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", _CHILD, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -118,10 +122,10 @@ class _Process:
         theirs.close()
         self._ready = False
         self.failed = False
-        """Whether it is of no more use."""
+        """Whether the process can no longer be used."""
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -129,9 +133,10 @@ class _Process:
     def ask(
         self, what: Any, body: bytes | None, timeout_s: float
     ) -> tuple[AudioInfo | None, Samples]:
-        """What `decoder_child` answers; `crashed` where the process dies or takes too long.
+        """Return the child's answer, or raise the AudioError, StorageError or Slow that it sends.
 
-        Raises Slow where it was killed as it said that it would be.
+        Also raises AudioError `crashed` if the process dies or takes too long, InstallationError if
+        it cannot start, and Slow if its own timer of CPU time (SIGPROF) killed it.
         """
         try:
             if not self._ready:

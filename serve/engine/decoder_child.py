@@ -1,8 +1,8 @@
-"""The process in which a recording is decoded; it may be killed at any time.
+"""The child process in which recordings are decoded; it may be killed at any time.
 
-Started by `serve.engine.decoder.Decoder` and by nothing else. Over the socket of its argument come
-recordings from the network, or where in storage one is; back goes the sound of each, or what is
-wrong with it.
+Only `serve.engine.decoder` starts it. Its argument is the number of a socket. Over this socket it
+receives recordings from the network, or requests for segments of recordings in storage. It sends
+back the samples of each, or the error.
 """
 
 import resource
@@ -23,26 +23,26 @@ from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.errors import AudioError, StorageError
 
 MOST_MEMORY = 768 << 20
-"""Bytes that this process may allocate: far more than any recording within the limits takes."""
+"""Bytes that this process may allocate: far more than any recording within the limits needs."""
 
 
 class Slow(Exception):
-    """A recording that was given up because it takes longer than it may here."""
+    """Decoding was stopped because it took more CPU time than this request allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRequest:
-    """A segment of a recording in storage, as mono samples at a rate."""
+    """A request for a segment of a recording in storage, as mono samples at `sample_rate` Hz."""
 
     recording: Recording
-    """With the `segment` that is wanted; all of it without one."""
+    """The recording, with the `segment` to decode; without a segment all of it is decoded."""
     sample_rate: int
     limits: AudioLimits
     storage_options: dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    """Decode until the other end is gone."""
+    """Decode recordings until the other end closes the socket."""
     connection = Connection(int(sys.argv[1]))
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
@@ -56,7 +56,7 @@ def main() -> None:
                 connection.send(error)
                 continue
             except Exception as error:
-                # Ours to mend, but not at the cost of every other recording.
+                # A bug of ours. The process goes on, so that it can decode the other recordings.
                 connection.send(AudioError("crashed", f"{type(error).__name__}: {error}"))
                 continue
             connection.send(info)
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
-    """What the next message asks for. Raises AudioError, StorageError, Slow, EOFError."""
+    """Return the answer to the next message. Raises AudioError, StorageError, Slow, EOFError."""
     asked = connection.recv()
     if isinstance(asked, SegmentRequest):
         return None, _cut_out(asked)
@@ -76,9 +76,10 @@ def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
 
 @contextmanager
 def _within(most_s: float | None) -> Iterator[Callable[[], None]]:
-    """A function that raises Slow once this process has computed for so many seconds more.
+    """Yield a function that raises Slow once this process has used `most_s` more CPU seconds.
 
-    Where nobody calls it, in native code that does not come back, twice as long ends the process.
+    None: no limit. Native code that does not return never calls the function. So a signal, SIGPROF,
+    kills the process after twice that time.
     """
     until = process_time() + most_s if most_s is not None else float("inf")
 

@@ -1,4 +1,4 @@
-"""Labels that an endpoint was given: looked through, listened to, corrected."""
+"""The labels of an endpoint: find windows, return their sound, and write corrections."""
 
 import asyncio
 import logging
@@ -24,12 +24,12 @@ from serve.engine.decoder_child import SegmentRequest
 from serve.problems import Problem
 
 COLUMNS = ("uri", "label", "suggested", "score", "onset_s", "offset_s", "bundle")
-"""Of corrections: a manifest for `ingest`."""
+"""Columns of the corrections, which are a manifest for `audiocnn ingest`."""
 _LOG = logging.getLogger("audiocnn.serve")
 
 
 class Results:
-    """The labels at a URI; their recordings are decoded within `timeout_s` seconds."""
+    """The labels at a URI. Each of their windows must be decoded within `timeout_s` seconds."""
 
     def __init__(self, uri: str, timeout_s: float) -> None:
         self._uri, self._timeout_s = uri, timeout_s
@@ -38,13 +38,13 @@ class Results:
         self._opening = asyncio.Lock()
 
     def close(self) -> None:
-        """Remove what was copied. Nothing may be asked any more."""
+        """Delete the local copy of the labels and stop the decoder. Nothing may be called then."""
         if self._browser is not None:
             self._browser.close()
         self._decoder.close()
 
     async def card(self) -> dict[str, Any]:
-        """The answer of `GET /v1/labels`: what is there so far. Raises Problem."""
+        """Return the answer of `GET /v1/labels`, for the parts read so far. Raises Problem."""
         browser = await self._opened()
         browser.refresh()
         state = browser.state
@@ -64,7 +64,7 @@ class Results:
         }
 
     async def find(self, query: Query) -> dict[str, Any]:
-        """The answer of `GET /v1/labels/windows`. Raises Problem."""
+        """Return the answer of `GET /v1/labels/windows`. Raises Problem."""
         browser = await self._opened()
         try:
             found = await asyncio.to_thread(browser.find, query)
@@ -82,7 +82,7 @@ class Results:
         }
 
     async def sound(self, uri: str, start_s: float, sample_rate: int) -> bytes:
-        """A window's sound, WAV, without the padding. Raises Problem."""
+        """Return the sound of a window as WAV, without the padding. Raises Problem."""
         browser = await self._opened()
         (row,) = await _rows(browser, [(uri, start_s)])
         segment = row.start_s, row.end_s
@@ -105,7 +105,7 @@ class Results:
         return wav(samples, sample_rate)
 
     async def manifest(self, corrections: list[tuple[str, float, str]]) -> bytes:
-        """URIs, seconds and labels -> a CSV that `ingest` takes. Raises Problem."""
+        """Return a CSV for `ingest` from (URI, start in seconds, label). Raises Problem."""
         browser = await self._opened()
         places = [(uri, start_s) for uri, start_s, _ in corrections]
         found, bundle = await _rows(browser, places), browser.state.bundle
@@ -116,7 +116,10 @@ class Results:
         return csv_file([COLUMNS, *rows])
 
     async def _opened(self) -> Browser:
-        """The labels: a copy of the endpoint starts without them too. Raises Problem."""
+        """Open the labels at the first request, so that a replica can start without them.
+
+        Raises Problem.
+        """
         async with self._opening:
             if self._browser is None:
                 try:
@@ -128,7 +131,10 @@ class Results:
 
 
 async def _rows(browser: Browser, places: list[tuple[str, float]]) -> list[LabelRow]:
-    """The windows at these places, in their order. Raises Problem where there is none."""
+    """Return the windows at these places (URI, start in seconds), in their order.
+
+    Raises Problem if one is missing.
+    """
     found = await asyncio.to_thread(browser.windows, places)
     if found is None:
         raise _unread()

@@ -1,17 +1,17 @@
-"""What an endpoint counts. The numbers go wherever a subclass sends them; here, nowhere."""
+"""The metrics of an endpoint. A subclass exports the numbers; the class here drops them."""
 
 
 class EndpointMetrics:
-    """Counts of requests, windows, batches and failures, and how long things took."""
+    """Counts of requests, windows, batches and failures, and their durations in seconds."""
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Record an answered request."""
 
     def failure(self, reason: str) -> None:
-        """It was answered with this problem."""
+        """Record a request that was answered with the problem of this name."""
 
     def windows(self, count: int) -> None:
-        """So many windows were predicted for one request."""
+        """Record how many windows were predicted for one request."""
 
     def batch(self, size: int, queued_s: float, computed_s: float) -> None:
-        """A window waited so long, and was computed in a batch of so many windows."""
+        """Record a batch: its windows, the wait of its first window, and its computing time."""

@@ -1,4 +1,4 @@
-"""A bundle that computes: batches over requests, feature maps, evidence. No Ray in it."""
+"""A bundle's model in use: batches across requests, feature maps, evidence. Imports no Ray."""
 
 import asyncio
 import queue
@@ -26,57 +26,58 @@ _HANGS_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """What is to be kept of a window's forward beside its scores."""
+    """The results of a window's forward pass that are kept besides its scores."""
 
     maps: Maps = "none"
     layer: str | None = None
     channels: tuple[int, int] = (0, 0)
     evidence: int | None = None
-    """The class, by its place, whose evidence is wanted."""
+    """Index of the class to compute evidence for."""
     sound: bool = False
-    """The sound of that evidence too."""
+    """Whether to keep the sound of that evidence too."""
     logmel: bool = False
 
     @property
     def anything(self) -> bool:
-        """Whether there is anything but scores to be kept."""
+        """Whether anything besides the scores is kept."""
         return self.maps != "none" or self.evidence is not None or self.logmel
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceResult:
-    """What a model says of a window."""
+    """The output of the model for one window."""
 
     scores: np.ndarray
-    """[n_classes], sum 1."""
+    """[n_classes], with sum 1; all 0 for a silent window."""
     logmel: np.ndarray | None = None
     """[n_mels, n_frames] decibels, float16."""
     maps: dict[str, np.ndarray] = field(default_factory=dict)
-    """Means over channels [bands, frames]; with `channels`, some of a layer [n, bands, frames]."""
+    """By layer: the mean over channels [bands, frames]; with maps="channels", some of the layer's
+    channels [n, bands, frames]."""
     activations: np.ndarray | None = None
-    """With `channels`: each channel's mean, of all channels of that layer."""
+    """[channels], the mean of each channel of the layer; only with maps="channels"."""
     cam: np.ndarray | None = None
-    """[n_mels, n_frames] within 0 and 1."""
+    """Grad-CAM [n_mels, n_frames], within 0 and 1."""
     sound: Samples | None = None
     batch: int
-    """Windows that were computed together."""
+    """Number of windows that were computed together."""
     queued_s: float
     computed_s: float
 
 
 class InferenceModel(Protocol):
-    """A bundle on this machine, or on another one."""
+    """The model of a bundle, on this machine or on another one."""
 
     async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
-        """What the model says of a window of samples [window_samples]."""
+        """Return the output for one window of samples [window_samples]."""
         ...
 
     async def check(self) -> None:
-        """Raise RuntimeError where it answers no more."""
+        """Raise RuntimeError if the model no longer answers."""
         ...
 
     def close(self) -> None:
-        """Release what it holds, once what waits is answered; nothing may be asked any more."""
+        """Release the model after all waiting windows are answered. Nothing may be called then."""
         ...
 
 
@@ -89,10 +90,12 @@ class _Job:
 
 
 class BatchingModel:
-    """A bundle in this process. Whatever waits when a forward ends is the next one's batch.
+    """A model in this process. When a forward pass ends, the waiting windows form the next batch.
 
-    >>> model = LocalModel(Bundle.read("bundle"))
-    >>> inferred = await model.infer(samples, Wanted())
+    >>> model = BatchingModel(Bundle.read("bundle"))
+    >>> inferred = await model.infer(samples, Inspect())
+
+    A batch has at most `batch_size` windows, all of one length.
     """
 
     def __init__(
@@ -112,13 +115,13 @@ class BatchingModel:
         self._thread.start()
 
     async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
-        """As `Model.infer`."""
+        """See `InferenceModel.infer`."""
         answer: Future[InferenceResult] = Future()
         self._jobs.put(_Job(samples=samples, wanted=wanted, answer=answer, since=perf_counter()))
         return await asyncio.wrap_future(answer)
 
     async def check(self) -> None:
-        """As `Model.check`."""
+        """See `InferenceModel.check`."""
         if not self._thread.is_alive():
             raise RuntimeError("the model's thread ended")
         since = self._computing_since
@@ -126,12 +129,12 @@ class BatchingModel:
             raise RuntimeError(f"a forward has taken over {_HANGS_S:g} s")
 
     def close(self) -> None:
-        """As `Model.close`."""
+        """See `InferenceModel.close`."""
         self._jobs.put(None)
 
     def _work(self) -> None:
-        torch.set_num_threads(1)  # a copy a core; OpenMP counts for each thread by itself
-        threadpool_limits(1, user_api="blas")  # NumPy's, for the log-mel
+        torch.set_num_threads(1)  # one replica per core; OpenMP has one setting per thread
+        threadpool_limits(1, user_api="blas")  # NumPy's BLAS, for the log-mel
         waiting: list[_Job] = []
         while True:
             job = None if waiting else self._jobs.get()
@@ -141,14 +144,14 @@ class BatchingModel:
             with suppress(queue.Empty):
                 while (job := self._jobs.get_nowait()) is not None:
                     waiting.append(job)
-                self._jobs.put(None)  # to be closed, once all that waits is answered
+                self._jobs.put(None)  # close after all waiting jobs are answered
             length = len(waiting[0].samples)
-            # Of longer windows than the trained ones fewer: the memory of a forward stays the same.
+            # Fewer windows if they are longer than the trained ones, so that memory stays the same.
             most = max(1, self._batch_size * self.predictor.bundle.feature.window_samples // length)
             batch = [job for job in waiting if len(job.samples) == length]
             batch = batch[: min(most, self._batch_size)]
             waiting = [job for job in waiting if job not in batch]
-            # Nobody waits any more for those whose client went away.
+            # Skip jobs that were cancelled: their client disconnected.
             if batch := [job for job in batch if job.answer.set_running_or_notify_cancel()]:
                 self._answer(batch)
 

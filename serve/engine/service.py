@@ -1,4 +1,4 @@
-"""What an endpoint answers, whatever carries it: recordings in, plain JSON values out. No Ray."""
+"""The answers of an endpoint: recordings in, plain JSON values out. Knows neither HTTP nor Ray."""
 
 import asyncio
 import base64
@@ -22,10 +22,11 @@ from serve.options import MOST_WINDOWS, PredictRequest
 from serve.problems import Problem
 
 _WINDOWS_AHEAD = 16
-"""Windows of one request that may wait for the model: others' come between."""
+"""Windows of one request that may wait for the model at once. Windows of other requests come
+between these groups."""
 _TUTORIAL_SAMPLES = 8_000
 _LONGEST_WINDOW = 10
-"""Trained windows that one window may be as long as: it is computed whole."""
+"""Longest window, in lengths of the trained window: a window is computed as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,14 @@ class DecodedRecording:
 
 
 class Service:
-    """A bundle's answers about recordings."""
+    """Answer requests about recordings with one bundle."""
 
     def __init__(self, bundle: Bundle, model: InferenceModel, decoder: Decoder) -> None:
         self.bundle, self.model, self.decoder = bundle, model, decoder
         self._map_names = list(bundle.model.map_names)
 
     async def predict(self, body: bytes, asked: PredictRequest) -> dict[str, Any]:
-        """The answer of `POST /v1/predict`. Raises Problem."""
+        """Return the answer of `POST /v1/predict` for an encoded recording. Raises Problem."""
         began = perf_counter()
         wanted = self._wanted(asked)
         heard = await self.hear(body, asked)
@@ -71,7 +72,7 @@ class Service:
         return answer
 
     async def tutorial(self, body: bytes) -> dict[str, Any]:
-        """The answer of `POST /inference`, in the shape of the tutorial's. Raises Problem."""
+        """Return the answer of `POST /inference`, in the tutorial's format. Raises Problem."""
         heard = await self.hear(body, PredictRequest())
         inferred, looked_at = await self._infer(heard, Inspect(maps="blocks", logmel=True), None)
         prediction = self._prediction(heard, inferred, 3)
@@ -91,12 +92,12 @@ class Service:
         }
 
     def answer(self, window: Window, inferred: InferenceResult, top_k: int) -> dict[str, Any]:
-        """One window's answer, by itself."""
+        """Return the answer for one window alone."""
         whole = predictor.encode(self.bundle, [window], inferred.scores[None], top_k)
         return {**_answer(whole.windows[0]), "bundle": self.bundle.fingerprint}
 
     def card(self) -> dict[str, Any]:
-        """The answer of `GET /v1/model`."""
+        """Return the answer of `GET /v1/model`."""
         bundle = self.bundle
         return {
             "bundle": bundle.fingerprint,
@@ -110,7 +111,7 @@ class Service:
         }
 
     async def warm_up(self) -> None:
-        """Answer what can be asked about a second of silence, so that the first is no slower."""
+        """Answer requests about a second of silence, so that the first real one is no slower."""
         silence = encode(np.zeros(44_100), 44_100)
         for container in (silence, encode(np.zeros(44_100), 44_100, "flac")):
             await self.predict(container, PredictRequest())
@@ -118,14 +119,14 @@ class Service:
         await self.predict(silence, everything)
 
     async def check(self) -> None:
-        """Raise Problem where the model answers no more."""
+        """Raise Problem if the model no longer answers."""
         try:
             await self.model.check()
         except RuntimeError as error:
             raise Problem("not-ready", str(error)) from error
 
     async def hear(self, body: bytes, asked: PredictRequest) -> DecodedRecording:
-        """Decode a recording and cut it. Raises Problem."""
+        """Decode a recording and cut it into windows. Raises Problem."""
         if not body:
             raise Problem("empty", "the request has no body")
         config = self._windowing(asked)
@@ -200,7 +201,7 @@ class Service:
     async def _infer(
         self, heard: DecodedRecording, wanted: Inspect, window: int | None
     ) -> tuple[list[InferenceResult], int]:
-        """Each window's, and the place of the one that was looked into."""
+        """Return the result of each window, and the index of the inspected window."""
         windows = [one.samples for one in heard.windows]
         at = 0 if len(windows) == 1 else window
         plain = Inspect()
@@ -225,7 +226,7 @@ class Service:
     def _inside(
         self, heard: DecodedRecording, one: InferenceResult, at: int, asked: PredictRequest
     ) -> dict[str, Any]:
-        """What the model saw of one window, its maps, and its evidence."""
+        """Return the model's input for one window, the window's maps and its evidence."""
         window, config = heard.windows[at], heard.config
         inside: dict[str, Any] = {}
         if one.logmel is not None:
@@ -255,7 +256,7 @@ class Service:
 
 
 def _answer(prediction: predictor.WindowPrediction) -> dict[str, Any]:
-    """A window's or a recording's answer."""
+    """Return the answer for a window or for a whole recording."""
     return {
         "start_s": prediction.start_s,
         "end_s": prediction.end_s,
@@ -271,14 +272,14 @@ def _duration_s(heard: DecodedRecording) -> float:
 
 
 def _most_telling(windows: list[Window], inferred: list[InferenceResult]) -> int:
-    """The window with the highest score of the class that the whole recording is given."""
+    """Return the index of the window with the highest score of the whole recording's class."""
     scores = np.stack([one.scores for one in inferred])
     weights = np.array([window.duration_s for window in windows])
     return int(scores[:, (weights @ scores).argmax()].argmax())
 
 
 def _waveform(heard: DecodedRecording, count: int) -> dict[str, Any]:
-    """The least and greatest sample of each of `count` equal stretches of time."""
+    """Return the minimum and maximum sample of each of `count` equal stretches of time."""
     samples = heard.samples
     count = max(1, min(count, len(samples)))
     edges = np.arange(count) * len(samples) // count
@@ -296,7 +297,7 @@ def _nested(values: np.ndarray) -> dict[str, Any]:
 def _timings(
     inferred: list[InferenceResult], began: float, decoded: float, computed: float
 ) -> dict[str, float]:
-    """Milliseconds; the model's are those of the window that took longest."""
+    """Return durations in milliseconds; `queue` and `model` are the longest of any window."""
     now = perf_counter()
     return {
         "decode": round((decoded - began) * 1e3, 2),

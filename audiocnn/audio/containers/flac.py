@@ -1,4 +1,4 @@
-"""What the headers of a FLAC say of its length: that of the file, and those of its frames.
+"""The length of a FLAC file, from the header of the file and from those of its frames.
 
 Source: RFC 9639.
 """
@@ -10,26 +10,26 @@ from audiocnn.errors import AudioError
 from audiocnn.storage.stores.range_file import read_at
 
 _LENGTH_AT = 21
-"""Where a FLAC says how many samples it has: in the lower half of this byte, and in four more."""
+"""Position of the number of samples: the lower half of this byte, and the next four bytes."""
 _BLOCK_AT = 10
-"""Where it says the largest number of samples in a frame, in two bytes."""
+"""Position of the largest number of samples in a frame, two bytes."""
 _HEADER_BYTES = 16
-"""Bytes that the header of a frame has at most."""
+"""Largest size of a frame's header, in bytes."""
 _BLOCKS = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}}
 _BLOCKS |= {code: 256 << code - 8 for code in range(8, 16)}
-"""Samples in a frame, by a code in its header; 6 and 7 say that a number of its own follows."""
+"""Samples in a frame, by a code in its header; codes 6 and 7 mean that a number follows."""
 _READ_AHEAD = 1 << 15
-"""Bytes that a decoder may have read behind the last frame that it gave."""
+"""Bytes that the decoder may have read beyond the last frame that it returned."""
 _ANOTHER = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
-"""What a FLAC begins with: its name, and the head of 34 bytes of stream info."""
+"""First bytes of a FLAC file: its name, and the block header of the stream info (34 bytes)."""
 _CHUNK = 1 << 20
 
 
 def without_length(file: BinaryIO, start: int) -> bytes:
-    """The beginning of a FLAC, changed to say that its length is not known.
+    """Return the first bytes of a FLAC file, changed so that its length is unknown.
 
-    What follows it is the file from as many bytes behind `start` on. A decoder that knows a length
-    stops there, whatever follows.
+    They replace as many bytes from `start` on; the rest of the file stays as it is. A decoder
+    that knows a length stops there, even if more frames follow.
     """
     head = bytearray(read_at(file, start, _LENGTH_AT + 5))
     if len(head) == _LENGTH_AT + 5:
@@ -38,19 +38,19 @@ def without_length(file: BinaryIO, start: int) -> bytes:
 
 
 def stated_length(file: BinaryIO, start: int) -> int:
-    """How many samples a FLAC says that it has; 0 where it does not say."""
+    """Return the number of samples stated in the header of the file; 0 if none is stated."""
     field = read_at(file, start + _LENGTH_AT, 5)
     return (field[0] & 0x0F) << 32 | struct.unpack(">I", field[1:])[0] if len(field) == 5 else 0
 
 
 def goes_on(file: BinaryIO, start: int, position: int, samples: int) -> bool:
-    """Whether the FLAC that begins at `start` has frames behind its first so many samples.
+    """Return whether the FLAC that begins at `start` has frames after its first `samples` samples.
 
-    `position` is how far the decoder has read that gave those samples. Raises AudioError truncated
-    where a FLAC of its own follows.
+    `position` is the byte up to which the decoder read for these samples. Raises AudioError
+    truncated if another FLAC file follows.
     """
     block = int.from_bytes(read_at(file, start + _BLOCK_AT, 2), "big")
-    # From its second byte on: its own beginning is no other one's.
+    # Start at the second byte at the earliest, so that the file's own beginning is not found.
     read, position = position, max(start + 1, position - _READ_AHEAD)
     while chunk := read_at(file, position, _CHUNK):
         if any(mark in chunk for mark in _ANOTHER):
@@ -68,9 +68,9 @@ def goes_on(file: BinaryIO, start: int, position: int, samples: int) -> bool:
 
 
 def _last_sample(header: bytes, block: int) -> int | None:
-    """How many samples there are with those of a frame, where these bytes are its header.
+    """Return the number of samples up to the end of a frame; None if `header` is no frame header.
 
-    `block` is the number of samples in a frame where all have the same.
+    `block` is the number of samples in a frame, for files in which all frames have the same.
     """
     if len(header) < _HEADER_BYTES or header[1] & 0xFE != 0xF8 or header[3] & 1:
         return None
@@ -86,7 +86,7 @@ def _last_sample(header: bytes, block: int) -> int | None:
 
 
 def _number(coded: bytes) -> tuple[int, int]:
-    """How long a number is that is coded as UTF-8 codes a character, and the number."""
+    """Return the size in bytes and the value of a number coded like UTF-8; (0, 0) if invalid."""
     first = coded[0]
     if first < 0x80:
         return 1, first
@@ -100,7 +100,7 @@ def _number(coded: bytes) -> tuple[int, int]:
 
 
 def _crc8(data: bytes) -> int:
-    """With the polynomial x^8 + x^2 + x + 1."""
+    """Return the CRC-8 with the polynomial x^8 + x^2 + x + 1."""
     value = 0
     for byte in data:
         value ^= byte

@@ -1,6 +1,6 @@
-"""A recording's frames, as its container has them: from the first, or from any later block on.
+"""Decode the frames of a recording in blocks, from its first frame or from a later block on.
 
-A frame is a sample of each channel. 16-bit WAV is read by numpy, all else by libsndfile.
+A frame is one sample of each channel. numpy reads 16-bit WAV; libsndfile reads everything else.
 """
 
 import re
@@ -22,58 +22,62 @@ from audiocnn.audio.containers.wav import WavHeader, read_wav
 from audiocnn.errors import AudioError
 
 Block = npt.NDArray[np.float32]
-"""[frames, channels] in full scale ±1."""
+"""Decoded frames: [frames, channels] float32 in full scale ±1."""
 
 BLOCK_FRAMES = 1 << 18
-"""Frames of a block, but for the last one and for those of short recordings."""
+"""Frames in a block; the last block of a recording and those of short recordings have fewer."""
 
 _FRAMES_UNKNOWN = 2**63 - 1
-"""What libsndfile says of a stream whose length it does not know."""
+"""Number of frames that libsndfile reports for a stream of unknown length."""
 _PREROLL = {"ogg": 1 << 14, "mp3": 1 << 14}
-"""Frames that are decoded and dropped after a jump: packets depend on those before them.
+"""Frames that are decoded and dropped after a jump, because packets depend on earlier packets.
 
-Measured on libsndfile 1.2.2: Vorbis and Opus are then the same to the last bit as decoded from the
-beginning (without it Vorbis lacks up to 702 samples), MP3 within 1.2e-7. WAV and FLAC need none.
+Measured on libsndfile 1.2.2: with them, Vorbis and Opus equal a decoding from the beginning to the
+last bit (without them, Vorbis lacks up to 702 samples), and MP3 within 1.2e-7. WAV and FLAC need
+none.
 """
 _EXACT = ("VORBIS", "OPUS")
-"""What within OGG libsndfile finds to the sample."""
+"""Codecs in OGG in which libsndfile seeks to the exact sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """What a recording's header says."""
+    """Information from the header of a recording; `sample_rate` is in Hz."""
 
     container: str
     sample_rate: int
     channels: int
     frames: int
-    """0 where the header does not say."""
+    """Number of frames; 0 if the header does not state it."""
 
 
 class Frames(Protocol):
-    """An opened recording."""
+    """An open recording that yields blocks of frames."""
 
     info: AudioInfo
 
     def block_before(self, frame: int) -> int:
-        """Where the last block begins that begins at or before a frame and can be jumped to."""
+        """Return the first frame of the last block that begins at or before `frame`.
+
+        Blocks that the decoder cannot jump to are not considered.
+        """
         ...
 
     def blocks(self, first: int = 0) -> Iterator[Block]:
-        """Its blocks, from the one that begins at `first`, which `block_before` gave.
+        """Yield the blocks from `first` on, which must be a result of `block_before`.
 
-        They are the same from wherever they are asked for (see `_PREROLL`). Raises AudioError, and
-        what reading the file raises.
+        Their samples do not depend on `first` (see `_PREROLL`). Raises AudioError, and the errors
+        of reading the file.
         """
         ...
 
     def close(self) -> None:
-        """Release what a decoder holds; the file stays open."""
+        """Release the decoder's resources; the file stays open."""
         ...
 
 
 def open_frames(file: BinaryIO) -> Frames:
-    """The recording in a seekable file.
+    """Open the recording in a seekable file.
 
     Raises AudioError: empty, unrecognised, truncated, decode.
     """
@@ -96,15 +100,16 @@ def open_frames(file: BinaryIO) -> Frames:
 
 
 def is_pcm16(file: BinaryIO) -> bool:
-    """Whether numpy alone reads a recording. Raises AudioError as `open_frames` does."""
+    """Return whether only numpy reads a recording. Raises AudioError as `open_frames` does."""
     container, start = sniff(file)
     return container == "wav" and read_wav(file, start).is_pcm16
 
 
 class _Pcm16:
-    """The commonest sound of all, without libsndfile: the same samples in a tenth of the time.
+    """16-bit WAV, the most common format, read without libsndfile in a tenth of the time.
 
-    Its calls back into Python for every 8 kB cost more than decoding does.
+    The samples are the same. libsndfile calls Python for every 8 kB, which costs more than its
+    decoding.
     """
 
     def __init__(self, file: BinaryIO, wav: WavHeader) -> None:
@@ -134,10 +139,10 @@ class _Pcm16:
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
-    """Read from the front.
+    """A SoundFile that is only read forward.
 
-    A seekable SoundFile seeks behind each block that it has read, which fails in a FLAC whose
-    length is unknown, or another one than its header says.
+    A seekable SoundFile seeks after each block that it has read. This fails in a FLAC with an
+    unknown length, or with another length than its header states.
     """
 
     def seekable(self) -> bool:
@@ -145,7 +150,7 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 
 
 class _Decoded:
-    """What libsndfile decodes."""
+    """A recording that libsndfile decodes."""
 
     def __init__(self, container: str, file: Spliced, frames: int | None = None) -> None:
         self._file = file
@@ -159,7 +164,7 @@ class _Decoded:
             channels=sound.channels,
             frames=frames,
         )
-        # A short recording needs a small buffer only; a header that lies makes it slow, no more.
+        # A short recording needs only a small buffer. A wrong length only makes reading slower.
         self._size = min(BLOCK_FRAMES, max(4_096, frames or BLOCK_FRAMES))
 
     def _open(self) -> _Forward:
@@ -170,7 +175,7 @@ class _Decoded:
             raise self._error(error) from error
 
     def _error(self, error: Exception) -> Exception:
-        """Why libsndfile failed: the file could not be read, or could not be decoded."""
+        """Return the cause of a failure in libsndfile: a read error of the file, or AudioError."""
         if self._file.error is not None:
             return self._file.error
         reason = re.sub(r"^Error opening <.*>: ", "", str(error).strip(), flags=re.DOTALL)
@@ -195,25 +200,25 @@ class _Decoded:
             raise self._file.error
 
     def _block(self, at: int) -> Block:
-        """The block that begins at a frame, where the decoder is. Raises AudioError."""
+        """Return the block at frame `at`, the decoder's position. Raises AudioError."""
         return self._read(self._size)
 
     def _read(self, count: int) -> Block:
-        """Up to so many frames. Raises AudioError."""
+        """Return up to `count` frames. Raises AudioError."""
         buffer = np.empty((count, self.info.channels), np.float32)
         try:
-            # Not SoundFile.read: it believes the header's frame count.
+            # Not SoundFile.read, which relies on the frame count in the header.
             there = self._sound.buffer_read_into(buffer.data, "float32")
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise self._error(error) from error
         return buffer[:there]
 
     def _jump(self, first: int) -> None:
-        """Go to the block that begins at a frame. Raises AudioError."""
+        """Go to the block that begins at frame `first`. Raises AudioError."""
         before = max(0, first - _PREROLL.get(self.info.container, 0))
         try:
             self._sound.seek(before)
-        except (soundfile.LibsndfileError, RuntimeError):  # a header that lies may be why
+        except (soundfile.LibsndfileError, RuntimeError):  # Perhaps a wrong header: start anew.
             self._sound.close()
             self._sound, before = self._open(), 0
         while before < first and (got := len(self._read(min(self._size, first - before)))):
@@ -221,7 +226,7 @@ class _Decoded:
 
 
 class _Flac(_Decoded):
-    """A FLAC, to its end also where that is behind the length that its header says."""
+    """A FLAC, decoded to its real end, even if its header states a shorter length."""
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self._whole, self._start = file, start
@@ -233,7 +238,7 @@ class _Flac(_Decoded):
 
     def _block(self, at: int) -> Block:
         left = self._stated - at
-        if left > 0:  # beyond its length libsndfile would take a tag for a damaged frame
+        if left > 0:  # After the stated length libsndfile would take a tag for a damaged frame.
             return self._read(min(self._size, left))
         if self._stated and left == 0:
             read = self._start + self._file.at
@@ -244,7 +249,7 @@ class _Flac(_Decoded):
         return self._read(self._size)
 
     def _forget_length(self) -> None:
-        """Open it so that libsndfile does not stop at its length, nor find places fast."""
+        """Reopen the file with an unknown length: libsndfile then reads on, but seeks slowly."""
         head = flac.without_length(self._whole, self._start)
         self._sound.close()
         self._file = Spliced(self._whole, head, self._start + len(head))
@@ -256,7 +261,7 @@ def _ogg(file: BinaryIO, link: Link) -> _Decoded:
 
 
 class _Chained:
-    """Streams one behind the other, one of them open at a time."""
+    """Streams in sequence; only one of them is open at a time."""
 
     def __init__(self, links: list[Callable[[], _Decoded]]) -> None:
         self._links = links

@@ -1,8 +1,8 @@
 """The length of an MP3, counted frame by frame.
 
-Many MP3s do not say how long they are, and libsndfile then guesses from the first frame's bit
-rate and stops there: sound is lost in silence. Counting the frames costs a look at every header,
-about 38 a second of sound, and shows a cut end. Source: ISO 11172-3 and 13818-3, layer III.
+Many MP3s do not state their length. libsndfile then guesses it from the first frame's bit rate and
+stops there without an error, so sound is lost. Counting reads every frame header, about 38 for each
+second of sound, and detects a cut end. Source: ISO 11172-3 and 13818-3, layer III.
 """
 
 import io
@@ -26,32 +26,37 @@ _RATES = {
 }
 _LAYER_III = 1
 _SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
-"""The first two bytes of a frame of layer III."""
+"""First two bytes of a layer III frame."""
 _MONO = 3
 _CHUNK, _AHEAD = 1 << 20, 1 << 13
-"""Bytes that are searched at a time, and with them what frames that begin there may need.
+"""Bytes that are searched at a time, and bytes read after them for frames that begin near the end.
 
-A frame has at most 1,441.
+A frame has at most 1,441 bytes.
 """
 _SOUND, _SURE = 2, 3
-"""Frames in a row that are sound where it should begin; and in a tag, whose picture may have two.
+"""Consecutive frames that count as sound: at the start of the sound, and after a tag's first bytes.
+
+The second is higher because a picture in a tag may contain two frames by chance.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mp3:
-    """What the frames of an MP3 say.
+    """Counts from the frames of an MP3.
 
-    `head` followed by the file from `rest` on is the same MP3, without the tags in front of it,
-    with its true number of frames where a decoder looks for it.
+    `head`, followed by the file from byte `rest` on, is the same MP3 without the tags before it,
+    and with its true number of frames in the place where a decoder looks for it.
     """
 
     frames: int
-    """Frames of sound; one that only says the length (Xing, Info) is not counted."""
+    """Frames of sound; a frame that only states the length (Xing, Info) is not counted."""
     whole: bool
-    """Whether the file ends where a frame, or a tag, does."""
+    """Whether the last frame is complete and only tags or zeros follow it.
+
+    If a Xing or Info tag states a number of frames, at least that many must be there.
+    """
     end: int
-    """Where the last whole frame ends, in bytes."""
+    """End of the last whole frame, in bytes."""
     head: bytes
     rest: int
 
@@ -64,14 +69,14 @@ class _Frame:
 
     @property
     def xing(self) -> int:
-        """Where in the frame a Xing or Info tag stands: behind the side information."""
+        """Offset in the frame of a Xing or Info tag: just after the side information."""
         if self.version == _V1:
             return 4 + (17 if self.mode == _MONO else 32)
         return 4 + (9 if self.mode == _MONO else 17)
 
 
 def _frame(header: bytes) -> _Frame | None:
-    """The layer III frame that begins with these four bytes, if one does."""
+    """Return the layer III frame that begins with these four bytes; None if there is none."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
@@ -85,7 +90,10 @@ def _frame(header: bytes) -> _Frame | None:
 
 
 def _find(file: BinaryIO, start: int, count: int) -> tuple[int, _Frame] | None:
-    """The first of so many frames in a row, and where it begins: each byte is looked at once."""
+    """Find the first `count` consecutive frames; return the position of the first and this frame.
+
+    Each byte is searched once.
+    """
     while chunk := read_at(file, start, _CHUNK + _AHEAD):
         for candidate in _SYNC.finditer(chunk):
             at = candidate.start()
@@ -99,7 +107,7 @@ def _find(file: BinaryIO, start: int, count: int) -> tuple[int, _Frame] | None:
 
 
 def _first_of(data: bytes, at: int, count: int) -> _Frame | None:
-    """The frame at a place in some bytes, where so many are there in a row with it."""
+    """Return the frame at `at` if it begins `count` consecutive frames, else None."""
     first = frame = _frame(data[at : at + 4])
     for _ in range(count - 1):
         if frame is None:
@@ -110,9 +118,9 @@ def _first_of(data: bytes, at: int, count: int) -> _Frame | None:
 
 
 def read_mp3(file: BinaryIO) -> Mp3 | None:
-    """Count the frames of an MP3; None where no two frames follow each other.
+    """Count the frames of an MP3; return None if no two consecutive frames are found.
 
-    What it costs grows with the file alone, whatever is in it.
+    The cost depends only on the size of the file, not on its content.
     """
     length = file.seek(0, io.SEEK_END)
     found = _find(file, behind_id3(file, 0), _SOUND)
@@ -139,9 +147,9 @@ def read_mp3(file: BinaryIO) -> Mp3 | None:
 
 
 def _is_tag(file: BinaryIO, position: int) -> bool:
-    """Whether a tag begins at a position, and no sound follows.
+    """Return whether a tag begins at a position and no sound follows it.
 
-    A tag that says a wrong size would hide the sound behind it.
+    The search for sound is needed because a tag with a wrong size could hide it.
     """
     if not read_at(file, position, 8).startswith(AT_THE_END):
         return False
@@ -150,11 +158,11 @@ def _is_tag(file: BinaryIO, position: int) -> bool:
 
 
 def _following(file: BinaryIO, position: int, length: int) -> tuple[int, _Frame] | None:
-    """The frame at a position, or behind the tags that are there, and where it begins."""
+    """Return the frame at a position, or after the tags there, and its position."""
     if position >= length:
         return None
     frame = _frame(read_at(file, position, 4))
-    if frame is None:  # joined files have tags between them
+    if frame is None:  # Joined files have tags between them.
         position = behind_tags(file, position)
         frame = _frame(read_at(file, position, 4))
     return None if frame is None else (position, frame)
@@ -163,9 +171,9 @@ def _following(file: BinaryIO, position: int, length: int) -> tuple[int, _Frame]
 def _with_length(
     file: BinaryIO, found: tuple[int, _Frame], stream_bytes: int, count: int
 ) -> tuple[bytes, int, int | None]:
-    """Write the count into the file's own Xing tag, or put a frame with one in front.
+    """Make the first bytes of an MP3 with the true count, in its own Xing tag or in a new frame.
 
-    Returns `head`, `rest`, and what the tag said, where there is one.
+    Returns `head` and `rest` of `Mp3`, and the number of frames that the file stated, or None.
     """
     start, first = found
     tag = read_at(file, start + first.xing, 12)
@@ -178,8 +186,8 @@ def _with_length(
         head = read_at(file, start, first.xing + 8) + length
         return head, start + len(head), stated
     header = bytearray(read_at(file, start, 4))
-    header[1] |= 1  # no checksum
-    header[2] = header[2] & 0x0D | 0x90  # a bit rate whose frame has room, no padding
+    header[1] |= 1  # No checksum.
+    header[2] = header[2] & 0x0D | 0x90  # A bit rate with room for the tag in a frame; no padding.
     size = (_frame(bytes(header)) or first).size
     made = bytes(header) + bytes(first.xing - 4) + b"Xing" + struct.pack(">II", 1, count)
     return made.ljust(size, b"\0"), start, None

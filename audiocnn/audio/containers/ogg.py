@@ -1,7 +1,8 @@
-"""The streams of an OGG file: one, or several, one behind the other.
+"""The streams of an OGG file: one, or several in sequence.
 
-A live stream that was cut off and taken up again, and files that were joined, are chained: each
-part has headers of its own. libsndfile reads the first one alone. Source: RFC 3533.
+Files are chained (several streams in sequence, each with its own headers) if a live stream was
+interrupted and resumed, or if files were joined. libsndfile reads only the first stream.
+Source: RFC 3533.
 """
 
 import io
@@ -14,14 +15,14 @@ from audiocnn.storage.stores.range_file import read_at
 _PAGE = b"OggS"
 _HEADER_BYTES = 27
 _BEGINS, _ENDS = 2, 4
-"""Bits of a page's flags: the first and the last page of a stream."""
+"""Bits in the flags of a page: first page and last page of a stream."""
 _LEAST, _CHUNK = 1 << 8, 1 << 16
-"""Bytes that are searched at a time."""
+"""Bytes that are searched at a time: at first, and at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """One of the streams: its bytes are those from `start` to `end`."""
+    """One of the streams: the bytes from `start` to `end`."""
 
     start: int
     end: int
@@ -34,9 +35,9 @@ class _Page:
 
 
 def read_links(file: BinaryIO, start: int = 0) -> list[Link]:
-    """The streams that begin at `start` or behind it, found page by page.
+    """Return the streams from `start` on, found page by page.
 
-    Raises AudioError truncated where the last page is cut, or not marked as the last.
+    Raises AudioError truncated if the last page is cut or not marked as the last.
     """
     length = file.seek(0, io.SEEK_END)
     begins = [start]
@@ -47,7 +48,7 @@ def read_links(file: BinaryIO, start: int = 0) -> list[Link]:
         page = found
         if page.flags & _BEGINS and not heads:
             begins.append(at)
-        # Streams that are played together begin together.
+        # The first pages of multiplexed streams follow each other: they begin one link.
         heads = bool(page.flags & _BEGINS)
         at = page.end if _is_page(file, page.end) else _find(file, page.end)
     if page is None or page.end > length or not page.flags & _ENDS:
@@ -61,7 +62,7 @@ def _is_page(file: BinaryIO, position: int) -> bool:
 
 
 def _page(file: BinaryIO, position: int) -> _Page | None:
-    """The page at a position; None where its header is cut."""
+    """Return the page at a position; None if no complete page header is there."""
     header = read_at(file, position, _HEADER_BYTES)
     sizes = file.read(header[26]) if len(header) == _HEADER_BYTES else b""
     if header[:4] != _PAGE or len(header) < _HEADER_BYTES or len(sizes) < header[26]:
@@ -70,8 +71,8 @@ def _page(file: BinaryIO, position: int) -> _Page | None:
 
 
 def _find(file: BinaryIO, position: int) -> int | None:
-    """Where the next page begins: something else stands between."""
-    size = _LEAST  # a file may have a byte of something else behind every page
+    """Return the position of the next page, skipping other bytes; None if there is none."""
+    size = _LEAST  # Start small: a file may have one foreign byte after every page.
     while len(chunk := read_at(file, position, size)) >= len(_PAGE):
         found = chunk.find(_PAGE)
         if found >= 0:

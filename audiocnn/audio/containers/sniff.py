@@ -1,7 +1,7 @@
-"""Which container a recording is in, before libsndfile sees it.
+"""Detect the container of a recording before libsndfile opens the file.
 
-libsndfile opens many more formats than anybody needs, and the rare ones are where it is weak;
-and it passes in silence over files that were cut. Both are looked at first.
+libsndfile opens many more formats than audiocnn needs, and its code for rare formats is weak. It
+also accepts truncated files without an error. Both cases are rejected here first.
 """
 
 import io
@@ -15,9 +15,9 @@ from audiocnn.storage.stores.range_file import RangeFile, read_at
 
 
 def sniff(file: BinaryIO) -> tuple[str, int]:
-    """The container of a recording, "wav", "flac", "ogg" or "mp3", and where it begins.
+    """Return the container of a recording, "wav", "flac", "ogg" or "mp3", and its first byte.
 
-    ID3 tags may stand in front of it. Raises AudioError: empty, unrecognised.
+    ID3 tags may precede the recording. Raises AudioError: empty, unrecognised.
     """
     begin = read_at(file, 0, 4)
     if not begin:
@@ -38,7 +38,7 @@ def sniff(file: BinaryIO) -> tuple[str, int]:
 
 
 def check_mp3(file: BinaryIO) -> Mp3:
-    """The counted MP3. Raises AudioError: decode without frames, empty, truncated."""
+    """Count an MP3's frames. Raises AudioError: decode if it has none, empty, truncated."""
     mp3 = read_mp3(file)
     if mp3 is None:
         raise AudioError("decode", "no MP3 frames follow each other in it")
@@ -55,10 +55,10 @@ def check_mp3(file: BinaryIO) -> Mp3:
 
 
 class Spliced(RangeFile):
-    """`head`, then a file from `start` to `end`, for libsndfile to read through.
+    """`head`, then the bytes of a file from `start` to `end`, as one file for libsndfile.
 
-    Exceptions cannot cross libsndfile: what reading raises is kept in `error`, and the file
-    seems to end there.
+    Exceptions cannot pass through libsndfile. An exception while reading is kept in `error`, and
+    the file appears to end there.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Spliced(RangeFile):
         self.error: Exception | None = None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position; at the front where that would lie before it."""
+        """Set the position; a position before the beginning becomes 0."""
         try:
             return super().seek(offset, whence)
         except ValueError:
             return super().seek(0)
 
     def _read(self, offset: int, size: int) -> bytes:
-        """Some of these bytes, at least one where there are any; none where reading fails."""
+        """Return up to `size` bytes, at least one before the end of the file; none on an error."""
         if offset < len(self._head):
             return self._head[offset : offset + size]
         try:

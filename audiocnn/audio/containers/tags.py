@@ -1,4 +1,4 @@
-"""ID3 and other tags, which stand in front of a recording, between its frames or behind them."""
+"""ID3 and other tags, which may precede a recording, follow it, or lie between its frames."""
 
 from collections.abc import Callable
 from typing import BinaryIO
@@ -6,23 +6,23 @@ from typing import BinaryIO
 from audiocnn.storage.stores.range_file import read_at
 
 AT_THE_END = (b"TAG", b"APETAGEX", b"LYRICS", b"ID3")
-"""What a tag behind the sound begins with."""
+"""First bytes of the tags that may follow the sound."""
 MOST_TAGS = 100
-"""Tags in a row that are passed over: programs write one or two, and each costs a read."""
+"""Most consecutive tags that are skipped: programs write one or two, and each costs a read."""
 _ID3V1_BYTES = 128
 
 
 def behind_id3(file: BinaryIO, position: int) -> int:
-    """Where the ID3v2 tags that begin at a position end, or the first `MOST_TAGS` of them.
+    """Return the end of the ID3v2 tags that begin at a position; at most `MOST_TAGS` are skipped.
 
-    It is the position where none begins there. Of a tag its header alone is read, and what that
-    says of its size is believed: the end may lie behind that of the file.
+    Returns `position` if no tag begins there. Only the header of each tag is read and its stated
+    size is not checked, so the result may lie after the end of the file.
     """
     return _behind(file, position, _id3v2_bytes)
 
 
 def behind_tags(file: BinaryIO, position: int) -> int:
-    """Likewise where tags end that are ID3, of either version, or APE."""
+    """Do the same as `behind_id3` for ID3 tags of either version and APE tags."""
     return _behind(
         file,
         position,
@@ -40,7 +40,7 @@ def _behind(file: BinaryIO, position: int, bytes_of: Callable[[bytes], int]) -> 
 
 
 def _id3v2_bytes(head: bytes) -> int:
-    """The size of the tag that begins with these bytes; 0 where none does."""
+    """Return the size of the ID3v2 tag that begins with these bytes; 0 if there is none."""
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
     size = 0
@@ -54,13 +54,16 @@ def _id3v1_bytes(head: bytes) -> int:
 
 
 def _ape_bytes(head: bytes) -> int:
-    """Source: the APEv2 specification of Monkey's Audio, 2004."""
+    """Return the size of the APE tag that begins with these bytes; 0 if there is none.
+
+    Source: the APEv2 specification of Monkey's Audio, 2004.
+    """
     if head[:8] != b"APETAGEX" or len(head) < 16:
         return 0
     return 32 + int.from_bytes(head[12:16], "little")
 
 
 def is_blank(file: BinaryIO, position: int) -> bool:
-    """Whether nothing but zeros follows."""
+    """Return whether only zero bytes follow a position."""
     file.seek(position)
     return not any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(1 << 20), b""))

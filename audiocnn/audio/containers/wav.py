@@ -1,9 +1,9 @@
-"""The header of a WAV file, and how much sound there is, whatever the header says.
+"""Read the header of a WAV file, and find the true amount of sound if the header is wrong.
 
-A RIFF header has 32 bits for the bytes of sound. Recorders and pipes write more than that, and the
+A RIFF header has 32 bits for the number of bytes of sound. Recorders and pipes may write more. The
 size then wraps around, is a placeholder, or was never filled in. Source: the WAVE chapter of
 Microsoft's and IBM's Multimedia Programming Interface (1991); EBU Tech 3306 (RF64) and ITU-R
-BS.2088 (BW64), whose `ds64` chunk has the sizes in 64 bits.
+BS.2088 (BW64), which store the sizes in 64 bits in a `ds64` chunk.
 """
 
 import io
@@ -18,16 +18,16 @@ from audiocnn.errors import AudioError
 from audiocnn.storage.stores.range_file import read_at
 
 MAGIC = (b"RIFF", b"RF64", b"BW64")
-"""What a WAV file begins with, followed by its size and `WAVE`."""
+"""First bytes of a WAV file; its size and `WAVE` follow."""
 
 _MOST_CHUNKS = 1_000
 _32_BITS = 1 << 32
 _IN_64_BITS = _32_BITS - 1
-"""A size that says: see `ds64`."""
+"""A size field with this value means that the size is in the `ds64` chunk."""
 _PLACEHOLDERS = ((0x7FFF_E000, 0x8000_0000), (0xFFFF_F000, 0xFFFF_FFFF), (1 << 63, (1 << 64) - 1))
-"""Sizes that writers to a pipe give: SoX 0x7FFFF000 in whole blocks, others the largest number."""
+"""Sizes from programs that write to a pipe: SoX 0x7FFFF000 in whole blocks, others the maximum."""
 _MOST_JUNK = 512
-"""Bytes behind the sound that need not be explained: a sector that was filled up."""
+"""Bytes after the sound that may be anything, for example padding to a full sector."""
 _COMPARED_FRAMES = 1 << 16
 _ALIKE = 0.5
 
@@ -42,7 +42,7 @@ _METADATA = (
 
 @dataclass(frozen=True, kw_only=True)
 class WavHeader:
-    """The format and data chunks of a WAV file; `data_bytes` are there to be read."""
+    """The format and data chunks of a WAV file, with `data_bytes` of sound from `data_at` on."""
 
     codec: int
     channels: int
@@ -50,23 +50,23 @@ class WavHeader:
     bits: int
     block_bytes: int
     form: bytes
-    """The content of the format chunk."""
+    """Content of the format chunk."""
     data_at: int
     data_bytes: int
 
     @property
     def is_pcm16(self) -> bool:
-        """Whether the samples are plain 16-bit integers."""
+        """Return whether the samples are plain 16-bit integers."""
         plain = (self.codec, self.bits) == (_PCM, 16) and self.channels > 0
         return plain and self.block_bytes == 2 * self.channels
 
     @property
     def frames(self) -> int:
-        """Samples of each channel."""
+        """Number of samples in each channel."""
         return self.data_bytes // max(1, self.block_bytes)
 
     def plain(self) -> bytes:
-        """A header that says the same, and no more, in front of `data_bytes` of sound."""
+        """Return a minimal header with the same format, for `data_bytes` of sound."""
         count = len(self.form)
         form = b"fmt " + struct.pack("<I", count) + self.form + b"\0" * (count % 2)
         size = len(form) + 12 + self.data_bytes
@@ -79,10 +79,10 @@ class WavHeader:
 
 
 def read_wav(file: BinaryIO, start: int = 0) -> WavHeader:
-    """The header of the WAV file that begins at `start`.
+    """Return the header of the WAV file that begins at `start`.
 
-    Raises AudioError: unrecognised for codecs that are not read, truncated where there is less
-    sound than the header says, or more of what may be sound.
+    Raises AudioError: unrecognised for an unsupported codec or without a format chunk; truncated
+    if there is less sound than the header states, or more data that may be sound.
     """
     length = file.seek(0, io.SEEK_END)
     position = start + 12
@@ -131,7 +131,7 @@ def _header(file: BinaryIO, form: bytes, body: int, size: int, length: int) -> W
 
 
 def _present(file: BinaryIO, stated: WavHeader, length: int) -> int:
-    """How many bytes of sound there are. Raises AudioError truncated."""
+    """Return the number of bytes of sound in the file. Raises AudioError truncated."""
     size, present = stated.data_bytes, length - stated.data_at
     if size > present:
         if any(low <= size <= high for low, high in _PLACEHOLDERS):
@@ -153,16 +153,16 @@ def _present(file: BinaryIO, stated: WavHeader, length: int) -> int:
 
 
 def _is_end(file: BinaryIO, end: int, length: int) -> bool:
-    """Whether what follows is no sound: nothing, chunks, a tag, zeros, or a few bytes."""
+    """Return whether no sound follows `end`: only chunks, a tag, zeros, a few bytes or nothing."""
     if _are_chunks(file, end, length) or length - end <= _MOST_JUNK:
         return True
     return read_at(file, end, 8).startswith(AT_THE_END) or is_blank(file, end)
 
 
 def _are_chunks(file: BinaryIO, position: int, length: int) -> bool:
-    """Whether chunks other than sound follow one another to the end, the last one perhaps cut."""
+    """Return whether only chunks other than sound follow, up to the end; the last may be cut."""
     for _ in range(_MOST_CHUNKS):
-        position += read_at(file, position, 1) == b"\0"  # behind an odd number of bytes
+        position += read_at(file, position, 1) == b"\0"  # Padding after an odd number of bytes.
         head = read_at(file, position, 8)
         if len(head) < 8:
             return True
@@ -176,11 +176,11 @@ def _are_chunks(file: BinaryIO, position: int, length: int) -> bool:
 
 
 def _goes_on(file: BinaryIO, wav: WavHeader, length: int) -> bool:
-    """Whether what follows the stated end sounds like what is before it.
+    """Return whether the data after the stated end resembles the sound before it.
 
-    The bytes that say most of a sample (its sign and its size) have like histograms then.
+    It does if the most significant bytes of the samples (sign and size) have similar histograms.
     """
-    if not wav.data_bytes:  # it was never filled in
+    if not wav.data_bytes:  # The size was never filled in.
         return True
     width = max(1, wav.bits // 8)
     if not wav.channels or wav.block_bytes != width * wav.channels:

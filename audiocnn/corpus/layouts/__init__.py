@@ -1,1 +1,1 @@
-"""The ways in which corpora lie in folders."""
+"""The layouts in which corpora are stored in folders."""

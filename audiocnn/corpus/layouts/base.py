@@ -1,4 +1,4 @@
-"""What a layout is, and what several of them need."""
+"""The interface of a layout, and functions that several layouts need."""
 
 import csv
 import io
@@ -16,36 +16,36 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class Layout(Protocol):
-    """A way of laying out a corpus that `read_corpus` knows."""
+    """A way to lay out a corpus that `read_corpus` can read."""
 
     name: str
     looks: str
-    """How to tell it, for whoever named something else."""
+    """Description of the expected files, for the error message if no layout matches."""
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether the listed files are laid out like this."""
+        """Return whether the listed files have this layout."""
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterable[Entry]:
-        """The clips among the listed files, made by `entry`, and what cannot be one.
+        """Yield the clips among the listed files, made by `entry`, and the rejected entries.
 
         Raises CorpusError, StorageError.
         """
 
 
 def suffix(uri: str) -> str:
-    """The end of a name in small letters, such as ".csv"."""
+    """Return the suffix of a name in lower case, for example ".csv"."""
     return posixpath.splitext(uri)[1].lower()
 
 
 def audio_files(files: list[StoredFile]) -> list[StoredFile]:
-    """The files that are recordings, by their names."""
+    """Return the files with a suffix of recordings."""
     return [file for file in files if file.path.lower().endswith(AUDIO_SUFFIXES)]
 
 
 def clip_of_file(
     file: StoredFile, label: str, fold: str, source: str, clip_id: str | None = None
 ) -> Clip | Rejected:
-    """The clip that a whole file is; without `clip_id`, its path names it."""
+    """Return the clip of a whole file; its id is the file's path unless `clip_id` is given."""
     return entry(
         file.uri, clip_id or file.path, label, fold=fold, source=source, size=file.size,
         version=file.version,
@@ -53,13 +53,13 @@ def clip_of_file(
 
 
 def not_found(uri: str, where: str) -> Rejected:
-    """A recording that the file `where` names and that is not there."""
+    """Return the rejected entry of a recording that the file `where` names but that is missing."""
     detail = f"{where} names it, and it is not there"
     return Rejected(uri=storage.printable(uri), reason="unreadable", detail=detail)
 
 
 def read_text(uri: str) -> str:
-    """A file's text, which is UTF-8. Raises CorpusError, StorageError."""
+    """Return the text of a UTF-8 file. Raises CorpusError, StorageError."""
     try:
         return storage.read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,7 +67,7 @@ def read_text(uri: str) -> str:
 
 
 def read_csv(uri: str, *columns: str) -> Iterator[dict[str, str]]:
-    """The rows of a CSV or TSV file that has these columns. Raises CorpusError, StorageError."""
+    """Yield the rows of a CSV or TSV file with these columns. Raises CorpusError, StorageError."""
     try:
         text = io.StringIO(read_text(uri), newline="")
         delimiter = DELIMITERS[suffix(uri)]
@@ -79,7 +79,7 @@ def read_csv(uri: str, *columns: str) -> Iterator[dict[str, str]]:
 
 
 def check_columns(uri: str, there: Iterable[str], needed: tuple[str, ...]) -> None:
-    """Raise CorpusError where a needed column is missing."""
+    """Raise CorpusError if a needed column is missing."""
     missing = [name for name in needed if name not in there]
     if missing:
         raise CorpusError(f"{uri}: no column {', '.join(missing)}; needed: {', '.join(needed)}")

@@ -1,4 +1,4 @@
-"""Read a folder for each class; folders that are named like folds are folds."""
+"""Read corpora with a folder for each class; folders with names of folds become folds."""
 
 import re
 from collections import defaultdict
@@ -12,53 +12,55 @@ from audiocnn.errors import CorpusError, few
 from audiocnn.storage.listing import StoredFile
 
 Folders = tuple[str, ...]
-"""The folders that a recording lies in, the outermost first."""
+"""The folders that contain a recording, the outermost first."""
 
 _FOLDS = {
     "train": 1, "training": 1,
     "val": 2, "valid": 2, "validation": 2, "dev": 2,
     "test": 3, "testing": 3, "eval": 3, "evaluation": 3,
 }  # fmt: skip
-"""Folds, as of Speech Commands, by the names of folders."""
+"""Fold numbers by folder name, the same numbers as in Speech Commands."""
 _MEND = "a manifest can say otherwise"
 _FOLD = re.compile(r"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """Which of a recording's folders is its class, and which its fold.
+    """Which of a recording's folders is its class, and which is its fold.
 
-    `fold` is a level from the outermost, `label` one of those that are left without it and without
-    the first `passed_over`, which all recordings share.
+    `passed_over` is the number of outermost folders that are skipped because all recordings share
+    them. `fold` is a level among the others, the outermost is 0. `label` is a level among those
+    that are left without the level of folds.
     """
 
     passed_over: int
     fold: int | None
     label: int
     said: str | None
-    """What people should know of it, where folders lie in folders."""
+    """Note for users on the choice, if folders lie in folders."""
 
     def label_of(self, path: Folders) -> str:
-        """A recording's class; empty where it lies in no class's folder."""
+        """Return a recording's class; empty if it is in no class folder."""
         rest = _without(path[self.passed_over :], self.fold)
         return rest[self.label] if rest else ""
 
     def fold_of(self, path: Folders) -> str:
-        """A recording's fold; empty where folders stand for none."""
+        """Return a recording's fold; empty if no folder stands for a fold."""
         if self.fold is None or len(path) <= self.passed_over:
             return ""
         return str(_fold(path[self.passed_over + self.fold]))
 
 
 def read_meaning(paths: Iterable[Folders]) -> Meaning:
-    """What the folders of recordings mean, each of which lies in one at least.
+    """Find which folders are classes and which are folds; each path has at least one folder.
 
-    Folders that all share are passed over. One of train, val and test, or of numbered folds, is a
-    fold. Of what is left the first is the class; the innermost is where it is the same in every
-    folder that classes could lie in, and there are several of both.
+    Folders that all recordings share are skipped. The outermost level with only names of folds
+    (train, val, test or numbers), at least two different ones, is the fold. Of the other levels,
+    the outermost is the class. The innermost is the class instead if there are several classes
+    and several folders around them, and each of these folders has the same classes.
     """
     all_of_them = set(paths)
-    ends = zip(min(all_of_them), max(all_of_them), strict=False)  # what these share, all do
+    ends = zip(min(all_of_them), max(all_of_them), strict=False)  # Their prefix is shared by all.
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
     passed_over = shared if len(all_of_them) > 1 else max(0, shared - 1)
     paths = [path[passed_over:] for path in all_of_them if len(path) > passed_over]
@@ -88,25 +90,25 @@ def _without(path: Folders, level: int | None) -> Folders:
 
 
 def _fold(name: str) -> int | None:
-    """The fold that a folder of this name stands for."""
+    """Return the fold that a folder of this name stands for, or None."""
     numbered = _FOLD.fullmatch(name)
     return int(numbered[1]) if numbered else _FOLDS.get(name.lower())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Level:
-    """A level of which some folders are named as folds, unlike ones."""
+    """A level where some folders have the names of folds, at least two different ones."""
 
     level: int
     folds: list[str]
     others: list[str]
-    """Folders of the level that are not; where there are none, it is the level of folds."""
+    """Folders of the level without such a name; if there are none, it is the level of folds."""
 
 
 def _levels_of_folds(paths: list[Folders]) -> Iterator[_Level]:
-    """The levels that every recording has and that may be of folds, the outermost first.
+    """Yield the levels that every recording has and that may be folds, the outermost first.
 
-    There are none where most folders lie in no other one: those are classes.
+    There are none if at least half of the folders are not nested: these are classes.
     """
     if 2 * sum(len(path) > 1 for path in paths) <= len(paths):
         return
@@ -118,7 +120,7 @@ def _levels_of_folds(paths: list[Folders]) -> Iterator[_Level]:
 
 
 def _innermost_is_class(rests: set[Folders]) -> list[str]:
-    """The folders around classes, where every one of them has the same classes; else none."""
+    """Return the folders around the classes if all have the same classes, else an empty list."""
     inner: dict[Folders, set[str]] = defaultdict(set)
     for rest in rests:
         inner[rest[:-1]].add(rest[-1])
@@ -129,10 +131,11 @@ def _innermost_is_class(rests: set[Folders]) -> list[str]:
 
 
 class FolderPerClass:
-    """One folder a class; numbers before all names, as in `001 - Dog bark`, are no part of them.
+    """One folder for each class; see `read_meaning` for nested folders.
 
-    Where every file is named like ESC-10's, `{fold}-{source}-{take}.ogg`, fold and source are
-    taken from there. Of folders in folders see `folders.read_meaning`.
+    If all class folders begin with a number, as in `001 - Dog bark`, the numbers are removed from
+    the class names. If every file is named like those of ESC-10, `{fold}-{source}-{take}.ogg`, the
+    name gives the source, and the fold unless a folder gives it.
     """
 
     name = "folders"
@@ -141,11 +144,11 @@ class FolderPerClass:
     _esc_name = re.compile(r"^(\d+)-(\d+)-[A-Z](?:-\d+)?\.[^.]+$")
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether there are recordings in folders."""
+        """Return whether there are recordings in folders."""
         return any("/" in file.path for file in audio_files(files))
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected | Remark]:
-        """One clip for each recording in a folder."""
+        """Yield one clip for each recording in a folder, and a remark on nested folders."""
         files = [file for file in audio_files(files) if "/" in file.path]
         paths = [tuple(file.path.split("/")[:-1]) for file in files]
         meaning = read_meaning(paths)

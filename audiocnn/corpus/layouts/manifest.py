@@ -14,26 +14,27 @@ from audiocnn.storage.csv_cells import unescape_formula
 from audiocnn.storage.listing import StoredFile
 
 MANIFEST_SUFFIXES = (*DELIMITERS, ".parquet")
-"""Suffixes of manifests, in capitals or not."""
+"""Suffixes of manifests, in lower case; upper case is accepted too."""
 _COLUMNS = ("uri", "label", "fold", "source", "suggested", "onset_s", "offset_s")
 
 
 class Manifest:
-    """A CSV, TSV or Parquet file with `uri,label[,fold,source]`; relative URIs are beside it.
+    """A CSV, TSV or Parquet file with `uri,label[,fold,source]`.
 
-    With `onset_s,offset_s` a row's clip is that stretch of the recording, in seconds.
-    Where it has a column `suggested` too, it is a review: a row without a label was not answered.
+    URIs may be relative to the manifest's folder. With `onset_s,offset_s`, a row's clip is this
+    stretch of the recording, in seconds. With a column `suggested`, the file is a review: a row
+    without a label has not been answered yet.
     """
 
     name = "manifest"
     looks = "a manifest .csv, .tsv or .parquet with uri,label"
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether the URI itself is such a file."""
+        """Return whether the URI itself has a suffix of manifests."""
         return suffix(uri) in MANIFEST_SUFFIXES
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected | Unreviewed]:
-        """One clip for each row."""
+        """Yield one entry for each row. Raises CorpusError, StorageError, FormatError."""
         base = uri.rsplit("/", 1)[0]
         is_parquet = suffix(uri) == ".parquet"
         rows = _read_parquet(uri) if is_parquet else read_csv(uri, "uri", "label")
@@ -53,7 +54,7 @@ class Manifest:
                 yield entry(where, name, label, fold=fold, source=source, segment=times)
 
     def _wrong_path(self, base: str, name: str) -> str | None:
-        """Why a manifest in the folder `base` may not name this, if so."""
+        """Return why a manifest in the folder `base` may not name this path, or None."""
         if re.search(r"(^|::)(file|local):", name) or name.startswith("/"):
             return None if storage.is_local(base) else "a local path, and its manifest is elsewhere"
         normal = posixpath.normpath(name)
@@ -79,9 +80,9 @@ def _read_parquet(uri: str) -> Iterator[dict[str, str]]:
 
 
 def _texts(column: pa.Array) -> list[str]:
-    """A column's values as text; bytes that are no UTF-8 become what `entry` rejects."""
+    """Return a column's values as text; bytes that are not UTF-8 give text that `entry` rejects."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())  # whose values are not decoded yet
+        column = column.cast(pa.large_binary())  # Binary values are not decoded by pyarrow.
     return [_text(value) for value in column.to_pylist()]
 
 

@@ -1,4 +1,4 @@
-"""Read Speech Commands."""
+"""Read the layout of Speech Commands."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from audiocnn.storage.listing import StoredFile
 
 
 class SpeechCommands:
-    """Speech Commands' own: one folder a word, and lists of the files to validate and test with.
+    """The layout of Speech Commands: a folder for each word, lists of validation and test files.
 
-    Folds: 1 to train with, 2 to validate, 3 to test. A source is a speaker.
+    Folds: 1 for training, 2 for validation, 3 for testing. A source is a speaker.
     """
 
     name = "speechcommands"
@@ -19,11 +19,11 @@ class SpeechCommands:
     _lists = (("validation_list.txt", "2"), ("testing_list.txt", "3"))
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether both lists are there."""
+        """Return whether both lists are there."""
         return {file.path for file in files} >= {path for path, _ in self._lists}
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected]:
-        """One clip for each recording in a word's folder; `_background_noise_` is none."""
+        """Yield one clip for each recording in a word's folder, without `_background_noise_`."""
         folds: dict[str, str] = {}
         for path, fold in self._lists:
             text = read_text(storage.join(uri, path))

@@ -1,4 +1,4 @@
-"""Read corpora that have a CSV of their recordings: ESC-50 and UrbanSound8K."""
+"""Read corpora with a CSV file that lists their recordings: ESC-50 and UrbanSound8K."""
 
 from collections.abc import Iterator
 
@@ -9,23 +9,23 @@ from audiocnn.storage.listing import StoredFile
 
 
 class _Table:
-    """Recordings beside a CSV of their names, folds, classes and sources."""
+    """Recordings beside a CSV file with their names, folds, classes and sources."""
 
     name: str
     looks: str
     meta: str
-    """The CSV's path."""
+    """Path of the CSV file."""
     path: str
-    """A row's file, with the names of columns in braces."""
+    """Path of a row's recording, with the names of columns in braces."""
     columns: tuple[str, str, str, str]
-    """The columns of clip_id, fold, label and source."""
+    """Names of the columns with clip_id, fold, label and source."""
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether the CSV is there."""
+        """Return whether the CSV file is there."""
         return any(file.path == self.meta for file in files)
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected]:
-        """One clip for each line of the CSV; underscores in names of classes are spaces."""
+        """Yield one clip for each row of the CSV; underscores in class names become spaces."""
         by_path = {file.path: file for file in files}
         for row in read_csv(storage.join(uri, self.meta), *self.columns):
             clip_id, fold, label, source = (row[name] for name in self.columns)
@@ -37,7 +37,7 @@ class _Table:
 
 
 class Esc50(_Table):
-    """ESC-50's own: five folds."""
+    """The layout of ESC-50, with five folds."""
 
     name = "esc50"
     looks = "meta/esc50.csv and audio/"
@@ -47,7 +47,7 @@ class Esc50(_Table):
 
 
 class UrbanSound8K(_Table):
-    """UrbanSound8K's own: ten folds, a folder each; a source is a recording of Freesound."""
+    """The layout of UrbanSound8K: ten folds, a folder each; a source is a Freesound recording."""
 
     name = "urbansound8k"
     looks = "metadata/UrbanSound8K.csv and audio/fold1/"

@@ -1,4 +1,4 @@
-"""WebDataset: corpora in tar shards, indexed by their headers and labels alone."""
+"""Read WebDataset corpora: tar shards, indexed from their headers and labels only."""
 
 import json
 import re
@@ -23,19 +23,20 @@ _TARS_AT_ONCE = 32
 class WebDataset:
     """Tar shards with `KEY.wav` (or .flac, .ogg, .mp3) and `KEY.cls` or `KEY.json`.
 
-    A key is a member's name up to the first dot behind its folders. `KEY.cls` is the class as
-    text; `KEY.json` has `label` (or `class`, or `category`), and may have `fold` and `source`.
+    A key is a member's name, with its folders, up to the first dot after them. `KEY.cls` holds the
+    class as text. `KEY.json` has `label` (or `class`, or `category`), and may have `fold` and
+    `source`.
     """
 
     name = "webdataset"
     looks = "tar shards with KEY.wav and KEY.cls or KEY.json"
 
     def matches(self, uri: str, files: list[StoredFile]) -> bool:
-        """Whether there are tars."""
+        """Return whether there are tar files."""
         return any(file.path.lower().endswith(".tar") for file in files)
 
     def clips(self, uri: str, files: list[StoredFile]) -> Iterator[Clip | Rejected]:
-        """One clip for each sound with a label. Raises StorageError."""
+        """Yield one clip for each sound with a label, and rejected entries. Raises StorageError."""
         shards = [file for file in files if file.path.lower().endswith(".tar")]
         with ThreadPoolExecutor(_TARS_AT_ONCE) as pool:
             for entries in pool.map(_shard, shards):
@@ -54,7 +55,7 @@ def _shard(tar: StoredFile) -> list[Clip | Rejected]:
     uri = storage.printable(tar.uri)
     try:
         index = tar_index.read_index(tar, lambda name: _split(name)[1] in _LABELS)
-    except UnreadableError as error:  # any other ends the job: half a corpus is not a whole one
+    except UnreadableError as error:  # Other errors end the job: the corpus would be incomplete.
         return [Rejected(uri=uri, reason=error.reason, detail=str(error))]
     entries: list[Clip | Rejected] = []
     if index.damage:
@@ -65,13 +66,13 @@ def _shard(tar: StoredFile) -> list[Clip | Rejected]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """A member's key and its extension; empty where it has none."""
+    """Return the key and the extension of a member's name; both empty if it has no extension."""
     match = _KEY.fullmatch(name)
     return (match[1], match[2].lower()) if match else ("", "")
 
 
 def _samples(members: list[tar_index.Member]) -> dict[str, _Sample]:
-    """By key. What is neither sound nor label, as a transcript, is in none."""
+    """Group members by key, without those that are neither sound nor label, like transcripts."""
     samples: dict[str, _Sample] = defaultdict(_Sample)
     for member in members:
         key, extension = _split(member.name)
@@ -107,7 +108,7 @@ def _entries(tar: StoredFile, key: str, sample: _Sample) -> Iterator[Clip | Reje
 
 
 def _said(labels: dict[str, tar_index.Member]) -> tuple[str, str, str]:
-    """Label, fold and source; empty where there is none. Raises ValueError, RecursionError."""
+    """Return label, fold and source; empty if missing. Raises ValueError, RecursionError."""
     if not labels:
         raise ValueError("there is no .cls and no .json with its key")
     texts = {}

@@ -1,4 +1,4 @@
-"""What all formats need: where to write, the columns of events, and text that breaks no line."""
+"""Shared by all export formats: the target, the columns of events and safe text files."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -22,15 +22,15 @@ EVENTS = pa.schema(
         ("bundle", pa.string()),
     ]
 )
-"""Columns of `events.parquet`, and of the CSV."""
+"""Columns of `events.parquet` and `events.csv`."""
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
-"""What ends a line somewhere, or what XML cannot have."""
+"""Characters that end a line in some program, or that XML does not allow."""
 Add = Callable[[Event], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where to write, and what formats ask for."""
+    """Destination of an export, and the settings that formats need."""
 
     files: FileList
     to: str
@@ -40,7 +40,10 @@ class Target:
 
 @contextmanager
 def text_file(files: FileList, path: str) -> Iterator[TextIO]:
-    """A text file to write, placed at the end; what is no UTF-8 is escaped."""
+    """Open a text file that is put at `path` when the block ends.
+
+    Characters that UTF-8 cannot encode are escaped.
+    """
     with (
         files.placed(path) as place,
         open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -49,7 +52,7 @@ def text_file(files: FileList, path: str) -> Iterator[TextIO]:
 
 
 def fields_of(event: Event) -> dict[str, str | float | int]:
-    """An event by column: times to the microsecond, scores as float32 had them."""
+    """Return an event by column: times to the microsecond, the score to 6 decimals (float32)."""
     return {
         "uri": event.uri,
         "onset_s": round(event.onset_s, 6),

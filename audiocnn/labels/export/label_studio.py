@@ -13,16 +13,16 @@ from audiocnn.labels.export.base import CONTROLS, Add, Target, fields_of, text_f
 
 @contextmanager
 def to_label_studio(target: Target) -> Iterator[Add]:
-    """`label_studio.json`, tasks to import, and `label_studio.xml`, the project's configuration.
+    """Write `label_studio.json`, tasks to import, and `label_studio.xml`, the project's settings.
 
-    A recording's URI is its task's audio: Label Studio resolves `s3://` by a source storage of
-    that bucket, and a path not at all.
+    The audio of a task is the recording's URI. Label Studio resolves `s3://` if the project has a
+    source storage for that bucket; it cannot resolve local paths.
     """
     with text_file(target.files, "label_studio.json") as file:
         tasks = _Tasks(file)
         yield tasks.add
         tasks.close()
-    # Label Studio refuses a configuration without any label.
+    # Label Studio refuses a configuration without labels.
     labels = sorted(tasks.labels) or [UNKNOWN]
     lines = [f"    <Label value={quoteattr(label)}/>" for label in labels]
     lines = ["<View>", '  <Labels name="label" toName="audio">', *lines, "  </Labels>"]
@@ -31,11 +31,12 @@ def to_label_studio(target: Target) -> Iterator[Add]:
 
 
 class _Tasks:
-    """A JSON array of Label Studio's tasks, one a recording, written as events come.
+    """A JSON array of Label Studio tasks, one for each recording, written as events arrive.
 
-    Known events are regions of a prediction, whose score is the mean of theirs; a recording where
-    nothing is known is a task to label from scratch. Regions are of all channels (`channel` is 0
-    unless the view splits them), and `original_length` is filled in by Label Studio's editor.
+    Known events become the regions of a prediction; its score is the mean of theirs. A recording
+    without known events becomes a task without predictions, to be labelled from scratch. Regions
+    apply to all channels (`channel` is 0 unless the view splits channels). Label Studio's editor
+    fills in `original_length`.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -47,7 +48,7 @@ class _Tasks:
         file.write("[")
 
     def add(self, event: Event) -> None:
-        """Write an event, and first what ends and begins a task where its recording is another."""
+        """Write an event; if its recording is a new one, first end the task and begin the next."""
         if event.uri != self._uri:
             self._end_task()
             data = json.dumps({"audio": event.uri})
@@ -64,7 +65,7 @@ class _Tasks:
     def _region(self, event: Event) -> dict[str, object]:
         label = CONTROLS.sub(" ", event.label)
         self.labels.add(label)
-        self._written += 1  # ids are to be unique in a project
+        self._written += 1  # ids must be unique in a project
         fields = fields_of(event)
         start, end = fields["onset_s"], fields["offset_s"]
         return {
@@ -83,6 +84,6 @@ class _Tasks:
             self._file.write("]}")
 
     def close(self) -> None:
-        """End the array."""
+        """End the last task and the array."""
         self._end_task()
         self._file.write("\n]\n")

@@ -18,13 +18,13 @@ _RAVEN = (
 )  # fmt: skip
 _UNFIT = re.compile(r'[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff'
                     r'\ud800-\udfff\\<>:"|?*]')  # fmt: skip
-"""What some file system, or somebody who reads a listing, would stumble over."""
+"""Characters that some file systems refuse, or that are invisible or misleading in a listing."""
 _MARKED = re.compile(r"~[0-9a-f]{16}$")
-_MOST_OF_A_PART, _MOST_OF_A_PATH = 200, 700  # bytes; files have 255, keys of S3 1024
+_MOST_OF_A_PART, _MOST_OF_A_PATH = 200, 700  # bytes; limits: names 255, S3 keys 1024
 
 
 class _FilePerRecording:
-    """Text files of the known events, one a recording; none where nothing is known."""
+    """Writer of known events, one text file per recording; no file if no event is known."""
 
     def __init__(
         self, target: Target, folder: str, suffix: str, header: str, line: Callable[..., str]
@@ -36,7 +36,7 @@ class _FilePerRecording:
         self._rows = 0
 
     def add(self, event: Event) -> None:
-        """Write an event's line to its recording's file."""
+        """Write an event's line to the file of its recording."""
         if event.label == UNKNOWN:
             return
         if event.uri != self._uri:
@@ -45,7 +45,7 @@ class _FilePerRecording:
         self._file.write(self._line(event, self._rows))
 
     def _begin(self, uri: str) -> None:
-        self._open.close()  # and so places the file of the recording before
+        self._open.close()  # this puts the previous recording's file in place
         name = _file_name(uri, self._target.bucket) + self._suffix
         path = storage.join(self._folder, name)
         self._file = self._open.enter_context(text_file(self._target.files, path))
@@ -65,19 +65,19 @@ class _FilePerRecording:
 
 
 def to_raven(target: Target) -> AbstractContextManager[Add]:
-    """`raven/<recording>.selections.txt`: a selection table a recording, as BirdNET writes them.
+    """Return a writer of Raven selection tables, `raven/<recording>.selections.txt`, as by BirdNET.
 
-    Raven reads `Begin Time` of a table that is opened on a sound, and `Begin Path` with
-    `File Offset` of one that is opened by itself ("sound selection table"). With a table a
-    recording both times are from its start, so either opens right. A table of many recordings
-    would need their summed lengths in `Begin Time`, which events do not tell. `Annotation` is the
-    column that Raven Lite, opensoundscape and crowsetta look for.
+    Raven reads `Begin Time` if a table is opened on a sound, and `Begin Path` with `File Offset` if
+    it is opened by itself ("sound selection table"). With one table per recording both times count
+    from the recording's start, so both ways work. One table of many recordings would need the sums
+    of their lengths in `Begin Time`, and events do not contain these lengths. Raven Lite,
+    opensoundscape and crowsetta look for the column `Annotation`.
     """
 
     def line(event: Event, number: int) -> str:
         onset, offset = f"{event.onset_s:.6f}", f"{event.offset_s:.6f}"
         cells = [str(number), "Spectrogram 1", "1", onset, offset, "0.0", f"{target.high_hz:.1f}"]
-        # People open these tables in spreadsheets too.
+        # Escaped because people open these tables in spreadsheets too.
         cells += [_cell(escape_formula(event.label)), f"{event.score:.6f}", _cell(event.uri), onset]
         return "\t".join(cells) + "\n"
 
@@ -86,7 +86,7 @@ def to_raven(target: Target) -> AbstractContextManager[Add]:
 
 
 def to_audacity(target: Target) -> AbstractContextManager[Add]:
-    """`audacity/<recording>.txt`: a label track a recording, for File > Import > Labels."""
+    """Return a writer of `audacity/<recording>.txt`, label tracks for File > Import > Labels."""
 
     def line(event: Event, _: int) -> str:
         return f"{event.onset_s:.6f}\t{event.offset_s:.6f}\t{_cell(event.label)}\n"
@@ -95,16 +95,19 @@ def to_audacity(target: Target) -> AbstractContextManager[Add]:
 
 
 def _cell(text: str) -> str:
-    """One cell of a line that is split at tabs; a quote that would open a longer one is single."""
+    """Return a cell of a tab-separated line.
+
+    A double quote at its start becomes a single one: it would start a cell of several lines.
+    """
     text = CONTROLS.sub(" ", text)
     return "'" + text[1:] if text.startswith('"') else text
 
 
 def _file_name(uri: str, bucket: str) -> str:
-    """A recording's path below its bucket, as any file system can have it below a folder.
+    """Return a recording's path below the bucket, changed so that every file system accepts it.
 
-    Where that is another path, or the recording is not below the bucket, part of the URI's SHA-256
-    is appended, so that no two recordings have one name.
+    If this changes the path, or the recording is not below the bucket, 16 digits of the URI's
+    SHA-256 are appended, so that no two recordings get the same name.
     """
     root = bucket.rstrip("/") + "/"
     below = uri.startswith(root)
@@ -112,7 +115,7 @@ def _file_name(uri: str, bucket: str) -> str:
     parts = [_file_name_part(part) for part in path.split("/")]
     name = "/".join(parts)
     fits = len(name.encode()) <= _MOST_OF_A_PATH
-    # A name that ends as a changed one does might be that of another recording.
+    # A path that ends like a changed name could equal another recording's changed name.
     if below and fits and name == path and not _MARKED.search(name):
         return name
     digest = hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()
@@ -121,6 +124,6 @@ def _file_name(uri: str, bucket: str) -> str:
 
 def _file_name_part(part: str) -> str:
     part = _UNFIT.sub("_", part).encode()[:_MOST_OF_A_PART].decode(errors="ignore")
-    part = re.sub(r"[ .]+$", "_", part) or "_"  # `..`, and what Windows strips
-    # A folder of this name might be where the file of another recording should be.
+    part = re.sub(r"[ .]+$", "_", part) or "_"  # for `..`, and because Windows strips these
+    # A folder `a.txt` would block the file of a recording `a`.
     return part + "_" if part.lower().endswith(".txt") else part

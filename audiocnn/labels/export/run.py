@@ -1,7 +1,7 @@
-"""Events -> files that other programs open: CSV, JSON Lines, Raven, Audacity, Label Studio.
+"""Export events to files of other programs: CSV, JSON Lines, Raven, Audacity, Label Studio.
 
-Names of recordings and classes are somebody else's: none of them runs as a formula, breaks a line
-or a tag, or leads out of the folder. Parquet and JSON Lines alone have every name exactly as it is.
+Names of recordings and classes are untrusted input: no name can run as a formula, break a line or
+a tag, or lead out of the folder. Only Parquet and JSON Lines keep every name unchanged.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from audiocnn.labels.export.raven_audacity import to_audacity, to_raven
 from audiocnn.labels.export.tables import to_csv, to_jsonl, to_parquet
 
 EXPORTS = "exports.json"
-"""The list of what was exported for people: all formats but Parquet."""
+"""Name of the list of exported files, those of all formats except Parquet."""
 _FORMAT = "audiocnn.exports/1"
 
 
@@ -30,16 +30,16 @@ def export(
     high_hz: float,
     told: Told = lambda path, kept: None,
 ) -> dict[str, str]:
-    """Write events in the formats below the folder `to`; the path there of each format.
+    """Write events in these formats below the folder `to`; return the path there of each format.
 
-    Events come recording by recording, as `events.merged` gives them, and are in memory one at a
-    time. Files of all events are placed when all are written; `raven` and `audacity` are folders
-    of a file a recording, named as it is below `bucket`, and each is placed when its events are
-    over. `high_hz` is the upper edge of Raven's boxes, which refuses those above half a recording's
-    rate.
+    Events must come recording by recording, as `events.merged` yields them; one is in memory. A
+    file with all events is put in place when all are written. `raven` and `audacity` are folders
+    with one file per recording, named like its path below `bucket`; each file is put in place after
+    its last event. `high_hz` is the upper edge of Raven's selections, in Hz: Raven refuses
+    selections above half of a recording's sample rate.
 
-    What an earlier export wrote in these formats is replaced. A file that somebody changed since,
-    or put there, is kept beside, and `told` is called with its path and where it is kept.
+    Files of an earlier export in these formats are replaced. A file there that somebody changed or
+    added is copied first, and `told` is called with its path and the path of the copy.
 
     Raises ConfigError for a format that is not in `FORMATS`, StorageError.
     """
@@ -60,7 +60,7 @@ def export(
 
 
 def clear_exports(to: str, told: Told) -> None:
-    """Remove what `export` wrote below a folder; `told` is called as by `export`."""
+    """Remove the files that `export` listed in `EXPORTS`; `told` is called as by `export`."""
     files = FileList(to, EXPORTS, told)
     files.clear()
     files.finish((), format=_FORMAT)
@@ -74,5 +74,5 @@ _WRITERS: dict[str, tuple[str, Callable[[Target], AbstractContextManager[Add]]]]
     "audacity": ("audacity", to_audacity),
     "label-studio": ("label_studio.json", to_label_studio),
 }
-"""By format: the path that it writes, and what writes it there."""
+"""By format: the path of its file or folder, and its writer."""
 FORMATS: tuple[str, ...] = tuple(_WRITERS)

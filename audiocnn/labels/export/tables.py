@@ -19,7 +19,7 @@ _ROW_GROUP = 8_192
 
 @contextmanager
 def to_parquet(target: Target) -> Iterator[Add]:
-    """`events.parquet`: a row an event."""
+    """Write `events.parquet`, one row per event."""
     with (
         storage.atomic_path(storage.join(target.to, "events.parquet")) as path,
         parquet.writer(path, EVENTS) as file,
@@ -41,7 +41,7 @@ def to_parquet(target: Target) -> Iterator[Add]:
 
 @contextmanager
 def to_csv(target: Target) -> Iterator[Add]:
-    """`events.csv` after RFC 4180: a row an event, quoted where a name has line ends."""
+    """Write `events.csv` (RFC 4180), one row per event; names with line ends are quoted."""
     with text_file(target.files, "events.csv") as file:
         writer = csv.writer(file)
         writer.writerow(EVENTS.names)
@@ -55,7 +55,7 @@ def to_csv(target: Target) -> Iterator[Add]:
 
 @contextmanager
 def to_jsonl(target: Target) -> Iterator[Add]:
-    """`events.jsonl`: an object a line, in ASCII."""
+    """Write `events.jsonl`, one JSON object per line, in ASCII."""
     with text_file(target.files, "events.jsonl") as file:
         yield lambda event: _write_line(file, json.dumps(fields_of(event)))
 

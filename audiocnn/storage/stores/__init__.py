@@ -1,1 +1,1 @@
-"""The kinds of store: local files, S3, and whatever else fsspec reaches."""
+"""The kinds of store: local files, S3, and the other stores that fsspec supports."""

@@ -1,7 +1,7 @@
-"""Stores that are neither S3 nor this machine's disk (gs, az, memory, ...), as fsspec reaches them.
+"""Stores other than S3 and local disks (gs, az, memory, ...), through fsspec.
 
-fsspec cannot be asked for one version of an object. So the store is asked after each read whether
-the object still is of the version that was listed: then what was read is of it too.
+fsspec cannot read a given version of an object. So after each read the object's current version is
+requested. If it is still the listed version, the bytes that were read belong to it too.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,12 @@ from audiocnn.errors import NotAFolderError, StorageError
 
 
 def find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[str, int, str]]:
-    """Names, sizes and versions of all that lies below a root; fsspec lists it whole.
+    """Yield the names, sizes in bytes and versions of all files below a root.
 
-    Raises StorageError, which names the URI, where it is no folder.
+    fsspec lists them in one piece. Raises StorageError, which names the URI, if there is no folder,
+    and NotAFolderError if it is a file.
     """
-    fs.invalidate_cache()  # a listing is kept for ever otherwise
+    fs.invalidate_cache()  # fsspec would keep a listing for ever
     found = [info for info in fs.find(root, detail=True).values() if info["type"] == "file"]
     found = [info for info in found if info["size"] or not info["name"].endswith("/")]
     if any(info["name"] == root for info in found):
@@ -30,7 +31,7 @@ def find(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> Iterator[tuple[s
 
 
 def folders(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    """Names of the folders in a folder, in order; none where there is no folder."""
+    """Return the names of a folder's subfolders, sorted; none if there is no such folder."""
     fs.invalidate_cache()
     if not fs.isdir(path):
         return []
@@ -39,17 +40,17 @@ def folders(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
 
 
 def size_version(fs: fsspec.AbstractFileSystem, path: str) -> tuple[int, str]:
-    """An object's size and version now, as `find` has them."""
+    """Return an object's current size in bytes and version, as `find` gives them."""
     fs.invalidate_cache()
     return _size_version(fs.info(path))
 
 
 def _size_version(info: dict[str, Any]) -> tuple[int, str]:
-    """The version is its ETag, or its size and a time where the store tells any."""
+    """Return size and version: the ETag, or the size and, if the store gives one, a time."""
     size = int(info["size"])
     if tag := info.get("ETag") or info.get("etag"):
         return size, str(tag).strip('"')
     changed = info.get("mtime") or info.get("LastModified") or info.get("created")
-    if isinstance(changed, int | float):  # by a listing, where the object's own answer has a date
+    if isinstance(changed, int | float):  # from a listing; info() gives a datetime
         changed = datetime.fromtimestamp(changed, UTC)
     return size, f"{size}-{changed}"

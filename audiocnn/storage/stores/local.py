@@ -1,4 +1,4 @@
-"""Files of this machine: listed through links, opened only where they are files, placed whole."""
+"""Local files: links are followed, only regular files are opened, files are written completely."""
 
 import errno
 import hashlib
@@ -28,20 +28,20 @@ CHANGED = "it changed meanwhile"
 _TEMPORARY = re.compile(
     r"\.(?:audiocnn-)?(?P<place>[0-9a-f]{12})(?P<process>[0-9a-f]{8})[0-9a-f]{12}\.tmp"
 )
-"""Names of temporary files. Until November 2026 all digits were of chance; first ones had no
-`audiocnn-`."""
+"""Pattern for the names of temporary files. Before November 2026 all digits were random. The first
+versions wrote names without `audiocnn-`."""
 _OLD_S = 86_400
-"""Seconds without a change after which a temporary file of another machine is nobody's."""
+"""Seconds without a change after which a temporary file of any machine counts as left."""
 
 _ONE_FILE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EINVAL,
 }  # fmt: skip
-"""What opening or reading a local file may say about that file alone."""
+"""Error numbers of opening or reading a local file that concern only that file."""
 
 
 def require_folder(uri: str, path: str) -> None:
-    """Raise StorageError where there is no folder, NotAFolderError where it is a file."""
+    """Raise StorageError if there is no folder, NotAFolderError if the path names a file."""
     if os.path.isdir(path):
         return
     if os.path.exists(path):
@@ -50,9 +50,9 @@ def require_folder(uri: str, path: str) -> None:
 
 
 def walk(root: str) -> Iterator[tuple[str, int, str]]:
-    """Names, sizes and versions of all that lies below a local folder, through links, in order.
+    """Yield the names, sizes in bytes and versions of all files below a local folder, in order.
 
-    A folder that cannot be read raises.
+    Links are followed. Raises OSError if a folder cannot be read.
     """
 
     def stop(error: OSError) -> None:
@@ -61,7 +61,7 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, onerror=stop, followlinks=True):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to where we came from
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was listed before
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -70,13 +70,13 @@ def walk(root: str) -> Iterator[tuple[str, int, str]]:
             path = os.path.join(folder, name)
             try:
                 found = size_version(path)
-            except FileNotFoundError:  # it is gone since its folder was read
+            except FileNotFoundError:  # removed after its folder was read
                 continue
             yield path, *found
 
 
 def folders(path: str) -> list[str]:
-    """Names of the folders in a local folder, in order; none where there is no folder."""
+    """Return the names of a local folder's subfolders, sorted; none if there is no such folder."""
     if not os.path.isdir(path):
         return []
     with os.scandir(path) as entries:
@@ -84,8 +84,8 @@ def folders(path: str) -> list[str]:
 
 
 def size_version(path: str) -> tuple[int, str]:
-    """A local file's size, and what changes when it is written anew."""
-    # A link that leads nowhere is listed too: whoever reads it says so.
+    """Return a local file's size in bytes, and a version, which changes when it is rewritten."""
+    # A broken link is listed too: the error appears when the link is read.
     status = os.stat(path) if os.path.exists(path) else os.lstat(path)
     return status.st_size, _version(status)
 
@@ -95,9 +95,9 @@ def _version(status: os.stat_result) -> str:
 
 
 class _OneVersion(io.FileIO):
-    """A file that is read as long as it is of one version: the one given, or that of now.
+    """A file that can be read while it has one version: the given one, or that at the opening.
 
-    Raises ChangedError.
+    Opening it and each read raise ChangedError if the file has another version.
     """
 
     def __init__(self, path: str, version: str | None) -> None:
@@ -110,13 +110,13 @@ class _OneVersion(io.FileIO):
             raise
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, as `FileIO` does."""
+        """Fill a buffer, as `FileIO` does. Raises ChangedError."""
         count = super().readinto(buffer)
         self._require()
         return count
 
     def readall(self) -> bytes:
-        """What is left, as `FileIO` gives it."""
+        """Return the rest of the file, as `FileIO` does. Raises ChangedError."""
         data = super().readall()
         self._require()
         return data
@@ -125,16 +125,16 @@ class _OneVersion(io.FileIO):
         return _version(os.fstat(self.fileno()))
 
     def _require(self) -> None:
-        # After what was read: the system sets the time before it writes.
+        # This check comes after the read: the system sets a file's time before it writes the data.
         if self._now() != self._version:
             raise ChangedError(f"{self.name}: {CHANGED}")
 
 
 def open_file(path: str, version: str | None = None) -> BinaryIO:
-    """A local file, opened where it is one: a pipe or a device could block or act on it.
+    """Open a local file. Raises UnreadableError if it is not regular: a pipe or device could block.
 
-    Raises ChangedError, here and while it is read, where it is no longer of that version, or no
-    longer of the one that it was opened with.
+    Raises ChangedError, here and while the file is read, if it does not have the given version, or
+    no longer has the version that it was opened with.
     """
     if "\0" in path:
         raise UnreadableError(f"{path!r}: its name is none that a file can have")
@@ -146,17 +146,18 @@ def open_file(path: str, version: str | None = None) -> BinaryIO:
 
 
 def advise_read(path: str, offset: int, size: int) -> None:
-    """Have the system fetch a file's bytes, where it can be told to; nothing waits for them."""
-    # Whoever reads it says what is wrong with it. Not every system can be told.
+    """Ask the system to load a range of a file into its cache, and do not wait for it."""
+    # Errors of the file appear when it is read. Not every system has posix_fadvise.
     with suppress(OSError, UnreadableError, AttributeError), open_file(path) as file:
         os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
 
 
 @contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """A path beside this one to write a file to, which takes its place once it is on the disk.
+    """Yield a temporary path in the same folder; the file written there replaces `path` at the end.
 
-    It says by its name that it is ours, and of which process: see `is_left`.
+    It is on the disk before it replaces `path`. Its name shows that audiocnn wrote it, and which
+    process: see `is_left`.
     """
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
@@ -174,7 +175,7 @@ def atomic_path(path: str) -> Iterator[str]:
 
 @cache
 def _place() -> str:
-    """12 hex digits that name this machine, since it was started, and the processes seen there."""
+    """Return 12 hex digits that identify this machine, its last boot and the PID namespace."""
     said = socket.gethostname()
     with suppress(OSError):
         said += Path("/proc/sys/kernel/random/boot_id").read_text()
@@ -183,41 +184,41 @@ def _place() -> str:
 
 
 def is_temporary(path: str) -> bool:
-    """Whether a path is one of a file that was never put in its place."""
+    """Return whether a path has the name of a temporary file."""
     return _TEMPORARY.fullmatch(os.path.basename(path)) is not None
 
 
 def is_left(path: str) -> bool:
-    """Whether a path is one of a temporary file that nobody will put in its place any more.
+    """Return whether a path is a temporary file that no process writes any more.
 
-    Its process has ended, or it was last changed a day ago: that process may be on another machine,
-    or another one may have its number by now.
+    Its process has ended, or the file has not changed for a day. The second rule is for processes
+    of other machines, and for a process number that another process has by now.
     """
     name = _TEMPORARY.fullmatch(os.path.basename(path))
     if name is None:
         return False
     if name["place"] == _place() and not _runs(int(name["process"], 16)):
         return True
-    with suppress(FileNotFoundError):  # it is in its place by now
+    with suppress(FileNotFoundError):  # it was renamed or removed meanwhile
         return time.time() - os.stat(path).st_mtime > _OLD_S
     return False
 
 
 def _runs(process: int) -> bool:
-    """Whether there is a process of this number, which has not ended."""
+    """Return whether a process with this number exists and has not ended."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it belongs to another user
         return True
-    with suppress(OSError):  # one that was killed has its number until its parent asks for it
+    with suppress(OSError):  # a killed process keeps its number until its parent waits for it
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 def explain(uri: str, error: Exception, *, read: bool) -> StorageError:
-    """One line on an error of files; UnreadableError where it is about the one that is read."""
+    """Return an error of one line; UnreadableError if only the file that was read is affected."""
     one = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
     kind: type[StorageError] = StorageError
     if read and (one or getattr(error, "errno", None) in _ONE_FILE):

@@ -1,4 +1,4 @@
-"""A file whose every read is a request: `io.BufferedReader` makes blocks of them."""
+"""A file in which each read is one request. `io.BufferedReader` reads it in larger blocks."""
 
 import io
 import os
@@ -7,21 +7,24 @@ from typing import Any, BinaryIO
 
 
 class RangeFile(io.RawIOBase):
-    """`size` bytes to read and to seek in, given by `read_range(offset, size)`, or some of them."""
+    """A readable, seekable file of `size` bytes from `read_range(offset, size)`.
+
+    `read_range` may return fewer bytes than requested; none mean the end of the file.
+    """
 
     def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
         self.read_range, self.size, self.at = read_range, size, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position; no request is made."""
+        """Set and return the position, without a request. Raises ValueError if it is below 0."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
         if start + offset < 0:
             raise ValueError(f"no position {start + offset}")
@@ -29,7 +32,7 @@ class RangeFile(io.RawIOBase):
         return self.at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer by one request; returns the bytes that there were."""
+        """Fill a buffer by one request and return the number of bytes read."""
         count = max(0, min(len(buffer), self.size - self.at))
         data = self.read_range(self.at, count)
         buffer[: len(data)] = data
@@ -38,6 +41,6 @@ class RangeFile(io.RawIOBase):
 
 
 def read_at(file: BinaryIO, position: int, size: int) -> bytes:
-    """Up to `size` bytes of a file from a position on."""
+    """Return up to `size` bytes of a file from a position on."""
     file.seek(position)
     return file.read(size)

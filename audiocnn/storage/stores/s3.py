@@ -1,15 +1,16 @@
-"""S3 and what speaks like it: one resolution of endpoint, region and keys, for two clients.
+"""S3 and compatible stores: two clients share one resolution of endpoint, region and keys.
 
-s3fs resolves them: from `storage.configure`, AWS_* variables, and AWS profiles. It lists, writes
-and removes. Whole objects and ranges are read by obstore, built from what s3fs resolved: it
-takes an eighth of the CPU time that s3fs takes for a GET of 440 KB.
+s3fs resolves them from `storage.configure`, AWS_* variables and AWS profiles. It lists, writes and
+removes. obstore, configured with the values from s3fs, reads objects and ranges: for a GET of
+440 KB it needs an eighth of the CPU time of s3fs.
 
-How long a request may take: no new attempt begins `PATIENCE_S` after the first, and an attempt
-ends after 5 s without a connection or 15 s without a byte (a PUT: after 20 s and what its bytes
-take at 250 kB/s). Measured, for either client: a closed port, connections that are closed and
-503 SlowDown are given up after 18 to 24 s, a silent server after 31 s, and one that is killed and
-back in 14 s is ridden out. AWS_MAX_ATTEMPTS, and `retries`, `connect_timeout` and `read_timeout`
-in the storage option `config_kwargs`, replace these; attempts are then counted, not timed.
+Time limits of a request: no new attempt starts more than `PATIENCE_S` after the first one. An
+attempt ends after 5 s without a connection or 15 s without a byte; a PUT ends after 20 s plus the
+time for its bytes at 250 kB/s. Measured with both clients: a request fails after 18 to 24 s if the
+port is closed, connections are dropped or the answer is 503 SlowDown, and after 31 s if the server
+is silent. It succeeds if the server is killed and back within 14 s. AWS_MAX_ATTEMPTS or `retries`
+in the storage option `config_kwargs` limits the number of attempts instead of the time.
+`connect_timeout` and `read_timeout` there replace the limits of one attempt.
 """
 
 import asyncio
@@ -33,22 +34,24 @@ from audiocnn.errors import ConfigError, NotAFolderError, StorageError
 from audiocnn.storage.stores import s3_errors
 
 PATIENCE_S = 20.0
-"""Seconds after which a request that failed is not tried again."""
+"""Seconds from a request's start after which it is not retried."""
 
 _LONGEST_WAIT_S = 3.0
 _SLOWEST_BYTES_PER_S = 250_000
 _RENEW_S = 600
 _NOT_FOR_OBSTORE = re.compile(r"[\x00-\x1f\x7f]|//|/$|^/|(^|/)\.{1,2}(/|$)")
-"""Keys that obstore's paths cannot name: control characters, empty and dot segments. s3fs reads
-them. SeaweedFS refuses dot segments, and lists `a//b` and `a\\b` as `a/b`, by which they are read.
-s3fs cuts a key it writes or removes at `?versionId=`; such keys are listed and read."""
+"""Keys that obstore's paths cannot express: with control characters, empty or dot segments. s3fs
+reads these objects. SeaweedFS refuses dot segments; it lists `a//b` and `a\\b` as `a/b`, and they
+are read by that name. s3fs cuts a key at `?versionId=` when it writes or removes the object;
+listing and reading work with such keys."""
 
 
 class FileSystem(S3FileSystem):  # type: ignore[misc]
-    """s3fs that waits for a while and not for a count, and keeps no listings.
+    """An s3fs file system that retries for a time, not for a number of attempts.
 
-    s3fs and botocore each count attempts, so theirs multiply, and neither waits for a port that
-    is closed for some seconds; both are told to try once.
+    It keeps no listings. s3fs and botocore each count attempts, so the counts multiply, and neither
+    waits while a port is closed for some seconds. So both are set to one attempt (botocore's own
+    number is kept if the user sets one).
     """
 
     retries = 1
@@ -59,7 +62,7 @@ class FileSystem(S3FileSystem):  # type: ignore[misc]
         self.patience_s = 0.0 if counted else PATIENCE_S
         if not counted:
             config["retries"] = {"total_max_attempts": 1}
-        kwargs.setdefault("use_listings_cache", False)  # listings are kept for ever otherwise
+        kwargs.setdefault("use_listings_cache", False)  # s3fs would keep them for ever
         super().__init__(*args, config_kwargs=config, **kwargs)
 
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
@@ -77,7 +80,10 @@ class FileSystem(S3FileSystem):  # type: ignore[misc]
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
     def _limit_s(self, body: Any) -> float | None:
-        """Seconds for sending a body: aiohttp has no limit on that, nor on waiting to begin."""
+        """Return the time limit of a request with a body, in seconds; None without a body.
+
+        aiohttp itself limits neither the sending of a body nor the wait before it.
+        """
         if body is None:
             return None
         config = self._prepare_config_kwargs()
@@ -85,13 +91,16 @@ class FileSystem(S3FileSystem):  # type: ignore[misc]
         return timeouts + len(body) / _SLOWEST_BYTES_PER_S
 
     def call(self, method: str, **kwargs: Any) -> Any:
-        """One operation of the S3 API; names that s3fs would read as patterns are safe here."""
+        """Run one operation of the S3 API. Unlike in s3fs, names are never read as patterns."""
         return sync(self.loop, self._call_s3, method, **kwargs)
 
     def fetch(
         self, bucket: str, key: str, most: int | None, version: str | None, **kwargs: Any
     ) -> bytes:
-        """An object's first bytes, by one GET; with a `version`, only where that is its ETag."""
+        """Return the first `most` bytes of an object by one GET; None returns all of them.
+
+        With a `version`, the server refuses the request if that is not the object's ETag.
+        """
         asked = kwargs | ({"IfMatch": version} if version else {})
 
         async def read() -> bytes:
@@ -105,14 +114,14 @@ class FileSystem(S3FileSystem):  # type: ignore[misc]
 
 
 def filesystem() -> FileSystem:
-    """The s3fs filesystem of this process, as it is configured now. Raises ConfigError."""
+    """Return the s3fs file system for the current configuration. Raises ConfigError."""
     try:
         fs = FileSystem()
         fs.connect()
-        # botocore's own takes half of the time of a listing.
+        # botocore's own parser of timestamps takes half of the time of a listing.
         parsers = fs.session.get_component("response_parser_factory")
         parsers.set_parser_defaults(timestamp_parser=_timestamp)
-    except (TypeError, KeyError, ValueError) as error:  # an unknown option, or an odd value
+    except (TypeError, KeyError, ValueError) as error:  # an unknown option or a wrong value
         raise ConfigError(f"--storage-options: s3: {error}") from error
     return fs
 
@@ -120,28 +129,28 @@ def filesystem() -> FileSystem:
 def _timestamp(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(value)
-    except (TypeError, ValueError):  # a number, or HTTP's form
+    except (TypeError, ValueError):  # a number, or a date in the format of HTTP
         found: datetime = parse_timestamp(value)
         return found
 
 
 def forget() -> None:
-    """Drop connections, so that the next call resolves endpoint and keys anew."""
+    """Drop the clients, so that the next call resolves endpoint and keys again."""
     FileSystem.clear_instance_cache()
     _store.cache_clear()
 
 
 def endpoint() -> str:
-    """The URL that requests go to."""
+    """Return the URL that requests go to. Raises ConfigError."""
     url: str = filesystem()._s3.meta.endpoint_url
     return url
 
 
 def pages(path: str) -> Iterator[list[tuple[str, int, str]]]:
-    """Names (`bucket/key`), sizes and ETags below a path, as many at a time as a request gives.
+    """Yield the names (`bucket/key`), sizes in bytes and ETags below a path, one list per request.
 
-    The empty objects ending in `/` that stand for folders are left out. Raises StorageError where
-    nothing is below it; a bucket may be empty.
+    Empty objects ending in `/`, which represent folders, are left out. Raises StorageError if
+    nothing is below the path, NotAFolderError if the path is an object; a bucket may be empty.
     """
     bucket, _, key = path.partition("/")
     fs, empty = filesystem(), bool(key)
@@ -165,7 +174,7 @@ def pages(path: str) -> Iterator[list[tuple[str, int, str]]]:
 
 
 def folders(path: str) -> list[str]:
-    """Names between slashes that follow a path, in order."""
+    """Return the names of the folders directly below a path, sorted."""
     bucket, _, key = path.partition("/")
     below = f"{key}/" if key else ""
     asked, found = {"Bucket": bucket, "Prefix": below, "Delimiter": "/"}, list[str]()
@@ -178,9 +187,10 @@ def folders(path: str) -> list[str]:
 
 
 def read(path: str, most: int = -1, version: str | None = None) -> bytes:
-    """An object (`bucket/key`) by one GET; with `most`, at most that many bytes and one more.
+    """Read an object (`bucket/key`) by one GET; with `most`, only its first `most` + 1 bytes.
 
-    A longer object's other bytes are not fetched. With a `version`, only where that is its ETag.
+    The download of a longer object is stopped. With a `version`, the server refuses the request if
+    that is not the object's ETag.
     """
     bucket, _, key = path.partition("/")
     if _NOT_FOR_OBSTORE.search(key):
@@ -197,9 +207,9 @@ def read(path: str, most: int = -1, version: str | None = None) -> bytes:
 
 
 def read_range(path: str, offset: int, size: int, version: str | None = None) -> bytes:
-    """`size` bytes of an object from `offset` on, where it has them; `version` as for `read`.
+    """Return `size` bytes of an object from `offset` on; `version` is as for `read`.
 
-    The end must not lie past the object's: some servers refuse that with 416.
+    The range must not go beyond the object's end: some servers refuse that with status 416.
     """
     bucket, _, key = path.partition("/")
     if _NOT_FOR_OBSTORE.search(key):
@@ -210,7 +220,7 @@ def read_range(path: str, offset: int, size: int, version: str | None = None) ->
 
 
 def head(path: str) -> tuple[int, str | None]:
-    """Size and ETag of an object."""
+    """Return the size in bytes and the ETag of an object."""
     bucket, _, key = path.partition("/")
     try:
         if _NOT_FOR_OBSTORE.search(key):
@@ -218,13 +228,13 @@ def head(path: str) -> tuple[int, str | None]:
             return answer["ContentLength"], answer.get("ETag")
         meta = obstore.head(_store(bucket), key)
     except (OSError, obstore.exceptions.PermissionDeniedError):
-        read(path, 0)  # raises with the reason: the answer to a HEAD has none
+        read(path, 0)  # raises an error with the reason, which the answer to a HEAD lacks
         raise
     return meta["size"], meta["e_tag"]
 
 
 def exists(path: str) -> bool:
-    """Whether there is an object, or one below it; an emptied folder is none."""
+    """Return whether an object exists at or below a path; an emptied folder does not count."""
     bucket, _, key = path.partition("/")
     fs = filesystem()
     if key:
@@ -234,7 +244,7 @@ def exists(path: str) -> bool:
         except OSError as error:
             if s3_errors.answer(error)[1] >= 500:
                 raise
-            # The answer to a HEAD has no reason; that of the listing has.
+            # The answer to a HEAD has no reason; the answer to the listing below has one.
     below = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
     while True:
         page = fs.call("list_objects_v2", **below)
@@ -247,9 +257,9 @@ def exists(path: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _store(bucket: str) -> S3Store:
-    """Obstore's client of a bucket, from what s3fs resolved; one a process.
+    """Return the process's obstore client of a bucket, with the values that s3fs resolved.
 
-    A process that is forked after its first read cannot use it: obstore's threads are not there.
+    A process that is forked after the first read cannot use it: obstore's threads are not copied.
     """
     fs = filesystem()
     meta = fs._s3.meta
@@ -273,7 +283,7 @@ def _store(bucket: str) -> S3Store:
         }
         limit = timedelta(seconds=fs.patience_s)
         retry = {"max_retries": 1_000, "retry_timeout": limit, "backoff": wait}
-    # Everything is given, for obstore would fill a gap from the environment by rules of its own.
+    # All values are given: obstore would read missing ones from the environment by its own rules.
     return S3Store(
         bucket,
         aws_endpoint_url_s3=meta.endpoint_url,
@@ -288,7 +298,7 @@ def _store(bucket: str) -> S3Store:
 
 
 def _credentials(fs: FileSystem) -> Callable[[], Any]:
-    """What obstore asks for keys: s3fs's, renewed by botocore where they are temporary."""
+    """Return the function that gives obstore the keys of s3fs; botocore renews temporary keys."""
     given = {
         "key": fs.key or fs.client_kwargs.get("aws_access_key_id"),
         "secret": fs.secret or fs.client_kwargs.get("aws_secret_access_key"),
@@ -314,17 +324,17 @@ def _credentials(fs: FileSystem) -> Callable[[], Any]:
             "expires_at": datetime.now(UTC) + timedelta(seconds=_RENEW_S),
         }
 
-    provide()  # here, where a lack of keys is no error of one request
+    provide()  # missing keys raise here, and not in a single request
     return provide
 
 
 def explain(uri: str, error: Exception, seconds: float, *, read: bool) -> StorageError:
-    """One line on what either client raised; UnreadableError where it is about one object read."""
+    """Return an error of one line; UnreadableError if only the object that was read is affected."""
     return s3_errors.explain(uri, error, seconds, _endpoint_or_none(), read=read)
 
 
 def _endpoint_or_none() -> str:
     try:
         return endpoint()
-    except Exception:  # what is being explained already may be why
+    except Exception:  # perhaps the error that is being explained is the cause
         return "the endpoint"

@@ -1,4 +1,4 @@
-"""What S3's two clients raise: what the server answered, whether it passes, a line for people."""
+"""Errors of the two S3 clients: the server's answer, whether to retry, a message of one line."""
 
 import re
 
@@ -51,7 +51,7 @@ _ONE_OBJECT = {
     "AccessDenied", "403", "NoSuchKey", "404", "InvalidObjectState", "KeyTooLongError",
     "InvalidRequest", "InvalidURI", "InvalidRange", "PreconditionFailed", "412",
 }  # fmt: skip
-"""Answers to a read that are about that object alone."""
+"""Codes of answers to a read that concern only that object."""
 _KINDS: dict[str, type[UnreadableError]] = {
     "NoSuchKey": GoneError, "404": GoneError,
     "PreconditionFailed": ChangedError, "412": ChangedError,
@@ -59,9 +59,9 @@ _KINDS: dict[str, type[UnreadableError]] = {
 
 
 def explain(uri: str, error: Exception, seconds: float, where: str, *, read: bool) -> StorageError:
-    """One line on what either client raised; UnreadableError where it is about one object read.
+    """Return an error of one line; UnreadableError if only the object that was read is affected.
 
-    `seconds` is how long it took, `where` the endpoint.
+    `seconds` is the duration of the request with its retries, `where` the endpoint.
     """
     code, status = answer(error)
     kind: type[StorageError] = StorageError
@@ -84,7 +84,7 @@ def explain(uri: str, error: Exception, seconds: float, where: str, *, read: boo
 
 
 def answer(error: BaseException | None) -> tuple[str, int]:
-    """Code and HTTP status of the server's answer behind an error; "" and 0 where it has none."""
+    """Return the code and HTTP status of the server's answer; "" and 0 without an answer."""
     text = str(error)
     while error is not None:
         response = getattr(error, "response", None)
@@ -99,7 +99,7 @@ def answer(error: BaseException | None) -> tuple[str, int]:
 
 
 def passes(error: Exception) -> bool:
-    """Whether the same request may do better in a moment."""
+    """Return whether a retry of the same request may succeed."""
     code, status = answer(error)
     if isinstance(error, botocore.exceptions.SSLError):
         return False

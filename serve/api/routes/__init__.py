@@ -1,6 +1,6 @@
-"""The routes of the endpoint: a file each, or a file for those that belong together."""
+"""The routes of the endpoint. Routes that belong together share a file."""
 
 from serve.api.routes import labels, model, pages, predict, stream
 
 ROUTES = (predict, model, labels, pages, stream)
-"""Each has `add(api, context)`. The OpenAPI document lists them in this order."""
+"""Modules with a function `add(api, context)`. The OpenAPI document lists them in this order."""

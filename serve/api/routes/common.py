@@ -1,4 +1,4 @@
-"""What several routes need."""
+"""Code that several routes share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from serve.engine.service import Service
 from serve.problems import KINDS, Kind, Problem
 
 AUDIO = {"schema": {"type": "string", "format": "binary"}}
-"""The schema of a recording."""
+"""The media type of a recording in the OpenAPI document."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the routes answer with."""
+    """The services and labels that the routes answer from."""
 
     current: Callable[[], Service]
-    """Gives the service of the current bundle, or raises Problem."""
+    """Returns the service of the current bundle, or raises Problem."""
     metrics: EndpointMetrics
     results: Results | None = None
-    """The labels to look through, where the endpoint was given some."""
+    """Labels to browse; None if the endpoint has no --labels."""
     beside: Callable[[], Service] | None = None
-    """Gives the service of the other bundle, where the endpoint was given one."""
+    """Returns the service of the second bundle; None if the endpoint has no --beside."""
 
     def service(self, *, beside: bool) -> Service:
-        """The service of the current bundle, or of the one beside. Raises Problem."""
+        """Return the service of the current bundle, or of the second one. Raises Problem."""
         if not beside:
             return self.current()
         if self.beside is None:
@@ -38,16 +38,16 @@ class Context:
 
 
 def described(kind: Kind) -> dict[str, Any]:
-    """A problem in the OpenAPI document."""
+    """Return the response of a problem, for the OpenAPI document."""
     schema = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}
     return {"description": kind.title, "content": {"application/problem+json": schema}}
 
 
 def not_found() -> dict[int | str, dict[str, Any]]:
-    """A 404 in the OpenAPI document."""
+    """Return a response with status 404, for the OpenAPI document."""
     return {404: described(KINDS["not-found"])}
 
 
 def answer(request: Request, content: dict[str, Any]) -> JsonResponse:
-    """JSON in an encoding that the client takes."""
+    """Return a JSON answer in an encoding that the client accepts."""
     return JsonResponse(content, request.headers.get("accept-encoding", ""))

@@ -1,4 +1,4 @@
-"""Look through labels and correct them: `/v1/labels`."""
+"""Browse labels and correct them: `/v1/labels`."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from serve.problems import Problem
 
 
 def add(api: FastAPI, context: Context) -> None:
-    """Add them."""
+    """Add the routes below `/v1/labels`."""
 
     def there() -> Results:
         if context.results is None:
@@ -48,7 +48,7 @@ def add(api: FastAPI, context: Context) -> None:
         summary="The sound of a window",
     )
     async def _sound(
-        uri: Annotated[str, Query(max_length=1_100)],  # what HAProxy takes, escaped
+        uri: Annotated[str, Query(max_length=1_100)],  # escaped, it fits HAProxy's buffer
         start_s: Annotated[float, Query(allow_inf_nan=False)],
     ) -> Response:
         rate = context.current().bundle.feature.sample_rate

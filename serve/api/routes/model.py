@@ -1,4 +1,4 @@
-"""What answers, and whether it does: `GET /v1/model`, `/healthz` and `/readyz`."""
+"""The description of the model and its health: `GET /v1/model`, `/healthz` and `/readyz`."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from serve.api.routes.common import Context, answer, not_found
 
 
 def add(api: FastAPI, context: Context) -> None:
-    """Add them."""
+    """Add the routes of the model's description and health."""
 
     @api.get(
         "/v1/model",

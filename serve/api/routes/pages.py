@@ -1,4 +1,4 @@
-"""The dashboard, generated sounds to try, the documentation, and what problems mean."""
+"""The dashboard, generated sounds to try, the documentation, and a page for each problem."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from serve.problems import KINDS, Problem
 
 
 def add(api: FastAPI, context: Context) -> None:
-    """Add them."""
+    """Add the routes of the dashboard, samples, documentation and problems."""
 
     @api.get("/docs", include_in_schema=False)
     async def _docs() -> HTMLResponse:

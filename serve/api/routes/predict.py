@@ -1,4 +1,4 @@
-"""A recording in, predictions out: `POST /v1/predict`, and the tutorial's `POST /inference`."""
+"""Predictions for a recording: `POST /v1/predict`, and the tutorial's `POST /inference`."""
 
 import base64
 import binascii
@@ -31,7 +31,7 @@ _BODY = {
 
 
 def add(api: FastAPI, context: Context) -> None:
-    """Add them."""
+    """Add `POST /v1/predict` and `POST /inference`."""
 
     @api.post(
         "/v1/predict",
@@ -68,7 +68,7 @@ def add(api: FastAPI, context: Context) -> None:
 
 
 async def _recording(request: Request) -> bytes:
-    """The bytes of the recording that was sent. Raises Problem."""
+    """Return the bytes of the recording in a request. Raises Problem."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         return await request.body()

@@ -9,7 +9,7 @@ from serve.problems import Problem
 
 
 def add(api: FastAPI, context: Context) -> None:
-    """Add it."""
+    """Add `WS /v1/stream`."""
 
     @api.websocket("/v1/stream")
     async def _stream(socket: WebSocket) -> None:
