@@ -15,7 +15,7 @@ from audiocnn.config import FeatureConfig
 from audiocnn.model.calibration import Reliability
 
 _NAMED = 60
-"""Most classes whose names fit in a figure."""
+"""Most classes for which a figure has room for names."""
 
 
 def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:

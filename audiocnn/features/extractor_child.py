@@ -93,7 +93,7 @@ def _listen(connection: Connection, tasks: "queue.Queue[Task | Stream]") -> None
 
 
 class _FrontEnd:
-    """Turns recordings into parts or into windows."""
+    """The work of this process: recordings to parts, or to windows."""
 
     def __init__(self, feature: FeatureConfig, limits: AudioLimits, progress: Progress) -> None:
         self.logmel, self.limits, self.progress = LogMel(feature), limits, progress

@@ -80,8 +80,8 @@ class FeatureSet:
     def fingerprint(self) -> str:
         """Identifier of the content of these features: config, classes and rows.
 
-        It depends neither on the URI nor on the distribution of rows over parts (in the first
-        format: it depends on the parts).
+        It does not depend on the URI. Except in the first format, it does not depend on the
+        distribution of rows over parts either.
         """
         rows = [part.rows for _, part in sorted(self.parts.items())]
         return content_fingerprint(

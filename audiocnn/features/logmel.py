@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float32]
 
 
 class LogMel:
-    """Computes log-mel spectrograms of windows, on the CPU.
+    """The log-mel front end on the CPU.
 
     The result is the same as that of torchaudio's MelSpectrogram and amplitude_to_DB, and as that
     of librosa's melspectrogram with HTK's mel scale (within 0.01 dB).

@@ -95,7 +95,7 @@ class Windows:
 
 
 class PartWriter:
-    """Writes clips to one part in a local file; memory holds one row group of windows."""
+    """A writer of clips to one part in a local file; memory holds one row group of windows."""
 
     def __init__(self, path: str, config: FeatureConfig) -> None:
         self.config = config

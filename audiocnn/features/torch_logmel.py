@@ -11,7 +11,7 @@ from audiocnn.features.logmel import hann, mel_filters
 
 
 class TorchLogMel(torch.nn.Module):
-    """Computes log-mel spectrograms of batches of windows, on the device of its buffers.
+    """The log-mel front end for batches of windows, on the device of its buffers.
 
     forward: [batch, window_samples] float32 in full scale ±1
           -> [batch, n_mels, n_frames] float32, decibels, 10 log10(power), at least floor_db.

@@ -1,4 +1,4 @@
-"""What every network offers to training, predictions, Grad-CAM and the endpoint."""
+"""The interface of every network for training, predictions, Grad-CAM and the endpoint."""
 
 from abc import abstractmethod
 
@@ -20,7 +20,7 @@ class Backbone(nn.Module):
 
     config: ModelConfig
     embedding_size: int
-    """Numbers in an embedding."""
+    """Number of values in an embedding."""
     n_classes: int
     layers: tuple[str, ...]
     """Names of the modules whose maps are shown by default, from input to output."""
@@ -37,22 +37,22 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.ones(n_mels))
 
     def normalise_by(self, mean: np.ndarray, std: np.ndarray) -> None:
-        """Set each band's mean and deviation, [n_mels] decibels: `FeatureSet.mean_std`."""
+        """Set each band's mean and deviation, [n_mels] decibels, see `FeatureSet.mean_std`."""
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
 
     def normalised(self, logmel: torch.Tensor) -> torch.Tensor:
-        """[batch, n_mels, n_frames] decibels -> the same with mean 0 and deviation 1 by band."""
+        """Normalise each band of [batch, n_mels, n_frames] decibels with `mean` and `std`."""
         return (logmel - self.mean[:, None]) / self.std[:, None]
 
     @abstractmethod
     def embed(self, logmel: torch.Tensor) -> torch.Tensor:
-        """[batch, n_mels, n_frames] decibels -> [batch, embedding_size]."""
+        """Convert [batch, n_mels, n_frames] decibels to embeddings, [batch, embedding_size]."""
 
     @abstractmethod
     def classify(self, embedding: torch.Tensor) -> torch.Tensor:
-        """[batch, embedding_size] -> [batch, n_classes] logits."""
+        """Convert embeddings, [batch, embedding_size], to [batch, n_classes] logits."""
 
     def forward(self, logmel: torch.Tensor) -> torch.Tensor:
-        """[batch, n_mels, n_frames] decibels -> [batch, n_classes] logits."""
+        """Convert [batch, n_mels, n_frames] decibels to [batch, n_classes] logits."""
         return self.classify(self.embed(logmel))

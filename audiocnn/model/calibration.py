@@ -12,7 +12,7 @@ PRECISION = 0.95
 """Precision to which the threshold of each class is fitted."""
 
 _LEAST = 1e-12
-"""Lowest score whose logarithm is taken."""
+"""Floor of a score before its logarithm is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

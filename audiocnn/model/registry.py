@@ -1,4 +1,4 @@
-"""The networks that there are, by the kind of their options."""
+"""All networks, by the class of their options."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,12 @@ from audiocnn.model.resnet import AudioCNN
 BACKBONES: dict[type[ModelConfig], Callable[[ModelConfig, int, int], Backbone]] = {
     ModelConfig: AudioCNN
 }
-"""To add a network, write a `Backbone` and its options, and name both here."""
+"""The network for each class of options.
+
+To add a network, write a `Backbone` and a class of its options, and add both here.
+"""
 
 
 def build(config: ModelConfig, n_mels: int, n_classes: int) -> Backbone:
-    """A network with fresh weights for log-mels of `n_mels` bands."""
+    """Return a network with random weights for log-mels with `n_mels` bands."""
     return BACKBONES[type(config)](config, n_mels, n_classes)

@@ -50,7 +50,7 @@ class ResidualBlock(nn.Module):
 
 
 class AudioCNN(Backbone):
-    """Maps log-mels to class logits: conv1, layer1 to layer4, pooling, dropout, linear head.
+    """A residual CNN: conv1, layer1 to layer4, pooling, dropout, linear head.
 
     forward: [batch, n_mels, n_frames] decibels -> [batch, n_classes] logits.
     """
@@ -106,7 +106,7 @@ def _layer(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def _inside(stages: tuple[int, ...]) -> Iterator[str]:
-    """The names of the modules in a block whose maps can be shown."""
+    """Yield the names of the modules inside the layers whose maps can be shown."""
     for layer, blocks in enumerate(stages, 1):
         for block in range(blocks):
             yield f"layer{layer}.block{block}.conv"

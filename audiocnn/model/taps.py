@@ -14,8 +14,8 @@ class Taps:
     >>> maps["layer1.block0.conv"].shape  # [batch, channels, bands, frames]
 
     The names are `model.map_names`: of AudioCNN conv1, layer1 to layer4, and layerN.blockM.conv
-    (before the shortcut is added) and layerN.blockM.relu (after). Maps are detached. The
-    next forward pass overwrites them.
+    (before the shortcut is added) and layerN.blockM.relu (after). Maps are detached. The next
+    forward pass overwrites them.
     """
 
     def __init__(self, model: Backbone) -> None:

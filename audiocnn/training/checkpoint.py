@@ -66,7 +66,7 @@ def snapshot(state: Any) -> Any:
 
 
 class BackgroundWriter:
-    """Runs one job at a time in a thread beside the training, such as writing a checkpoint.
+    """A runner of one job at a time beside the training, such as writing a checkpoint.
 
     The error of a job is raised by the next call, so that a full disk ends the training.
     """
