@@ -8,19 +8,23 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 
+Answer = TypeVar("Answer")
 PATIENCE_S = 600
 """Nothing that is waited for takes so long, however slow and busy the machine."""
 
 
-def wait_until(happened: Callable[[], object], told: Callable[[], object] = lambda: "") -> None:
-    """Ask until the answer is true. Raises AssertionError with what is `told` after a long time."""
+def wait_until(happened: Callable[[], Answer], told: Callable[[], object] = lambda: "") -> Answer:
+    """Ask until the answer is true and return it.
+
+    Raises AssertionError with what is `told` after a long time.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         began = time.monotonic()
-        if happened():
-            return
+        if answer := happened():
+            return answer
         assert time.monotonic() < deadline, told()
         # A look that takes long is repeated seldom: what is waited for needs the machine. But a
         # look may also wait, for an answer for instance, and that says nothing of its cost.

@@ -185,11 +185,12 @@ def test_labels_that_another_bundle_made_meanwhile_are_shown_as_its_own(
     change_note(copies.folder, bundle="another", bucket="/elsewhere", max_duration_s=1.0)
     copies.part(2).unlink()
 
-    def card() -> dict[str, Any]:
-        return dict(copy.get("/v1/labels").json())
+    def read() -> dict[str, Any]:
+        """The card, once both parts are read with the new note: each card starts a refresh."""
+        card = dict(copy.get("/v1/labels").json())
+        return card if (card["parts_read"], card["bundle"]) == (2, "another") else {}
 
-    wait_until(lambda: card()["parts_read"] == 2 and card()["bundle"] == "another")
-    now = card()
+    now = wait_until(read)
     assert (now["bucket"], now["windows"]) == ("/elsewhere", copies.count(0, 1))
     assert now["windows"] == sum(one["windows"] for one in now["classes"]) < before["windows"]
     row = copy.get(WINDOWS).json()["rows"][0]
