@@ -25,6 +25,7 @@ import tyro
 from audiocnn import storage
 from audiocnn.labels.label_set import SUMMARY
 from audiocnn.labels.part import read_ledger
+from audiocnn.storage.machine import MALLOC
 from benchmarks import corpora, progress, resume
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, ROOT, Report
@@ -42,8 +43,6 @@ PEERS = ("pool", "hf_datasets", "hf_pipeline", "naive_ray")
 DELAYS_MS = (0, 20, 100)
 _AT_ONCE = 2
 """Shards of a worker of ours that are decoded or scored at once: it has as many front ends."""
-_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
-"""Memory that is given back is faulted in again: a sixth of a forward of 64 windows."""
 
 _PARTS = "from the mean of the first parts, two a core of which are begun at once, to the last part"
 _BARE = "sum of its processes' own, each from its first batch to its last"
@@ -105,7 +104,7 @@ class Bench:
 
     def limit(self, paths: list[str], cores: list[int]) -> Rates:
         """The bare loop; its steady rate is the sum of its processes' own."""
-        notes, wall_s = self._contender("bare_loop", paths, cores, _ALLOCATOR)
+        notes, wall_s = self._contender("bare_loop", paths, cores, MALLOC)
         return Rates.of_each(progress.noted(notes), len(paths), wall_s)
 
     def peer(self, name: str) -> Rates:

@@ -1,17 +1,13 @@
 """The process that turns recordings into log-mels; it may be killed at any time.
 
-Only `Extractor` starts it: `python -m audiocnn.features.extractor_child FD FD`. The first file
-descriptor is a socket. The process receives the configs, then parts to write or recordings to
-stream. It sends the ledger of each part, the windows of recordings, or an error that ends the job.
-The second file descriptor is a shared file with the index of the current recording, see `Progress`.
+Only `Extractor` starts it. It receives the configs, then parts to write or recordings to stream. It
+sends the ledger of each part, the windows of recordings, or an error that ends the job.
 """
 
 import errno
 import logging
 import os
 import queue
-import resource
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,9 +23,10 @@ import numpy as np
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits, Segment, Source, Window, batched, windows
 from audiocnn.audio.recording import Recording, begin_to_read, closing_source
+from audiocnn.audio.sandbox import Progress, accept
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableError
-from audiocnn.features.extractor import FOUND, Progress, Stream, Task
+from audiocnn.features.extractor import FOUND, Stream, Task
 from audiocnn.features.logmel import LogMel
 from audiocnn.features.part import FeatureLedger, recording_of
 from audiocnn.features.part_writer import PartWriter, Windows
@@ -46,18 +43,14 @@ _Read = Callable[[], Source]
 
 def main() -> None:
     """Write parts and stream recordings until the parent process closes the socket."""
-    connection, progress = Connection(int(sys.argv[1])), Progress(int(sys.argv[2]))
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    feature, limits, storage_options = connection.recv()
+    connection, progress, (feature, limits, storage_options) = accept(_MOST_MEMORY)
     try:
         storage.configure(storage_options)
         front_end = _FrontEnd(feature, limits, progress)
     except AudioCNNError as error:
-        connection.send(("fatal", error))
+        connection.send(error)
         return
-    connection.send(("ready", None))
+    connection.send(None)
     tasks: queue.Queue[Task | Stream] = queue.Queue()
     Thread(target=_listen, args=(connection, tasks), daemon=True).start()
     while True:
@@ -184,7 +177,3 @@ class _FrontEnd:
             "total": stored.sum(axis=2),
             "squares": np.square(stored, out=stored).sum(axis=2),
         }
-
-
-if __name__ == "__main__":
-    main()

@@ -28,6 +28,7 @@ from audiocnn.features.band_sums import BandSums
 from audiocnn.features.part import add_digests, fits, int_keys, rows_digest, rows_sha256
 from audiocnn.features.rows import FeatureRows
 from audiocnn.storage import parquet
+from audiocnn.storage.json_note import Note
 
 FORMAT = "audiocnn.features/2"
 _FIRST = "audiocnn.features/1"
@@ -102,11 +103,7 @@ class FeatureSet:
 
         For a local file elsewhere it is the file name, for any other object the URI.
         """
-        is_manifest = self.corpus.lower().endswith((".csv", ".tsv", ".parquet"))
-        folder = self.corpus.rpartition("/")[0] if is_manifest else self.corpus
-        if uri.startswith(f"{folder}/"):
-            return uri.removeprefix(f"{folder}/")
-        return uri.rpartition("/")[2] if storage.is_local(uri) else uri
+        return _public_name(self.corpus, uri)
 
     def mean_std(self, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return each band's mean and standard deviation over folds, [n_mels] float32 decibels.
@@ -126,53 +123,14 @@ class FeatureSet:
 
     def write(self) -> None:
         """Write `features.json`, which makes the features complete. Raises StorageError."""
-        mean, std = self.mean_std(list(self.bands))
-        storage.write_json(
-            storage.join(self.uri, "features.json"),
-            {
-                "format": FORMAT,
-                "written_by": __version__,
-                "fingerprint": self.fingerprint,
-                "config": to_json(self.config),
-                "config_fingerprint": self.config.fingerprint,
-                "classes": list(self.classes),
-                "corpus": self.corpus,
-                "counts": self.counts,
-                "folds": _text_keys(self.folds),
-                "mean": [round(float(v), 4) for v in mean],
-                "std": [round(float(v), 4) for v in std],
-                "bands": _bands_json(self.bands),
-                "parts": {name: part.to_json() for name, part in self.parts.items()},
-            },
-        )
+        storage.write_json(storage.join(self.uri, "features.json"), _note(self))
 
     @staticmethod
     def read(uri: str) -> "FeatureSet":
         """Read the features at a URI. Raises StorageError, FormatError, ConfigError."""
         uri = storage.absolute(uri)
         note = storage.join(uri, "features.json")
-        plain = storage.read_format(note, FORMAT, "features", _FIRST)
-        try:
-            features = FeatureSet(
-                uri=uri,
-                config=from_json(FeatureConfig, plain["config"]),
-                classes=tuple(plain["classes"]),
-                corpus=plain["corpus"],
-                counts=plain["counts"],
-                parts={name: FeaturePart.from_json(part) for name, part in plain["parts"].items()},
-                folds=int_keys(plain["folds"]),
-                bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
-                format=plain["format"],
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{uri}: features.json is damaged ({error})") from error
-        if plain["config_fingerprint"] != features.config.fingerprint:
-            raise FormatError(
-                f"{uri}: features of another version of the front end; ingest the corpus again"
-            )
-        if plain["fingerprint"] != features.fingerprint:
-            raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
-        return features
+        return _of_note(uri, storage.read_format(note, FORMAT, "features", _FIRST))
 
     def load(self, folds: list[int], parts: Collection[str] | None = None) -> "FeatureRows":
         """Load the windows of some folds into memory, sorted by clip and time.
@@ -263,9 +221,58 @@ def _read(uri: str) -> tuple[pa.Table, bytes]:
         return file.read(), hashlib.sha256(parquet.footer(data)).digest()
 
 
+def _note(features: FeatureSet) -> dict[str, Any]:
+    """Return the content of `features.json`."""
+    mean, std = features.mean_std(list(features.bands))
+    return {
+        "format": FORMAT,
+        "written_by": __version__,
+        "fingerprint": features.fingerprint,
+        "config": to_json(features.config),
+        "config_fingerprint": features.config.fingerprint,
+        "classes": list(features.classes),
+        "corpus": features.corpus,
+        "counts": features.counts,
+        "folds": _text_keys(features.folds),
+        "mean": [round(float(v), 4) for v in mean],
+        "std": [round(float(v), 4) for v in std],
+        "bands": _text_keys({k: dataclasses.asdict(v) for k, v in features.bands.items()}),
+        "parts": {name: part.to_json() for name, part in features.parts.items()},
+    }
+
+
+def _of_note(uri: str, plain: Note) -> FeatureSet:
+    """Return the features that `features.json` describes. Raises FormatError, ConfigError."""
+    try:
+        features = FeatureSet(
+            uri=uri,
+            config=from_json(FeatureConfig, plain["config"]),
+            classes=tuple(plain["classes"]),
+            corpus=plain["corpus"],
+            counts=plain["counts"],
+            parts={name: FeaturePart.from_json(part) for name, part in plain["parts"].items()},
+            folds=int_keys(plain["folds"]),
+            bands={fold: BandSums(**v) for fold, v in int_keys(plain["bands"]).items()},
+            format=plain["format"],
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"{uri}: features.json is damaged ({error})") from error
+    if plain["config_fingerprint"] != features.config.fingerprint:
+        raise FormatError(
+            f"{uri}: features of another version of the front end; ingest the corpus again"
+        )
+    if plain["fingerprint"] != features.fingerprint:
+        raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
+    return features
+
+
+def _public_name(corpus: str, uri: str) -> str:
+    is_manifest = corpus.lower().endswith((".csv", ".tsv", ".parquet"))
+    folder = corpus.rpartition("/")[0] if is_manifest else corpus
+    if uri.startswith(f"{folder}/"):
+        return uri.removeprefix(f"{folder}/")
+    return uri.rpartition("/")[2] if storage.is_local(uri) else uri
+
+
 def _text_keys(values: dict[int, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in sorted(values.items())}
-
-
-def _bands_json(bands: dict[int, BandSums]) -> dict[str, Any]:
-    return _text_keys({fold: dataclasses.asdict(sums) for fold, sums in bands.items()})

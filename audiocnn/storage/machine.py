@@ -1,5 +1,6 @@
-"""The CPUs of this machine that a process may use, and the number of processes that fit on GPUs."""
+"""The CPUs and memory of a process on this machine, and the number of processes per GPU."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,6 +8,26 @@ from pathlib import Path
 
 _SHARES = 10_000
 """Units in a GPU: Ray counts resources in units of 1/10000."""
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = 1 << 30, 256 << 20
+"""Bytes: the size from which glibc maps an array by itself, and the free memory that it keeps.
+
+By default glibc returns arrays of a few hundred kB to the kernel. The next ones cause page faults
+again, which takes a fifth of a forward pass.
+"""
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(_MMAP_THRESHOLD),
+    "MALLOC_TRIM_THRESHOLD_": str(_TRIM_THRESHOLD),
+}
+"""Environment of a process that is to keep freed memory."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Make this process keep freed memory, as `MALLOC` does for a new one."""
+    with suppress(OSError, AttributeError):  # a C library other than glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
 
 
 def cpus(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -1,11 +1,10 @@
 """A worker of the labelling pool: it decodes, and scores with its own model or one on a GPU."""
 
-import ctypes
 import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +20,13 @@ from audiocnn.labels.labeller import Labeller, Scorer, Scores
 from audiocnn.labels.shard_list import read_shard
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
+from audiocnn.storage.machine import keep_freed_memory
 from pipelines.label.gpu_models import ModelPool
 from pipelines.options import Label
 from pipelines.runtime.metrics import meters
 
 _FRONT_ENDS = 2
 """Extractors of a worker: windows of one are scored while the other reads and decodes."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +43,12 @@ class Work:
     options: Label
 
 
-def _keep_memory() -> None:
-    """Make glibc keep freed memory. Otherwise page faults take a fifth of a forward pass.
-
-    By default, glibc returns large arrays to the kernel, and new ones cause page faults again.
-    """
-    with suppress(OSError, AttributeError):  # a C library other than glibc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 28)
-
-
 class LabelWorker:
     """Shards of the manifest -> parts of labels; several shards at once, each in its own thread."""
 
     def __init__(self, work: Work, models: list[Any]) -> None:
         torch.set_num_threads(1)
-        _keep_memory()
+        keep_freed_memory()
         self.work = work
         self._lock = threading.Lock()
         self._idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 
+from audiocnn.storage.machine import MALLOC
 from audiocnn.storage.scratch import Scratch
 from serve.api.gate import PASSED_ON
 from serve.problems import Problem
@@ -121,10 +122,7 @@ def prepare(address: str) -> None:
         # The routes run in the event loop of the replica's socket, not in a second one.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        # Keep glibc from returning each request's arrays to the kernel: the next request would
-        # get them by page faults again.
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        **MALLOC,  # of the replicas
         # The default, ten times a second, took a twentieth of a core.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     }

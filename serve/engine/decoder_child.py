@@ -1,13 +1,10 @@
 """The child process in which recordings are decoded; it may be killed at any time.
 
-Only `serve.engine.decoder` starts it. Its argument is the number of a socket. Over this socket it
-receives recordings from the network, or requests for segments of recordings in storage. It sends
-back the samples of each, or the error.
+Only `serve.engine.decoder` starts it. It receives recordings from the network, or requests for
+segments of recordings in storage. It sends back the samples of each, or the error.
 """
 
-import resource
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ import numpy as np
 from audiocnn import storage
 from audiocnn.audio.decode import AudioInfo, AudioLimits, Samples, decode, read
 from audiocnn.audio.recording import Recording, closing_source, open_recording
+from audiocnn.audio.sandbox import accept
 from audiocnn.errors import AudioError, StorageError
 
 MOST_MEMORY = 768 << 20
@@ -43,12 +41,9 @@ class SegmentRequest:
 
 def main() -> None:
     """Decode recordings until the other end closes the socket."""
-    connection = Connection(int(sys.argv[1]))
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection, _, _ = accept(MOST_MEMORY)
     with suppress(EOFError, OSError):
-        connection.send("ready")
+        connection.send(None)
         while True:
             try:
                 info, samples = _answer(connection)

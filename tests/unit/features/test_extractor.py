@@ -150,7 +150,7 @@ def test_a_second_part_is_written_by_the_same_process(
 
 
 def process_of(extractor: Extractor) -> psutil.Process:
-    return psutil.Process(extractor._process.pid)
+    return psutil.Process(extractor._child.pid)
 
 
 def test_bad_ones_are_named_and_the_others_go_on(
@@ -174,8 +174,8 @@ class Clock:
         self._hung: set[int] = set()
 
     def __call__(self) -> float:
-        if self.extractor and self.extractor._progress.at == self.place:
-            process = self.extractor._process.pid
+        if self.extractor and self.extractor._child.progress.at == self.place:
+            process = self.extractor._child.pid
             if process in self._hung or len(self._hung) < 2:
                 self._hung.add(process)
                 self.now += 100
@@ -195,7 +195,7 @@ def test_deadly_recordings_cost_themselves_alone(
         bad["segfault"], *sounds[:3], bad["hang"], bad["memory"], *sounds[3:], bad["segfault"],
     ]  # fmt: skip
     clock = Clock(order.index(bad["hang"]))
-    monkeypatch.setattr("audiocnn.features.extractor.monotonic", clock)
+    monkeypatch.setattr("audiocnn.audio.sandbox.monotonic", clock)
     with Extractor(SMALL, LIMITS, silence_s=0.8) as extractor:
         clock.extractor = extractor
         answers = read(order, tmp_path, extractor)
@@ -223,7 +223,7 @@ def test_a_process_killed_once_from_outside_costs_nothing(
     with extractor, ThreadPoolExecutor(1) as thread:
         before = process_of(extractor)
         writing = thread.submit(extractor.part, items_of(order), str(tmp_path / "part.parquet"))
-        wait_until(lambda: extractor._progress.at == 5)
+        wait_until(lambda: extractor._child.progress.at == 5)
         before.kill()
         ledger = writing.result()
         after = process_of(extractor)
@@ -247,7 +247,7 @@ def test_it_dies_with_its_owner() -> None:
     code = (
         "import os, signal, sys; from audiocnn.features.extractor import Extractor;"
         "from audiocnn.config import *; e = Extractor(FeatureConfig(), AudioLimits());"
-        "print(e._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "print(e._child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -270,7 +270,7 @@ def test_a_process_that_is_killed_as_it_starts_is_started_again(
     sounds: list[Recording], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Extractor(SMALL, LIMITS) as extractor:
-        extractor._process.kill()
+        process_of(extractor).kill()
         ledger = extractor.part(items_of(sounds[:2]), str(tmp_path / "part.parquet"))
     assert len(ledger.ingested) == 2
     starts = tmp_path / "starts"
@@ -337,7 +337,7 @@ def test_a_recording_of_an_hour_is_not_held_in_memory(tmp_path: Path) -> None:
         for name, seconds in (("minute.flac", 60), ("hour.flac", 3_600)):
             items = items_of([Recording(uri=str(tmp_path / name))])
             ledger = extractor.part(items, str(tmp_path / "part.parquet"))
-            status = Path(f"/proc/{extractor._process.pid}/status").read_text()
+            status = Path(f"/proc/{extractor._child.pid}/status").read_text()
             assert ledger.windows == {1: seconds}
             peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
     assert peaks[1] - peaks[0] < 96 << 10

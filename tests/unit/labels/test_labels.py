@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audiocnn.audio.recording import Recording
+from audiocnn.audio.sandbox import Died
 from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
@@ -248,7 +250,7 @@ def test_a_front_end_killed_at_any_moment_loses_nothing(
 
         def interrupted(logmel: np.ndarray) -> Scores:
             if moments.random() < 0.5:
-                extractor._process.kill()
+                os.kill(extractor._child.pid, signal.SIGKILL)
             return model.score(logmel)
 
         labeller = Labeller(predictor.bundle, extractor, interrupted, 2, embeddings=True)
@@ -263,17 +265,13 @@ def test_a_front_end_that_cannot_go_on_ends_the_job(
     sounds: list[Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Extractor(SMALL, LIMITS) as extractor:
-        real = extractor._receive
 
-        def dies(seconds: float) -> tuple[str, Any]:
-            kind, content = real(seconds)
-            if kind != "ready":
-                extractor._process.kill()
-                extractor._process.wait()
-                raise type(extractor)._windows.__globals__["_Died"]("died", 0, killed=True)
-            return kind, content
+        def dies(seconds: float) -> object:
+            raise Died("died", signal=signal.SIGKILL)
 
-        monkeypatch.setattr(extractor, "_receive", dies)
+        extractor._child.wait_until_ready()
+        monkeypatch.setattr(extractor._child, "receive", dies)
+        monkeypatch.setattr(extractor._child, "wait_until_ready", lambda: None)
         with pytest.raises(InstallationError, match="the process that decodes died"):
             list(extractor.windows(sounds[:2]))
 

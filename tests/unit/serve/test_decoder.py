@@ -74,7 +74,7 @@ def test_twenty_slow_recordings_keep_only_one_another_waiting(
 
 def test_a_decoder_gives_up_what_takes_too_long_here_and_goes_on() -> None:
     lane = Lane()
-    pid = lane._process._process.pid
+    pid = lane._child.pid
 
     async def run() -> None:
         with pytest.raises(Slow):
@@ -84,7 +84,7 @@ def test_a_decoder_gives_up_what_takes_too_long_here_and_goes_on() -> None:
             assert len(samples) == 32_000
 
     asyncio.run(run())
-    assert lane._process._process.pid == pid  # it was no failure of its
+    assert lane._child.pid == pid  # it was no failure of its
     lane.close()
 
 
