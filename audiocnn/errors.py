@@ -21,7 +21,7 @@ Any other exception is a bug in audiocnn and shows a traceback.
 from collections.abc import Sequence
 
 FAILURE_REASONS = {
-    "unrecognised": "not WAV, FLAC, OGG or MP3 audio that we read",
+    "unrecognised": "not a container of sound that is read",
     "empty": "no bytes, or no samples",
     "too_short": "shorter than the shortest recording allowed",
     "too_long": "longer than the longest recording allowed",

@@ -16,7 +16,8 @@ import numpy as np
 import soxr
 
 from audiocnn.audio.channels import to_mono
-from audiocnn.audio.containers.frames import AudioInfo, Block, is_pcm16, open_frames
+from audiocnn.audio.containers.frames import AudioInfo, Block
+from audiocnn.audio.containers.registry import AUDIO_SUFFIXES, find_container
 from audiocnn.audio.windows import Samples, Window, batched, count_windows, cut
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.errors import AudioError
@@ -32,9 +33,6 @@ Source = bytes | BinaryIO
 Segment = tuple[float, float]
 """Start and end of a segment of a recording, in seconds."""
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Suffixes of file names that count as recordings when a folder or a bucket is listed."""
-
 _LOUDEST = 1e6
 """Largest sample value that is accepted: above full scale in 16-bit units, below overflow."""
 _FILTER = 4_096
@@ -48,8 +46,6 @@ _MOST_PHASES = 2_048
 With more, soxr only approximates the times of samples, and its output depends on where it began.
 A segment is then decoded from the beginning of the recording.
 """
-_MP3_LEEWAY = 4 * 1_152
-"""Frames that an MP3 decoder may leave out: those it starts with, and the encoder's delay."""
 
 
 def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
@@ -73,7 +69,8 @@ class _Recording:
             raise AudioError("too_large", f"{size} bytes, the limit is {limits.max_bytes}")
         self._taken: list[tuple[int, int]] = []
         """(first frame, channel): from this frame on, this channel is used, or the mean (0)."""
-        self._frames = open_frames(file)
+        self._container, start = find_container(file)
+        self._frames = self._container.open(file, start)
         self.info = self._frames.info
         try:
             _check_limits(self.info, limits)
@@ -158,7 +155,7 @@ class _Recording:
             if not (block.min() >= -_LOUDEST and block.max() <= _LOUDEST):
                 raise AudioError("non_finite", f"NaN, Inf or above {_LOUDEST:g} near frame {total}")
             yield block
-        _check_ending(self.info, total, self.limits)
+        _check_ending(self.info, total, self.limits, self._container.leeway_frames)
 
 
 def _step(rate: int, sample_rate: int) -> int:
@@ -204,8 +201,8 @@ def decode(
 ) -> Iterator[Samples]:
     """Yield a recording, or a segment of it, as mono float32 blocks [samples] in full scale ±1.
 
-    `source` is the recording's bytes, or a seekable file with them, which is read as needed. WAV,
-    FLAC, OGG (Vorbis, Opus) and MP3 are supported. Channels are averaged; where they cancel each
+    `source` is the recording's bytes, or a seekable file with them, which is read as needed, in
+    one of the `CONTAINERS`. Channels are averaged; where they cancel each
     other out, one of the loudest is used (`to_mono`, decided for each block of some seconds). soxr
     converts the rate to `sample_rate`, in Hz, at its high quality.
 
@@ -240,10 +237,12 @@ def read(
 def needs_libsndfile(data: bytes) -> bool:
     """Return whether libsndfile, native code that a hostile file may break, reads these bytes.
 
-    It does not read files that are rejected before, nor 16-bit WAV, which only numpy reads.
+    It does not read files that are rejected before, nor those that only numpy reads.
     """
     try:
-        return not is_pcm16(io.BytesIO(data))
+        file = io.BytesIO(data)
+        container, start = find_container(file)
+        return not container.is_plain(file, start)
     except AudioError:
         return False
 
@@ -261,10 +260,10 @@ def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterat
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _check_ending(info: AudioInfo, total: int, limits: AudioLimits) -> None:
+def _check_ending(info: AudioInfo, total: int, limits: AudioLimits, leeway_frames: int) -> None:
     if total == 0:
         raise AudioError("empty", "the file has a header and no samples")
-    if total < info.frames - (_MP3_LEEWAY if info.container == "mp3" else 0):
+    if total < info.frames - leeway_frames:
         raise AudioError("truncated", f"{total} of {info.frames} frames are there")
     if total / info.sample_rate < limits.min_duration_s:
         raise AudioError(

@@ -136,7 +136,7 @@ def sound(name: str, seed: int | list[int], duration_s: float = 2.0, rate: int =
 def encode(
     samples: np.ndarray, rate: int, container: str = "wav", codec: str | None = None
 ) -> bytes:
-    """Encode samples, [frames] or [frames, channels], as a WAV, FLAC, OGG or MP3 file."""
+    """Encode samples, [frames] or [frames, channels], as a file in one of the `CONTAINERS`."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=container.upper(), subtype=codec)
     return buffer.getvalue()

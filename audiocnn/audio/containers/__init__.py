@@ -1,1 +1,1 @@
-"""Readers of the containers of recordings: WAV, FLAC, OGG and MP3."""
+"""Readers of the containers of recordings, one module each; `registry` lists them."""

@@ -1,4 +1,4 @@
-"""The length of a FLAC file, from the header of the file and from those of its frames.
+"""FLAC: its real length, and a decoder that goes on to the real end.
 
 Source: RFC 9639.
 """
@@ -6,6 +6,10 @@ Source: RFC 9639.
 import struct
 from typing import BinaryIO
 
+import numpy as np
+
+from audiocnn.audio.containers.frames import Block, SoundFileFrames
+from audiocnn.audio.containers.spliced import Spliced
 from audiocnn.errors import AudioError
 from audiocnn.storage.stores.range_file import read_at
 
@@ -107,3 +111,35 @@ def _crc8(data: bytes) -> int:
         for _ in range(8):
             value = value << 1 ^ (0x107 if value & 0x80 else 0)
     return value
+
+
+class FlacFrames(SoundFileFrames):
+    """A FLAC, decoded to its real end, even if its header states a shorter length."""
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self._whole, self._start = file, start
+        self._stated = stated_length(file, start)
+        super().__init__("flac", Spliced(file, b"", start), self._stated)
+
+    def block_before(self, frame: int) -> int:
+        """See `Frames`."""
+        return super().block_before(min(frame, self._stated or frame))
+
+    def _block(self, at: int) -> Block:
+        left = self._stated - at
+        if left > 0:  # After the stated length libsndfile would take a tag for a damaged frame.
+            return self._read(min(self._size, left))
+        if self._stated and left == 0:
+            read = self._start + self._file.at
+            if not goes_on(self._whole, self._start, read, at):
+                return np.empty((0, self.info.channels), np.float32)
+            self._forget_length()
+            self._jump(at)
+        return self._read(self._size)
+
+    def _forget_length(self) -> None:
+        """Reopen the file with an unknown length: libsndfile then reads on, but seeks slowly."""
+        head = without_length(self._whole, self._start)
+        self._sound.close()
+        self._file = Spliced(self._whole, head, self._start + len(head))
+        self._sound = self._open()

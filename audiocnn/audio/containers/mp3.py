@@ -1,4 +1,4 @@
-"""The length of an MP3, counted frame by frame.
+"""MP3: its length, counted frame by frame, and its decoder.
 
 Many MP3s do not state their length. libsndfile then guesses it from the first frame's bit rate and
 stops there without an error, so sound is lost. Counting reads every frame header, about 38 for each
@@ -11,9 +11,14 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from audiocnn.audio.containers.frames import Frames, SoundFileFrames
+from audiocnn.audio.containers.spliced import Spliced
 from audiocnn.audio.containers.tags import AT_THE_END, behind_id3, behind_tags, is_blank
+from audiocnn.errors import AudioError
 from audiocnn.storage.stores.range_file import read_at
 
+LEEWAY_FRAMES = 4 * 1_152
+"""Frames that a decoder may leave out: those it starts with, and the encoder's delay."""
 _V1, _V2, _V25 = 3, 2, 0
 _KBPS = {
     _V1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -117,6 +122,11 @@ def _first_of(data: bytes, at: int, count: int) -> _Frame | None:
     return None if frame is None else first
 
 
+def is_frame(head: bytes) -> bool:
+    """Return whether these first bytes begin a layer III frame, as far as two bytes can tell."""
+    return len(head) > 2 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2
+
+
 def read_mp3(file: BinaryIO) -> Mp3 | None:
     """Count the frames of an MP3; return None if no two consecutive frames are found.
 
@@ -191,3 +201,30 @@ def _with_length(
     size = (_frame(bytes(header)) or first).size
     made = bytes(header) + bytes(first.xing - 4) + b"Xing" + struct.pack(">II", 1, count)
     return made.ljust(size, b"\0"), start, None
+
+
+def open_mp3(file: BinaryIO, start: int) -> Frames:
+    """Open an MP3; its tags are read from the beginning of the file. Raises AudioError."""
+    mp3 = _check(file)
+    return _Mp3Frames("mp3", Spliced(file, mp3.head, mp3.rest))
+
+
+class _Mp3Frames(SoundFileFrames):
+    preroll = 1 << 14
+
+
+def _check(file: BinaryIO) -> Mp3:
+    """Count an MP3's frames. Raises AudioError: decode if it has none, empty, truncated."""
+    mp3 = read_mp3(file)
+    if mp3 is None:
+        raise AudioError("decode", "no MP3 frames follow each other in it")
+    if mp3.frames == 0:
+        raise AudioError("empty", "the file has no frame of sound")
+    if not mp3.whole:
+        length = file.seek(0, io.SEEK_END)
+        raise AudioError(
+            "truncated",
+            f"{mp3.frames} whole MP3 frames end at byte {mp3.end} of {length}, and none begins "
+            "there",
+        )
+    return mp3

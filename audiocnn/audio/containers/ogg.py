@@ -1,4 +1,4 @@
-"""The streams of an OGG file: one, or several in sequence.
+"""OGG: its streams, one or several in sequence, and their decoder.
 
 Files are chained (several streams in sequence, each with its own headers) if a live stream was
 interrupted and resumed, or if files were joined. libsndfile reads only the first stream.
@@ -6,9 +6,15 @@ Source: RFC 3533.
 """
 
 import io
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO
 
+from audiocnn.audio.containers.frames import AudioInfo, Block, Frames, SoundFileFrames
+from audiocnn.audio.containers.spliced import Spliced
 from audiocnn.errors import AudioError
 from audiocnn.storage.stores.range_file import read_at
 
@@ -16,6 +22,8 @@ _PAGE = b"OggS"
 _HEADER_BYTES = 27
 _BEGINS, _ENDS = 2, 4
 """Bits in the flags of a page: first page and last page of a stream."""
+_EXACT = ("VORBIS", "OPUS")
+"""Codecs in which libsndfile seeks to the exact sample."""
 _LEAST, _CHUNK = 1 << 8, 1 << 16
 """Bytes that are searched at a time: at first, and at most."""
 
@@ -80,3 +88,61 @@ def _find(file: BinaryIO, position: int) -> int | None:
         position += len(chunk) - 3
         size = min(2 * size, _CHUNK)
     return None
+
+
+def open_ogg(file: BinaryIO, start: int) -> Frames:
+    """Open the OGG streams that begin at byte `start`. Raises AudioError."""
+    links = read_links(file, start)
+    if len(links) == 1:
+        return _Stream(file, links[0])
+    return _Chained([partial(_Stream, file, link) for link in links])
+
+
+class _Stream(SoundFileFrames):
+    """One stream, decoded by libsndfile."""
+
+    preroll = 1 << 14
+
+    def __init__(self, file: BinaryIO, link: Link) -> None:
+        super().__init__("ogg", Spliced(file, b"", link.start, link.end))
+
+    def block_before(self, frame: int) -> int:
+        return super().block_before(frame) if self._sound.subtype in _EXACT else 0
+
+
+class _Chained:
+    """Streams in sequence; only one of them is open at a time."""
+
+    def __init__(self, links: list[Callable[[], _Stream]]) -> None:
+        self._links = links
+        self._starts: list[int] = []
+        self._current: _Stream | None = None
+        frames = 0
+        infos: list[AudioInfo] = []
+        for opened in links:
+            with closing(opened()) as link:
+                infos.append(link.info)
+            self._starts.append(frames)
+            frames += link.info.frames
+        self.info = replace(infos[0], frames=frames)
+        if any(replace(info, frames=frames) != self.info for info in infos):
+            raise AudioError("decode", "its streams have not all one rate and as many channels")
+
+    def block_before(self, frame: int) -> int:
+        place = bisect_right(self._starts, frame) - 1
+        start = self._starts[place]
+        with closing(self._links[place]()) as link:
+            return start + link.block_before(frame - start)
+
+    def blocks(self, first: int = 0) -> Iterator[Block]:
+        place = bisect_right(self._starts, first) - 1
+        first -= self._starts[place]
+        for opened in self._links[place:]:
+            self.close()
+            self._current = opened()
+            yield from self._current.blocks(first)
+            first = 0
+
+    def close(self) -> None:
+        if self._current is not None:
+            self._current.close()

@@ -1,4 +1,4 @@
-"""Read the header of a WAV file, and find the true amount of sound if the header is wrong.
+"""WAV: its header, the true amount of sound if the header is wrong, and a decoder of 16 bits.
 
 A RIFF header has 32 bits for the number of bytes of sound. Recorders and pipes may write more. The
 size then wraps around, is a placeholder, or was never filled in. Source: the WAVE chapter of
@@ -8,11 +8,20 @@ BS.2088 (BW64), which store the sizes in 64 bits in a `ds64` chunk.
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 
+from audiocnn.audio.containers.frames import (
+    BLOCK_FRAMES,
+    AudioInfo,
+    Block,
+    Frames,
+    SoundFileFrames,
+)
+from audiocnn.audio.containers.spliced import Spliced
 from audiocnn.audio.containers.tags import AT_THE_END, is_blank
 from audiocnn.errors import AudioError
 from audiocnn.storage.stores.range_file import read_at
@@ -197,3 +206,50 @@ def _goes_on(file: BinaryIO, wav: WavHeader, length: int) -> bool:
         for part in (before, after)
     ]
     return float(np.minimum(*shares).sum()) > _ALIKE
+
+
+def open_wav(file: BinaryIO, start: int) -> Frames:
+    """Open the WAV that begins at byte `start`. Raises AudioError."""
+    wav = read_wav(file, start)
+    if wav.is_pcm16:
+        return _Pcm16(file, wav)
+    end = wav.data_at + wav.data_bytes
+    return SoundFileFrames("wav", Spliced(file, wav.plain(), wav.data_at, end), wav.frames)
+
+
+def is_pcm16(file: BinaryIO, start: int) -> bool:
+    """Return whether a WAV has 16-bit samples, which only numpy reads. Raises AudioError."""
+    return read_wav(file, start).is_pcm16
+
+
+class _Pcm16:
+    """16-bit WAV, the most common format, read without libsndfile in a tenth of the time.
+
+    The samples are the same. libsndfile calls Python for every 8 kB, which costs more than its
+    decoding.
+    """
+
+    def __init__(self, file: BinaryIO, wav: WavHeader) -> None:
+        self._file, self._wav = file, wav
+        self.info = AudioInfo(
+            container="wav", sample_rate=wav.sample_rate, channels=wav.channels, frames=wav.frames
+        )
+
+    def block_before(self, frame: int) -> int:
+        return frame // BLOCK_FRAMES * BLOCK_FRAMES
+
+    def blocks(self, first: int = 0) -> Iterator[Block]:
+        wav = self._wav
+        for start in range(first, wav.frames, BLOCK_FRAMES):
+            count = min(BLOCK_FRAMES, wav.frames - start)
+            self._file.seek(wav.data_at + start * wav.block_bytes)
+            data = self._file.read(count * wav.block_bytes)
+            there = len(data) // wav.block_bytes
+            if not there:
+                return
+            flat = np.frombuffer(data, "<i2", there * wav.channels).astype(np.float32)
+            flat *= np.float32(1 / 32_768)
+            yield flat.reshape(there, wav.channels)
+
+    def close(self) -> None:
+        pass

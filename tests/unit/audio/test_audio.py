@@ -7,7 +7,7 @@ import soundfile
 import soxr
 
 from audiocnn.audio.containers.mp3 import read_mp3
-from audiocnn.audio.containers.sniff import sniff
+from audiocnn.audio.containers.registry import find_container
 from audiocnn.audio.decode import decode, read_info, windows
 from audiocnn.config import AudioLimits, WindowConfig
 from audiocnn.corpus.synthetic import encode
@@ -180,6 +180,7 @@ def test_limits_come_from_the_header_before_anything_is_decoded(tone: Tone) -> N
         assert caught.value.reason == reason
 
 
-def test_sniff_names_the_container() -> None:
+def test_the_container_is_found_by_its_first_bytes() -> None:
     for container in ("wav", "flac", "ogg", "mp3"):
-        assert sniff(io.BytesIO(sound(container))) == (container, 0)
+        found, start = find_container(io.BytesIO(sound(container)))
+        assert (found.name, start) == (container, 0)

@@ -53,14 +53,14 @@ class Counting(io.BytesIO):
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many frames libsndfile was asked for and gave, read by read."""
     counts: list[int] = []
-    read = frames._Decoded._read
+    read = frames.SoundFileFrames._read
 
-    def counted(self: frames._Decoded, count: int) -> frames.Block:
+    def counted(self: frames.SoundFileFrames, count: int) -> frames.Block:
         block = read(self, count)
         counts.append(len(block))
         return block
 
-    monkeypatch.setattr(frames._Decoded, "_read", counted)
+    monkeypatch.setattr(frames.SoundFileFrames, "_read", counted)
     return counts
 
 
