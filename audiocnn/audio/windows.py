@@ -38,22 +38,42 @@ def level_dbfs(samples: Samples) -> float:
     return max(_LEAST_DBFS, 10 * log10(power)) if power > 0 else _LEAST_DBFS
 
 
-def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
-    """Cut consecutive blocks of mono samples, each [samples], into windows.
+class Splitter:
+    """Cut consecutive blocks of mono samples, each [samples], into windows as the blocks arrive.
 
-    A window starts every `hop_s`. The last one is padded as `config.pad` says. It is left out if
-    it adds less than `min_tail_s` of new sound and is not the only window.
+    A window starts every `hop_s`.
     """
-    size, hop = config.window_samples, config.hop_samples
-    pending = np.zeros(0, np.float32)
-    start = 0
-    for block in blocks:
-        pending = np.concatenate([pending, block]) if len(pending) else block
+
+    def __init__(self, config: WindowConfig) -> None:
+        self._config = config
+        self._pending = np.zeros(0, np.float32)
+        self._start = 0
+
+    def push(self, block: Samples) -> Iterator[Window]:
+        """Add a block, and yield each window that is full now; all of them must be taken."""
+        size, hop = self._config.window_samples, self._config.hop_samples
+        pending = self._pending
+        self._pending = pending = np.concatenate([pending, block]) if len(pending) else block
         while len(pending) >= size:
-            yield _window(start, pending[:size], size, config)
-            start, pending = start + hop, pending[hop:]
-    if _is_window(start, len(pending), config):
-        yield _window(start, pending, size, config)
+            yield _window(self._start, pending[:size], size, self._config)
+            self._start += hop
+            self._pending = pending = pending[hop:]
+
+    def finish(self) -> Iterator[Window]:
+        """Yield the last window, padded as `config.pad` says.
+
+        It is left out if it adds less than `min_tail_s` of new sound and is not the only window.
+        """
+        if _is_window(self._start, len(self._pending), self._config):
+            yield _window(self._start, self._pending, self._config.window_samples, self._config)
+
+
+def cut(blocks: Iterable[Samples], config: WindowConfig) -> Iterator[Window]:
+    """Cut consecutive blocks of mono samples, each [samples], into windows: see `Splitter`."""
+    splitter = Splitter(config)
+    for block in blocks:
+        yield from splitter.push(block)
+    yield from splitter.finish()
 
 
 def batched(found: Iterator[Window], size: int) -> Iterator[list[Window]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from audiocnn.audio.decode import Samples, Window
-from audiocnn.audio.windows import level_dbfs
+from audiocnn.audio.windows import Splitter
 from audiocnn.config import FeatureConfig
 from audiocnn.errors import ConfigError
 from serve.engine.model import Inspect
@@ -176,17 +176,9 @@ async def _windows(
 ) -> AsyncIterator[Window]:
     """Yield each full window as soon as its samples have arrived. Blocks are at `rate` Hz."""
     resampler = soxr.ResampleStream(rate, config.sample_rate, 1, dtype="float32")
-    pending, start = np.zeros(0, np.float32), 0
-    size, hop = config.window_samples, config.hop_samples
+    splitter = Splitter(config)
     async for block in blocks:
         if rate != config.sample_rate:
             block = resampler.resample_chunk(block)
-        pending = np.concatenate([pending, block])
-        while len(pending) >= size:
-            yield Window(
-                start_s=start / config.sample_rate,
-                duration_s=config.window_s,
-                samples=pending[:size],
-                level_dbfs=level_dbfs(pending[:size]),
-            )
-            start, pending = start + hop, pending[hop:]
+        for window in splitter.push(block):
+            yield window
