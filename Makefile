@@ -1,26 +1,26 @@
-# Every target sets up what it needs by itself. Debian: python3, python3-venv and make suffice.
+# Each target installs what it needs. Debian only needs python3, python3-venv and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORPUS ?= synthetic
 TO ?= demo
-# Tests start many processes: these need not compile again what has not changed.
+# Tests start many processes. With .pyc files, they need not compile unchanged modules again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 ESC10 ?= ../shared/data/esc10
-# Files of tests side by side: what they wait for is mostly Ray's start.
+# Run two files of tests at once: most of their time is waiting for Ray to start.
 TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
-# Each run says what its tests cost, to people and, for `make costs`, to a file.
+# Each run prints its slowest tests, and writes the cost of all tests to a file for `make costs`.
 COST = --durations=25 --junitxml=build/tests/$@.xml
 
 .PHONY: help setup demo test test-slow test-browser test-all costs check-costs dashboard check-dashboard bench-ingest bench-train bench-serve bench-label bench-gpu \
   bench-float16 esc10 lint lint-types lint-rules format clean
 
-help:  ## What can be made
+help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.ready  ## Virtual environment in .venv with the pinned dependencies
+setup: $(VENV)/.ready  ## Make a virtual environment in .venv with the pinned dependencies
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -34,31 +34,31 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(BIN)/python -c 'from pipelines.tools.doctor import mend_torchaudio; mend_torchaudio()'
 	@touch $@
 
-demo: setup  ## The whole line; CORPUS=path or esc50, TO=folder
+demo: setup  ## Run all steps on a corpus; CORPUS=path or esc50, TO=folder
 	@$(BIN)/audiocnn demo "$(CORPUS)" --to "$(TO)"
 
-test: lint  ## Lint and the default tests; real recordings where ../shared/data is
+test: lint  ## Lint and the default tests; with real recordings if ../shared/data is there
 	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) --ignore tests/contract/test_house.py
 
-test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Kills and whole commands
+test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Tests that kill jobs or run whole commands
 	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m 'slow and not thorough'
 
-test-browser: $(VENV)/.browser check-dashboard  ## The dashboard in Chromium, which must be there
+test-browser: $(VENV)/.browser check-dashboard  ## Tests of the dashboard; needs an installed Chromium
 	$(BIN)/pytest $(COST) -m browser
 
-# See tests/README.md for what it adds.
-test-all: lint $(VENV)/.bench $(VENV)/label-studio/.ready $(VENV)/.browser dashboard  ## Everything
+# tests/README.md lists the tests that only this target runs.
+test-all: lint $(VENV)/.bench $(VENV)/label-studio/.ready $(VENV)/.browser dashboard  ## All tests
 	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) --thorough -m 'not browser'
 	$(BIN)/pytest --thorough -m browser
 
-costs: setup  ## Write tests/costs.md anew, from the last runs of test, test-slow and test-browser
+costs: setup  ## Write tests/costs.md from the last runs of test, test-slow and test-browser
 	$(BIN)/python tests/helpers/costs.py --write
 
-check-costs: setup  ## Fail where tests cost a quarter more than tests/costs.md says
+check-costs: setup  ## Fail if tests cost a quarter more than in tests/costs.md
 	$(BIN)/python tests/helpers/costs.py
 
-# What was built from the source that is here is what is kept. It is not built again where a hash of
-# both is the one that `make dashboard` wrote.
+# The built page in serve/page must belong to the source. It is only built again if a hash of both
+# differs from the one that `make dashboard` wrote.
 PAGE_HASH = { git ls-files --cached --others --exclude-standard serve/dashboard serve/page; \
   echo serve/dashboard/openapi.json; } | LC_ALL=C sort | tr "\n" "\0" \
   | xargs -0 sha256sum 2> /dev/null | sha256sum
@@ -87,8 +87,8 @@ bench-ingest: $(VENV)/.bench  ## Speed and memory of ingest, and of its peers: t
 bench-train: setup  ## Speed and memory of training, and of plain loops: a quarter of an hour
 	$(BIN)/python -m benchmarks.train
 
-# Environments of their own, which see this one: BentoML wants other packages than Ray does, and of
-# what Label Studio's SDK depends on, a quarter of a gigabyte, checking files needs little.
+# Separate environments that also see the packages of .venv. BentoML's packages conflict with Ray's.
+# Label Studio's SDK depends on 250 MB of packages, and only a few are needed to check files.
 LABEL_STUDIO := label-studio-sdk==2.0.19 jsf==0.11.2 Faker==40.63.0 rstr==3.2.2 lxml==6.1.3 \
   xmljson==0.2.1 PyJWT==2.15.1 appdirs==1.4.4
 SITE = -c 'import site; print(site.getsitepackages()[0])'
@@ -108,7 +108,7 @@ $(VENV)/label-studio/.ready: $(VENV)/.ready
 bench-serve: $(VENV)/bentoml/.ready  ## Speed of the endpoint, and of its peers: a quarter of an hour
 	$(BIN)/python -m benchmarks.serve
 
-# What datasets and Ray brought is seen and not installed again; 171 MB.
+# This environment sees the packages of .venv and does not install them again; 171 MB.
 $(VENV)/transformers/.ready: $(VENV)/.bench
 	@$(BIN)/python -m venv $(VENV)/transformers
 	@$(BIN)/python $(SITE) > $$($(VENV)/transformers/bin/python $(SITE))/zz_main.pth
@@ -119,18 +119,18 @@ bench-label: $(VENV)/transformers/.ready  ## Speed of labelling, and of its peer
 	$(BIN)/python -m benchmarks.label
 	$(BIN)/python -m benchmarks.listings
 
-bench-gpu: setup  ## What must hold on a GPU, and how fast it trains there
+bench-gpu: setup  ## Checks on a GPU, and speed of training there
 	$(BIN)/python -m benchmarks.gpu
 
-esc10: setup  ## The accuracy of docs/accuracy.md: ESC-10, five folds; ESC10=path
+esc10: setup  ## Repeat the accuracy of docs/accuracy.md: ESC-10, five folds; ESC10=path
 	$(BIN)/audiocnn ingest "$(ESC10)" --to esc10/features
 	$(BIN)/audiocnn evaluate esc10/features --to esc10/report
 
-bench-float16: setup  ## What float16 features cost in accuracy: ten minutes
+bench-float16: setup  ## Effect of float16 features on accuracy: ten minutes
 	$(BIN)/python -m benchmarks.float16
 
-# Node 20 or newer; who only uses audiocnn needs none, for what this builds is kept in serve/page.
-dashboard: setup  ## Build the dashboard's page anew
+# This needs Node 20 or newer. Users of audiocnn need no Node: serve/page has the built page.
+dashboard: setup  ## Build the dashboard's page again
 	cd serve/dashboard && npm ci --no-audit --no-fund --loglevel=error
 	$(BIN)/python -m serve.api.app > serve/dashboard/openapi.json
 	cd serve/dashboard && npm run --silent types && npm run --silent check \
@@ -139,7 +139,7 @@ dashboard: setup  ## Build the dashboard's page anew
 	cp -r serve/dashboard/out/index.html serve/dashboard/out/_next serve/page/
 	@$(PAGE_HASH) > serve/page.sha256
 
-lint: setup  ## ruff, mypy, and the rules of the house
+lint: setup  ## ruff, mypy, and tests/contract/test_house.py
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-types lint-rules
 
 lint-types: setup
@@ -150,7 +150,7 @@ lint-rules: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest tests/contract/test_house.py
 
-format: setup  ## Write the code as ruff does
+format: setup  ## Format the code with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

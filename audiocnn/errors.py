@@ -21,26 +21,26 @@ Any other exception is a bug in audiocnn and shows a traceback.
 from collections.abc import Sequence
 
 FAILURE_REASONS = {
-    "unrecognised": "not a container of sound that is read",
+    "unrecognised": "not in a container of sound that audiocnn reads",
     "empty": "no bytes, or no samples",
     "too_short": "shorter than the shortest recording allowed",
     "too_long": "longer than the longest recording allowed",
     "too_large": "more bytes than allowed",
     "channels": "more channels than allowed",
     "sample_rate": "a sample rate outside the range allowed",
-    "truncated": "the file ends before its header says, or holds more that may be sound",
+    "truncated": "the file is shorter than its header states, or has more data that may be sound",
     "non_finite": "NaN, infinite or absurdly large samples",
-    "decode": "the decoder gave up on it",
-    "scores": "the model's scores for it are no numbers",
+    "decode": "the decoder failed",
+    "scores": "the model's scores are not finite",
     "crashed": "the process that decoded it died, hung, or ran out of memory",
     "unreadable": "the object could not be read from storage",
-    "gone": "the object is not there, or not any more",
-    "changed": "the object was written anew after it was listed",
+    "gone": "the object does not exist, or does not exist any more",
+    "changed": "the object changed after it was listed",
     "label": "no label, a label without a sound, or one that is not UTF-8",
     "duplicate": "listed twice; the first is used",
-    "fold": "a fold that is no whole number from 0 to 2147483647",
-    "segment": "onset_s and offset_s that are no stretch of time in seconds, or not both there",
-    "path": "a name that is not UTF-8, or leads where its manifest may not",
+    "fold": "a fold that is not a whole number from 0 to 2147483647",
+    "segment": "onset_s and offset_s are not a time range in seconds, or one of them is missing",
+    "path": "a name that is not UTF-8, or a path that the manifest may not use",
 }
 
 

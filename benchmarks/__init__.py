@@ -1,1 +1,1 @@
-"""One file a claim, peers side by side; `make bench-NAME` writes `results/NAME.json`."""
+"""Compare the jobs with limits and peers; `make bench-NAME` writes `results/NAME.json`."""

@@ -1,7 +1,7 @@
-"""The contenders of `benchmarks/ingest.py`: each turns the same recordings into log-mels.
+"""The contenders of `benchmarks/ingest.py`: each converts recordings to log-mels.
 
-Each is a whole job in a process of its own. All of them cut the same windows by the same policy
-and end with float16, and note when clips are finished.
+Each contender is a whole job in its own process. All contenders cut windows by the same rules,
+convert log-mels to float16, and note when clips are finished.
 """
 
 import json
@@ -30,24 +30,24 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a contender is to do."""
+    """The task of a contender."""
 
     paths: list[str]
     workers: int
     out: str
-    """A new folder, for those that write."""
+    """Output folder, for contenders that write; it does not exist yet."""
     notes: str
-    """Folder of the notes of what was finished when."""
+    """Folder for the notes of `Finished`."""
     bundle: str = ""
-    """Of the model, for those that label."""
+    """Path of the model's bundle, for contenders that label."""
 
     def write(self, path: Path) -> None:
-        """As `read` reads it."""
+        """Write the job to a file for `read`."""
         path.write_text(json.dumps(asdict(self)))
 
     @staticmethod
     def read(path: Path) -> "Job":
-        """What `write` wrote."""
+        """Read a job that `write` wrote."""
         return Job(**json.loads(path.read_text()))
 
     def run(
@@ -58,10 +58,10 @@ class Job:
         module: str = __name__,
         python: str = sys.executable,
     ) -> float:
-        """Have a module's contender do it, its output removed; returns its wall time in seconds."""
+        """Run a contender of a module and delete its output; return its wall time in seconds."""
         file = Path(f"{self.notes}.json")
         self.write(file)
-        # Not as a module's __main__, whose functions do not reach the workers of every contender.
+        # Import the module: some contenders cannot send functions of __main__ to their workers.
         command = [python, "-c", f"from {module} import main; main()", name, str(file)]
         offline = {"HF_HOME": self.out, "HF_HUB_OFFLINE": "1"}
         try:
@@ -77,12 +77,12 @@ LOGMEL = pa.schema([schema(FEATURE).field("logmel")])
 
 
 def bare_kernel(job: Job) -> None:
-    """The limit: our decoder and front end, a process a core, and nothing kept."""
+    """The limit: our decoder and front end, one process per core; results are dropped."""
     _bare(job, write=False)
 
 
 def written_kernel(job: Job) -> None:
-    """The same, its log-mels in one Parquet file a process: the least that a job does."""
+    """The bare kernel, and one Parquet file per process: the least work of a job."""
     _bare(job, write=True)
 
 
@@ -91,7 +91,7 @@ def _bare(job: Job, *, write: bool) -> None:
 
 
 def side_by_side(job: Job, worker: Callable[[Job, int, Any], None]) -> None:
-    """Run `worker(job, its number, barrier)` in a process a worker. Raises RuntimeError."""
+    """Run `worker(job, index, barrier)` in `job.workers` processes. Raises RuntimeError."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(job.workers)
     processes = [
@@ -102,7 +102,7 @@ def side_by_side(job: Job, worker: Callable[[Job, int, Any], None]) -> None:
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise RuntimeError("a process of the bare kernel failed")
+        raise RuntimeError("a process of the bare kernel or loop failed")
 
 
 def _bare_worker(job: Job, index: int, ready: Any, *, write: bool) -> None:
@@ -130,7 +130,7 @@ def _bare_worker(job: Job, index: int, ready: Any, *, write: bool) -> None:
 
 @cache
 def _kernel() -> Any:
-    """Bytes -> [windows, n_mels, n_frames] float16, by our own front end."""
+    """Return our front end as a function: bytes -> [windows, n_mels, n_frames] float16."""
     from audiocnn.audio.decode import AudioLimits, windows
     from audiocnn.features.logmel import LogMel
 
@@ -144,13 +144,13 @@ def _kernel() -> Any:
 
 
 def dataloader(job: Job) -> None:
-    """A torch DataLoader over soundfile and torchaudio; the results in a list."""
+    """A torch DataLoader with soundfile and torchaudio; the results are kept in a list."""
     import torch
     from torch.utils.data import DataLoader
 
     torch.set_num_threads(1)
     loader: DataLoader[Any] = DataLoader(
-        _Recordings(job.paths),  # type: ignore[arg-type]  # a sequence is a dataset to it
+        _Recordings(job.paths),  # type: ignore[arg-type]  # a sequence is enough
         batch_size=_AT_ONCE,
         num_workers=job.workers,
         collate_fn=list,
@@ -173,7 +173,7 @@ class _Recordings:
 
 
 def torchaudio_windows(file: str | BinaryIO) -> Any:
-    """A recording's windows, [windows, window_samples], by soundfile and torchaudio's sinc."""
+    """Return [windows, window_samples] of a recording, by soundfile and torchaudio's sinc."""
     import torch
 
     samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -205,7 +205,7 @@ def _torchaudio_mel() -> Any:
 
 
 def torchaudio_logmel(windows: Any) -> Any:
-    """[windows, window_samples] -> [windows, n_mels, n_frames] dB, as torchaudio's users do."""
+    """Convert [windows, window_samples] to [windows, n_mels, n_frames] dB with torchaudio."""
     import torch
 
     with torch.inference_mode():
@@ -213,7 +213,7 @@ def torchaudio_logmel(windows: Any) -> Any:
 
 
 def cut(samples: np.ndarray) -> list[np.ndarray]:
-    """The windows of a recording, as `audiocnn.audio.decode.windows` cuts and pads them."""
+    """Return the windows of a recording, cut and padded as by `audiocnn.audio.decode.windows`."""
     size, least = FEATURE.window_samples, FEATURE.min_tail_s * FEATURE.sample_rate
     starts = range(0, max(1, len(samples)), size)
     found = [samples[start : start + size] for start in starts]
@@ -221,7 +221,7 @@ def cut(samples: np.ndarray) -> list[np.ndarray]:
 
 
 def hf_datasets(job: Job) -> None:
-    """Hugging Face datasets: `map` with processes, and its Arrow cache."""
+    """Hugging Face datasets: `map` with several processes, which write its Arrow cache."""
     import datasets
     import torch
 
@@ -250,7 +250,7 @@ def _map_batch(batch: dict[str, list[str]], notes: str) -> dict[str, list[np.nda
 
 
 def librosa_joblib(job: Job) -> None:
-    """Librosa over joblib's processes; the results in a list."""
+    """Librosa in joblib's processes; the results are kept in a list."""
     from joblib import Parallel, delayed
 
     run = Parallel(n_jobs=job.workers, return_as="generator_unordered")
@@ -265,7 +265,7 @@ def _librosa_clip(path: str) -> tuple[np.ndarray, int]:
 
 
 def librosa_windows(path: str) -> np.ndarray:
-    """A recording's windows, [windows, window_samples], by librosa's own loader."""
+    """Return [windows, window_samples] of a recording, by librosa's own loader."""
     import librosa
 
     samples, _ = librosa.load(path, sr=FEATURE.sample_rate)
@@ -273,7 +273,7 @@ def librosa_windows(path: str) -> np.ndarray:
 
 
 def librosa_logmel(windows: np.ndarray) -> np.ndarray:
-    """[windows, window_samples] -> [windows, n_mels, n_frames] dB, with our options."""
+    """Convert [windows, window_samples] to [windows, n_mels, n_frames] dB, with our options."""
     import librosa
 
     power = librosa.feature.melspectrogram(
@@ -291,7 +291,7 @@ def librosa_logmel(windows: np.ndarray) -> np.ndarray:
 
 
 def naive_ray(job: Job) -> None:
-    """Ray Data as its first page shows it, with our front end: bytes and log-mels through it."""
+    """Our front end in Ray Data, used as on its first page; Ray moves bytes and log-mels."""
     import ray
     import ray.data
 

@@ -1,4 +1,4 @@
-"""Corpora of any size for benchmarks: real recordings many times over, on disk and in S3."""
+"""Corpora of any size for benchmarks: they repeat real recordings."""
 
 import csv
 import shutil
@@ -9,11 +9,11 @@ from audiocnn.corpus.read import read_corpus
 
 
 def many(original: str, to: Path, clips: int) -> Path:
-    """A corpus of `clips` clips in ESC-50's layout, at `to`: those of `original` over and over.
+    """Write a corpus of `clips` clips to `to`, with the recordings of `original`; return `to`.
 
-    Each recording lies there once and has a hard link for each of its clips, so that all of
-    them stay in the page cache. By name, as jobs sort them, a recording comes again only after
-    all others: side by side, copies would be compressed to nothing in the features.
+    The layout is ESC-50's. Each recording is stored once, and its clips are hard links to it, so
+    all recordings stay in the page cache. Jobs sort clips by name, and the names repeat a recording
+    only after all others. Otherwise compression would remove almost all repeated log-mels.
     """
     corpus = read_corpus(original)
     once, audio, meta = to / "once", to / "audio", to / "meta"
@@ -36,12 +36,12 @@ def many(original: str, to: Path, clips: int) -> Path:
 
 
 def recordings(corpus: Path) -> list[str]:
-    """The paths of a corpus's clips, in order."""
+    """Return the paths of a corpus's clips, sorted."""
     return sorted(str(path) for path in (corpus / "audio").iterdir())
 
 
 def warm(corpus: Path) -> None:
-    """Read every recording once, so that it lies in the page cache."""
+    """Read every recording once, so that it is in the page cache."""
     seen: set[int] = set()
     for path in (corpus / "audio").iterdir():
         inode = path.stat().st_ino

@@ -1,7 +1,8 @@
-"""What float16 features cost: ESC-10 trained on float32 and on float16 ones, all else the same.
+"""The cost of float16 features: train on ESC-10 in float32 and in float16, all else the same.
 
-Each fold is trained three times: on float32, on float16, and on float32 with another seed. The
-last says how much an accuracy moves by chance; a smaller difference than that says nothing.
+For each fold, three models are trained on the other folds: on float32, on float16, and on float32
+with another seed. The third one shows how much an accuracy changes by chance. A smaller difference
+between float16 and float32 means nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -34,16 +35,16 @@ class Options:
     corpus: Annotated[str, tyro.conf.arg(metavar="CORPUS")] = str(RECORDINGS / "esc10")
     """A corpus with folds."""
     folds: tuple[int, ...] = (1, 5)
-    """Folds to test, each by models trained on all others."""
+    """Folds to test, each with models that are trained on all other folds."""
     epochs: int = 30
-    """Epochs of a training; the recipe esc10 has 62."""
+    """Epochs of each training; the recipe esc10 has 312."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/float16.json when not given."""
+    """Path of the JSON; by default benchmarks/results/float16.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """All windows of a corpus; `logmel` is [windows, n_mels, n_frames] float32."""
+    """All windows of a corpus; `logmel` is [windows, n_mels, n_frames] float32 or float16."""
 
     logmel: torch.Tensor
     labels: torch.Tensor
@@ -53,7 +54,7 @@ class Windows:
 
 
 def main(options: Options) -> None:
-    """Train, compare, print and write."""
+    """Train, compare, and print and write the results."""
     torch.set_num_threads(1)
     recipe = esc10()
     training = replace(recipe.training, epochs=options.epochs)
@@ -78,7 +79,7 @@ def main(options: Options) -> None:
     report = Report(name="float16", settings={"recipe": "esc10", **_settings(options)})
     for name, values in accuracies.items():
         report.add(name, "% of clips, a value a fold", values)
-    note = "a model trained on float16, given float32 instead: largest change of a window's score"
+    note = "a model trained on float16 gets float32: largest change of the score of a window"
     report.add("score change", "softmax score, a value a fold", changes, note)
     error = (data.logmel - halves.logmel.float()).abs().max()
     report.add("rounding", "dB, largest of a cell", [float(error)])
@@ -92,7 +93,7 @@ def _settings(options: Options) -> dict[str, object]:
 
 
 def extract(clips: list[Clip], classes: tuple[str, ...], feature: FeatureConfig) -> Windows:
-    """Every clip's windows, as float32."""
+    """Return the windows of all clips, as float32."""
     logmel = LogMel(feature)
     found = [(c, list(windows(Path(c.uri).read_bytes(), feature))) for c in clips]
     rows = [(clip, window) for clip, group in found for window in group]
@@ -108,7 +109,7 @@ def extract(clips: list[Clip], classes: tuple[str, ...], feature: FeatureConfig)
 
 
 def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> Backbone:
-    """A model of all folds but one, trained as `audiocnn train --workers 1` does."""
+    """Train a model on all folds but one, as `audiocnn train --workers 1` does."""
     chosen = torch.from_numpy(data.folds != fold)
     torch.manual_seed(training.seed)
     model = build(recipe.model, recipe.feature.n_mels, int(data.labels.max()) + 1)
@@ -122,14 +123,14 @@ def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> Ba
 
 @torch.inference_mode()
 def scores(model: Backbone, data: Windows, fold: int) -> np.ndarray:
-    """Softmax scores of a fold's windows, [windows, classes]."""
+    """Return softmax scores of a fold's windows, [windows, classes]."""
     logits = model(data.logmel[torch.from_numpy(data.folds == fold)].float())
     found: np.ndarray = logits.softmax(1).numpy()
     return found
 
 
 def accuracy(window_scores: np.ndarray, data: Windows, fold: int) -> float:
-    """Per cent of a fold's clips whose class was predicted."""
+    """Return the percentage of a fold's clips with the right prediction."""
     chosen = data.folds == fold
     ids = data.clip_ids[chosen].tolist()
     truth = dict(zip(ids, data.labels[torch.from_numpy(chosen)].tolist(), strict=True))

@@ -1,8 +1,8 @@
-"""Training on one GPU, without Ray: what must hold there, and how fast it is, in one command.
+"""Check training on one GPU, without Ray, and measure its speed.
 
-Features lie on the device, augmentation runs there in batches, and nothing in the inner loop
-waits for it: that is checked, not assumed. `bare` is the model's own step: one batch over and
-over, forward, backward and optimizer, in the same precision.
+Features are on the device, and augmentation runs there in batches. The benchmark checks that
+nothing in the inner loop waits for the device. "Model's step alone" repeats one batch: forward,
+backward and optimizer, in the same precision.
 """
 
 import time
@@ -33,21 +33,21 @@ class Options:
     """Checks and timings of training on one GPU."""
 
     device: str = "cuda"
-    """Where to train; cpu to try this script without a GPU."""
+    """Device to train on; `cpu` tries this script without a GPU."""
     recipe: str = "esc50"
-    """Whose model and training."""
+    """Recipe of the model and the training."""
     windows: int = 3_200
-    """Windows of an epoch, random ones."""
+    """Number of random windows in an epoch."""
     rounds: int = 3
-    """Timed epochs of each variant, after one to warm up."""
+    """Timed epochs of each variant, after one warm-up epoch."""
     compile: bool = True
-    """Time torch.compile too."""
+    """Whether to time torch.compile too."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/gpu.json when not given."""
+    """Path of the JSON; by default benchmarks/results/gpu.json."""
 
 
 class Bench:
-    """Random features on the device, and what is trained on them."""
+    """Random features on the device, and measurements of training on them."""
 
     def __init__(self, options: Options) -> None:
         self.options, self.recipe = options, RECIPES[options.recipe]()
@@ -60,7 +60,7 @@ class Bench:
         self.logmel, self.labels = logmel.half().to(self.device), labels.to(self.device)
 
     def model(self) -> AudioCNN:
-        """The recipe's model, the same each time."""
+        """Return the recipe's model, always with the same weights."""
         torch.manual_seed(0)
         model = AudioCNN(self.recipe.model, self.shape[0], _CLASSES)
         model.mean += -40
@@ -68,7 +68,7 @@ class Bench:
         return model
 
     def trainer(self, **change: Any) -> Trainer:
-        """The recipe's training, with options changed."""
+        """Return a trainer with the recipe's options; `change` replaces some of them."""
         config: TrainConfig = replace(
             self.recipe.training, epochs=self.options.rounds + 2, **change
         )
@@ -76,19 +76,19 @@ class Bench:
         return Trainer(self.model(), config, batches, device=self.device)
 
     def log_mel_difference(self) -> float:
-        """Largest difference, in dB, of a log-mel made on the device and on the CPU."""
+        """Return the largest difference, in dB, between log-mels of the device and of the CPU."""
         config = self.recipe.feature
         samples = torch.randn(8, config.window_samples, generator=torch.Generator().manual_seed(1))
         here = TorchLogMel(config).to(self.device)(samples.to(self.device)).cpu().numpy()
         return float(np.abs(here - LogMel(config)(samples.numpy())).max())
 
     def waits(self) -> bool:
-        """Whether a step of an epoch makes the host wait for the device."""
+        """Return whether a step of an epoch makes the host wait for the device."""
         trainer = self.trainer()
         cuda = self.device.type == "cuda"
 
         def on_step(step: int, _total: torch.Tensor) -> None:
-            if cuda and step in (1, trainer.batches.steps):  # the epoch's end may wait
+            if cuda and step in (1, trainer.batches.steps):  # the end of an epoch may wait
                 torch.cuda.set_sync_debug_mode("error" if step == 1 else "default")
 
         try:
@@ -104,19 +104,19 @@ class Bench:
         return False
 
     def rates(self, **change: Any) -> list[float]:
-        """Windows/s of whole epochs."""
+        """Return the windows/s of each round; a round is a whole epoch."""
         trainer = self.trainer(**change)
         trainer.train_epoch(0)
         rates = []
         for epoch in range(1, self.options.rounds + 1):
             began = time.perf_counter()
-            trainer.train_epoch(epoch)  # its loss is read at the end, so the device is done
+            trainer.train_epoch(epoch)  # returns the loss, so the device is done
             windows = trainer.batches.steps * trainer.config.batch_size
             rates.append(windows / (time.perf_counter() - began))
         return rates
 
     def bare_rates(self, precision: str) -> list[float]:
-        """Windows/s of the model's step alone."""
+        """Return the windows/s of each round with the model's step alone."""
         allow_tf32(replace(self.recipe.training, precision=precision))  # type: ignore[arg-type]
         size, model = self.recipe.training.batch_size, self.model().to(self.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -139,7 +139,7 @@ class Bench:
 
 
 def main(options: Options) -> None:
-    """Check, time, and write the results."""
+    """Check and time, and print and write the results."""
     bench, report = Bench(options), Report(name="gpu")
     report.settings = {"device": options.device, "recipe": options.recipe}
     report.settings |= {"batch_size": bench.recipe.training.batch_size}

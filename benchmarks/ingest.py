@@ -1,9 +1,9 @@
-"""How fast `audiocnn ingest` is: against its own bare kernel, and against its peers.
+"""The speed of `audiocnn ingest`, compared with its bare kernel and its peers.
 
-Every contender turns the same recordings into log-mels as a whole job in a process of its own,
-on the same cores, one after the other, round by round. A rate is either `steady` (from the
-first finished piece of each worker to the last piece of all) or of the `whole job` (from
-starting the process to its end, imports included).
+Every contender converts recordings of the same corpus to log-mels, as a whole job in its own
+process. In each round, the contenders run one after the other. A `steady` rate counts from the
+first finished pieces, one per worker, to the last piece of all. The rate of a `whole job` counts
+from the start of the process to its end, with imports.
 """
 
 import os
@@ -26,35 +26,35 @@ from benchmarks.seaweed import SeaweedFS
 
 CORES = sorted(os.sched_getaffinity(0))
 HALF = CORES[: len(CORES) // 2]
-"""The job's cores where the S3 server has a machine of its own: all others are the server's."""
+"""The job's cores while the S3 server uses the other cores."""
 
 PEERS = ("dataloader", "hf_datasets", "librosa_joblib", "naive_ray")
 _S3_SHARE = 3
-"""S3 and half the cores get a third of the clips: three rounds together make the whole."""
+"""Jobs from S3 or on half the cores get a third of the clips: three rounds make the whole."""
 _NAIVE_SHARE = 8
-"""The naive way gets every eighth clip: it is slow."""
+"""`naive_ray` gets every eighth clip, because it is slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`audiocnn ingest` against its bare kernel and its peers."""
+    """Compare `audiocnn ingest` with its bare kernel and its peers."""
 
     corpus: str = str(RECORDINGS / "esc50-mini")
-    """Recordings to use over and over: a corpus on this machine."""
+    """A corpus on this machine; its recordings are repeated."""
     clips: int = 4_140
-    """Clips that each contender reads in a round."""
+    """Clips that a contender reads in a round; slow contenders and jobs from S3 read fewer."""
     rounds: int = 3
-    """Rounds; every contender has its turn in each."""
+    """Number of rounds; each round runs every contender once."""
     memory_clips: tuple[int, ...] = (400, 40_000)
-    """Corpora over which our peak memory is taken; none: leave it out."""
+    """Clips of the corpora on which our peak memory is measured; if empty, it is not measured."""
     quick: bool = False
-    """A smoke run: 400 clips, one round, memory over 400 clips alone."""
+    """Run a short test: 400 clips, one round, memory only for the first of `memory_clips`."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/ingest.json when not given."""
+    """Path of the JSON; by default benchmarks/results/ingest.json."""
 
 
 class Bench:
-    """The contenders of one run, over the recordings of one corpus."""
+    """The contenders of one run, and the corpora that they read."""
 
     def __init__(self, folder: Path, original: str, clips: int, server: SeaweedFS) -> None:
         self.folder, self.server = folder, server
@@ -68,7 +68,7 @@ class Bench:
         self.jobs = 0
 
     def round(self) -> Iterator[tuple[str, Rates]]:
-        """Every contender once."""
+        """Run every contender once; yield its name and its rates."""
         yield "bare kernel", self.limit("bare_kernel", self.paths, CORES)
         yield "bare kernel, written", self.limit("written_kernel", self.paths, CORES)
         yield "ours, disk", self.ours(str(self.corpus), CORES)
@@ -79,7 +79,7 @@ class Bench:
             yield name, self.peer(name)
 
     def beside_server(self) -> Rates:
-        """Ours on half the cores, the S3 server on the others, as if on a machine of its own."""
+        """Run our job on half the cores and the S3 server on the others, as on two machines."""
         self.server.pin(set(CORES) - set(HALF))
         try:
             return self.ours(self.uri, HALF)
@@ -87,7 +87,7 @@ class Bench:
             self.server.pin(set(CORES))
 
     def ours(self, corpus: str, cores: list[int]) -> Rates:
-        """The command line as a user types it; features to disk."""
+        """Run our command line as a user does; the features are written to disk."""
         to = self._new()
         wall_s = ingest(corpus, to, self.server, cores)
         finished = progress.parts(to)
@@ -100,25 +100,25 @@ class Bench:
         return Rates.of(finished, len(cores), clips, wall_s)
 
     def limit(self, name: str, paths: list[str], cores: list[int]) -> Rates:
-        """A bare kernel; its steady rate is the sum of its processes' own."""
+        """Run a bare kernel; its steady rate is the sum of the rates of its processes."""
         notes, wall_s = self._contender(name, paths, cores)
         return Rates.of_each(progress.noted(notes), len(paths), wall_s)
 
     def peer(self, name: str) -> Rates:
-        """Another way to do the same."""
+        """Run a peer."""
         paths = self.paths[::_NAIVE_SHARE] if name == "naive_ray" else self.paths
         notes, wall_s = self._contender(name, paths, CORES)
         return Rates.of(progress.together(notes), len(CORES), len(paths), wall_s)
 
     def _contender(self, name: str, paths: list[str], cores: list[int]) -> tuple[Path, float]:
-        """Run one; returns the folder of its notes, and its wall time in seconds."""
+        """Run a contender; return the folder of its notes, and its wall time in seconds."""
         to = self._new()
         to.mkdir()
         job = Job(paths=paths, workers=len(cores), out=str(to / "out"), notes=str(to / "notes"))
         return to / "notes", job.run(name, {}, set(cores))
 
     def _new(self) -> Path:
-        """A folder that is not there yet."""
+        """Return a path that does not exist yet."""
         self.jobs += 1
         return self.folder / f"job-{self.jobs}"
 
@@ -126,13 +126,13 @@ class Bench:
 def ingest(
     corpus: str, to: Path, server: SeaweedFS, cores: list[int], memory: Memory | None = None
 ) -> float:
-    """Run `audiocnn ingest` to its end on some cores; returns its wall time in seconds."""
+    """Run `audiocnn ingest` on these cores until it ends; return its wall time in seconds."""
     command = [script("audiocnn"), "ingest", corpus, "--to", str(to), "--recipe", "esc50"]
     return run([*command, "--workers", str(len(cores))], server.environment, set(cores), memory)
 
 
 def main(options: Options) -> None:
-    """Measure, print and write."""
+    """Measure, and print and write the results."""
     clips, rounds, memory_clips = options.clips, options.rounds, options.memory_clips
     if options.quick:
         clips, rounds, memory_clips = 400, 1, memory_clips[:1]
@@ -164,7 +164,7 @@ def main(options: Options) -> None:
 
 
 def compare(report: Report, results: dict[str, list[Rates]]) -> None:
-    """Add a row for each contender, and the ratios."""
+    """Add the rows of each contender, and the ratios."""
     steady = {name: [r.steady for r in found] for name, found in results.items()}
     whole = {name: [r.whole for r in found] for name, found in results.items()}
     for name in results:
@@ -184,7 +184,7 @@ def compare(report: Report, results: dict[str, list[Rates]]) -> None:
 
 
 def measure_memory(report: Report, original: str, clips: int, bench: Bench) -> Memory:
-    """Add our peak memory over a corpus of some size."""
+    """Ingest a corpus of this many clips, and add and return our peak memory."""
     corpus = corpora.many(original, bench.folder / f"memory-{clips}", clips)
     to, memory = bench.folder / f"features-{clips}", Memory()
     wall_s = ingest(str(corpus), to, bench.server, CORES, memory)

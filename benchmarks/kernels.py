@@ -1,4 +1,4 @@
-"""The front end alone, on one core: ours, torchaudio's and librosa's, and how far they differ."""
+"""The front ends alone, on one core: the speed and differences of ours, torchaudio and librosa."""
 
 import time
 from collections.abc import Callable
@@ -29,12 +29,12 @@ _PEERS = ("torchaudio", "librosa")
 
 
 def measure(report: Report, paths: list[str]) -> None:
-    """Add what the kernels take and how far they differ, over one window of each of some clips."""
+    """Add the times and the differences of the front ends, for one window each of some clips."""
     step = max(1, len(paths) // _WINDOWS)
     chosen = paths[::step][:_WINDOWS]
     samples = np.stack([_ours_windows(path)[0] for path in chosen])
     torch.set_num_threads(1)
-    # NumPy's BLAS, which librosa uses, has threads of its own, and they go on spinning.
+    # Librosa uses NumPy's BLAS. Its threads would use CPU time even while they have no work.
     with threadpool_limits(1):
         _logmels(report, samples)
         _decoders(report, chosen)
@@ -46,7 +46,7 @@ def _ours_windows(path: str) -> list[np.ndarray]:
 
 
 def _logmels(report: Report, samples: np.ndarray) -> None:
-    """Windows already decoded -> log-mel, numpy to numpy."""
+    """Time decoded windows -> log-mel, from NumPy to NumPy."""
     logmel = LogMel(FEATURE)
     for size in _BATCHES:
         batches = [samples[i : i + size] for i in range(0, len(samples), size)]
@@ -64,7 +64,7 @@ def _logmels(report: Report, samples: np.ndarray) -> None:
 
 
 def _decoders(report: Report, paths: list[str]) -> None:
-    """A file -> its windows at our rate."""
+    """Time a file -> its windows at our sample rate."""
     runs: dict[str, Callable[[str], object]] = {
         "audiocnn": _ours_windows,
         "torchaudio": torchaudio_windows,
@@ -80,7 +80,10 @@ def _decoders(report: Report, paths: list[str]) -> None:
 def _interleaved(
     runs: dict[str, Callable[[Item], object]], items: list[Item], per: int
 ) -> dict[str, list[float]]:
-    """Milliseconds of each round, each run in turn; a first round is left out."""
+    """Time each run in turn; return the milliseconds of each round, divided by `per`.
+
+    A first round warms up and is left out.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(_ROUNDS + 1):
         for name, run in runs.items():
@@ -93,7 +96,7 @@ def _interleaved(
 
 
 def _differences(report: Report, samples: np.ndarray) -> None:
-    """The largest difference of any cell from the same windows."""
+    """Add the largest differences of a cell between log-mels of the same windows."""
     ours = LogMel(FEATURE)(samples)
     peers = {
         "torchaudio": torchaudio_logmel(torch.from_numpy(samples)).numpy(),

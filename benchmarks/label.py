@@ -1,11 +1,12 @@
-"""How fast `audiocnn label` is: against the bare loop, and against its peers.
+"""The speed of `audiocnn label`, compared with the bare loop and its peers.
 
-Every contender scores the same recordings with the same untrained network of 18 layers, as a
-whole job in a process of its own, on the same cores, one after the other, round by round. A rate
-is either `steady` (from the first finished piece of each worker to the last piece of all) or of
-the `whole job` (from starting the process to its end). Our pieces are parts: on disk by when they
-were written, in S3 by when the answer to their PUT passed the proxy. From S3, the labels go there
-too, and the server and its proxy have the same cores as the job, or half of them to themselves.
+Every contender scores recordings of the same corpus with the same untrained network of 18 layers,
+as a whole job in its own process. In each round, the contenders run one after the other. A
+`steady` rate counts from the first finished pieces, one per worker, to the last piece of all. The
+rate of a `whole job` counts from the start of the process to its end. Our pieces are parts. A part
+on disk is finished when its file was last written. A part in S3 is finished when the answer to its
+PUT passed the proxy. Jobs from S3 also write their labels to S3. The server and its proxy share
+the cores with the job, or they have half of the cores, and the job has the other half.
 """
 
 import os
@@ -37,38 +38,38 @@ from benchmarks.serve import write_bundle
 
 CORES = sorted(os.sched_getaffinity(0))
 HALF = CORES[: len(CORES) // 2]
-"""The job's cores where the S3 server has a machine of its own: all others are the server's."""
+"""The job's cores while the S3 server uses the other cores."""
 
 PEERS = ("pool", "hf_datasets", "hf_pipeline", "naive_ray")
 DELAYS_MS = (0, 20, 100)
 _AT_ONCE = 2
-"""Shards of a worker of ours that are decoded or scored at once: it has as many front ends."""
+"""Shards that one of our workers decodes or scores at a time: the number of its front ends."""
 
-_PARTS = "from the mean of the first parts, two a core of which are begun at once, to the last part"
-_BARE = "sum of its processes' own, each from its first batch to its last"
-_PEER = "from the mean of the first pieces, one a process with a model, to the last"
+_PARTS = "from the mean time of the first parts, two per core, to the time of the last part"
+_BARE = "sum of the rates of its processes, each from its first batch to its last batch"
+_PEER = "from the mean time of the first pieces, one per process with a model, to the last piece"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`audiocnn label` against the bare loop and its peers."""
+    """Compare `audiocnn label` with the bare loop and its peers."""
 
     corpus: str = str(RECORDINGS / "esc50-mini")
-    """Recordings to use over and over: a corpus on this machine."""
+    """A corpus on this machine; its recordings are repeated."""
     clips: int = 1_920
-    """Clips that each contender labels in a round."""
+    """Clips that each contender labels in a round; on half the cores, half as many."""
     rounds: int = 2
-    """Rounds; every contender has its turn in each."""
+    """Number of rounds; each round runs every contender once."""
     transformers: str = str(ROOT / ".venv" / "transformers" / "bin" / "python")
-    """The Python that Transformers is installed for; where it is not there, a peer is missing."""
+    """The Python that has Transformers; if it does not exist, this peer is left out."""
     quick: bool = False
-    """A smoke run: 384 clips, a small network, one round, one delay and two peers."""
+    """Run a short test: 384 clips, a small network, one round, one delay and two peers."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/label.json when not given."""
+    """Path of the JSON; by default benchmarks/results/label.json."""
 
 
 class Bench:
-    """The contenders of one run, over the recordings of one corpus."""
+    """The contenders of one run, and the corpora that they label."""
 
     def __init__(self, folder: Path, options: Options, server: SeaweedFS) -> None:
         self.folder, self.options, self.server = folder, options, server
@@ -88,7 +89,7 @@ class Bench:
         return corpora.recordings(corpus), self.server.upload(corpus / "audio")
 
     def round(self) -> Iterator[tuple[str, Rates]]:
-        """Every contender once."""
+        """Run every contender once; yield its name and its rates."""
         yield "bare loop", self.limit(self.paths, CORES)
         yield "ours, disk", self.ours_disk("ours, disk")
         for delay_ms in self.delays_ms:
@@ -103,14 +104,14 @@ class Bench:
             yield name, self.peer(name)
 
     def limit(self, paths: list[str], cores: list[int]) -> Rates:
-        """The bare loop; its steady rate is the sum of its processes' own."""
+        """Run the bare loop; its steady rate is the sum of the rates of its processes."""
         notes, wall_s = self._contender("bare_loop", paths, cores, MALLOC)
         return Rates.of_each(progress.noted(notes), len(paths), wall_s)
 
     def peer(self, name: str) -> Rates:
-        """Another way to do the same."""
+        """Run a peer."""
         workers, more = len(CORES), {}
-        if name == "hf_pipeline":  # one process has the model, and all cores for it
+        if name == "hf_pipeline":  # one process has the model and uses all cores
             workers, more = 1, {"OMP_NUM_THREADS": str(len(CORES))}
         notes, wall_s = self._contender(name, self.paths, CORES, more)
         return Rates.of(progress.together(notes), workers, len(self.paths), wall_s)
@@ -118,7 +119,7 @@ class Bench:
     def _contender(
         self, name: str, paths: list[str], cores: list[int], environment: dict[str, str]
     ) -> tuple[Path, float]:
-        """Run one; returns the folder of its notes, and its wall time in seconds."""
+        """Run a contender; return the folder of its notes, and its wall time in seconds."""
         to = self.new()
         to.mkdir()
         job = Job(
@@ -131,7 +132,7 @@ class Bench:
         return to / "notes", job.run(name, environment, set(cores), module, python)
 
     def ours_disk(self, name: str) -> Rates:
-        """The command line as a user types it; recordings and labels on disk."""
+        """Run our command line as a user does, with recordings and labels on disk."""
         to = self.new()
         bucket = str(Path(self.paths[0]).parent)
         wall_s = run(self.command(bucket, str(to), CORES), {}, set(CORES))
@@ -142,7 +143,7 @@ class Bench:
         return Rates.of(events, len(CORES) * _AT_ONCE, len(self.paths), wall_s)
 
     def ours_s3(self, name: str, bucket: str, delay_ms: float, cores: list[int]) -> Rates:
-        """The same from S3, and the labels to it."""
+        """Do the same with recordings and labels in S3."""
         to, log = self.server.bucket() + "/labels", self.new()
         with proxy(self.server.endpoint, delay_ms / 1e3, log) as store:
             wall_s = run(self.command(bucket, to, cores), self.environment(store), set(cores))
@@ -152,7 +153,7 @@ class Bench:
         return Rates.of(events, len(cores) * _AT_ONCE, clips, wall_s)
 
     def beside_server(self, name: str, delay_ms: float) -> Rates:
-        """Ours on half the cores, the S3 server on the others, as if on a machine of its own."""
+        """Run our job on half the cores and the S3 server on the others, as on two machines."""
         others = set(CORES) - set(HALF)
         self.server.pin(others)
         try:
@@ -162,30 +163,30 @@ class Bench:
             self.server.pin(set(CORES))
 
     def _check(self, name: str, to: str, events: list[Event], clips: int) -> None:
-        """Keep the summary. Raises RuntimeError where the labels are not of all clips."""
+        """Keep the summary. Raises RuntimeError if the labels do not have all clips."""
         summary = storage.read_json(storage.join(to, SUMMARY))
         done = sum(count for _, count in events)
         if not clips == done == summary["labelled"]:
-            raise RuntimeError(f"{to}: {done} of {clips} clips in parts, {summary}")
+            raise RuntimeError(f"{to}: the parts have {done} of {clips} clips; {summary}")
         self.summaries[name].append(summary)
 
     def command(self, bucket: str, to: str, cores: list[int]) -> list[str]:
-        """What labels a bucket."""
+        """Return the command that labels a bucket."""
         options = ["--bundle", self.bundle, "--to", to, "--workers", str(len(cores))]
         return [script("audiocnn"), "label", bucket, *options]
 
     def environment(self, store: Proxy) -> dict[str, str]:
-        """The variables by which a job reaches the server through a proxy."""
+        """Return the environment variables of a job that reaches the server through a proxy."""
         return {**self.server.environment, "AWS_ENDPOINT_URL": store.endpoint}
 
     def new(self) -> Path:
-        """A path at which nothing is yet."""
+        """Return a path that does not exist yet."""
         self.jobs += 1
         return self.folder / f"job-{self.jobs}"
 
 
 def written_parts(store: Proxy) -> list[Event]:
-    """When each part was written through a proxy, and the recordings in it."""
+    """Return the time at which each part was written through a proxy, and its recordings."""
     uris = {
         f"s3:/{one.path}": one.at
         for one in store.exchanges()
@@ -195,13 +196,13 @@ def written_parts(store: Proxy) -> list[Event]:
 
 
 def recordings(part: str) -> int:
-    """The recordings in a part, labelled or failed."""
+    """Return the number of recordings in a part, labelled or failed."""
     ledger = read_ledger(part)
     return ledger.labelled + ledger.failed
 
 
 def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> None:
-    """Add rows for each contender, and the ratios."""
+    """Add the rows of each contender, and the ratios."""
     steady = {name: [r.steady for r in found] for name, found in results.items()}
     whole = {name: [r.whole for r in found] for name, found in results.items()}
     for name, found in results.items():
@@ -210,7 +211,7 @@ def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> No
         report.add(f"{name}: steady", "clips/s", steady[name], note)
         report.add(f"{name}: whole job", "clips/s", whole[name])
         beside = [clips / r.whole - clips / r.steady for r in found]
-        report.add(f"{name}: start and end", "s", beside, "whole job, less its clips when steady")
+        report.add(f"{name}: start and end", "s", beside, "whole job minus clips at steady rate")
     limit, half = "bare loop", "half the cores"
     report.ratio("disk_vs_bare_loop", steady["ours, disk"], steady[limit])
     for delay_ms in bench.delays_ms:
@@ -229,12 +230,12 @@ def compare(report: Report, results: dict[str, list[Rates]], bench: Bench) -> No
         report.add(f"cost: {name}, cores for as long", "CPU hours a million clips", hours)
     for name, summaries in bench.summaries.items():
         hours = [one["cpu_s"] / one["labelled"] * 1e6 / 3600 for one in summaries]
-        note = "of the summary: front end and model, not Ray, not the store"
+        note = "from the summary: front end and model, without Ray and the store"
         report.add(f"cost: {name}, cpu_s", "CPU hours a million clips", hours, note)
 
 
 def main(options: Options) -> None:
-    """Measure, print and write."""
+    """Measure, and print and write the results."""
     if options.quick:
         options = replace(options, clips=384, rounds=1)
     report = Report(name="label")
@@ -270,7 +271,7 @@ def _settings(bench: Bench) -> dict[str, Any]:
 
 
 def _transformers(python: str) -> str | None:
-    """Its version, in the environment that it has."""
+    """Return the version of Transformers in its environment, or None without it."""
     if not Path(python).exists():
         return None
     ask = "from importlib.metadata import version; print(version('transformers'))"

@@ -1,7 +1,7 @@
-"""The contenders of `benchmarks/label.py`: each scores the same recordings with the same model.
+"""The contenders of `benchmarks/label.py`: each scores recordings with the same model.
 
-Each is a whole job in a process of its own and notes when recordings are finished. The bare loop
-has our decoder and front end; the others have soundfile and torchaudio, as their users do.
+Each contender is a whole job in its own process and notes when recordings are finished. The bare
+loop uses our decoder and front end. The peers use soundfile and torchaudio, as their users do.
 """
 
 import os
@@ -17,11 +17,11 @@ from benchmarks.contenders import Job, side_by_side, torchaudio_logmel, torchaud
 from benchmarks.progress import Finished
 
 BATCH = 64
-"""Windows that the model gets at once, where a contender has batches."""
+"""Windows in a batch of the model, if a contender has batches."""
 
 
 def bare_loop(job: Job) -> None:
-    """The limit: decode, log-mel and forward, a process a core; no Ray, and nothing written."""
+    """The limit: decode, log-mel and forward in one process per core, without Ray or output."""
     side_by_side(job, _bare_worker)
 
 
@@ -43,7 +43,7 @@ def _bare_worker(job: Job, index: int, ready: Any) -> None:
 
 @cache
 def _predictor(bundle: str) -> Predictor:
-    """The model in this process, with one thread."""
+    """Return the model of this process, which uses one thread."""
     import torch
 
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def _best(predictor: Predictor, scores: np.ndarray) -> list[str]:
 
 
 def pool(job: Job) -> None:
-    """A multiprocessing pool, a file a task: what is written first."""
+    """A multiprocessing pool with one task per file, as a first attempt would be."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
@@ -75,7 +75,7 @@ def _pool_file(task: tuple[str, str]) -> tuple[list[str], int]:
 
 
 def hf_datasets(job: Job) -> None:
-    """Hugging Face datasets, as its guide to batch inference: a batched `map`, with processes."""
+    """Hugging Face datasets as in its guide to batch inference: a batched `map` with processes."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -99,7 +99,7 @@ def _map_batch(batch: dict[str, list[str]], bundle: str, notes: str) -> dict[str
 
 
 def _labels(predictor: Predictor, clips: list[Any]) -> list[list[str]]:
-    """The labels of the windows of each recording, all in one batch."""
+    """Return the labels of the windows of each recording; all windows are in one batch."""
     import torch
 
     best = _best(predictor, predictor.scores(torchaudio_logmel(torch.cat(clips)).numpy()))
@@ -109,10 +109,10 @@ def _labels(predictor: Predictor, clips: list[Any]) -> list[list[str]]:
 
 
 def naive_ray(job: Job) -> None:
-    """Ray Data as its guide to batch inference has it: read, preprocess, an actor with the model.
+    """Ray Data as in its guide to batch inference: read, preprocess, score in actors.
 
-    Of actors there may be as many as cores: a pool of that size from the start would leave none
-    to those that decode.
+    Each actor has the model. The pool starts with one actor and may grow to one per core. If it
+    started with all actors, no core would be left for the tasks that decode.
     """
     import ray
     import ray.data

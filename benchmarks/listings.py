@@ -1,7 +1,8 @@
-"""What listing a bucket costs the driver of `audiocnn label`: time, and memory that stays flat.
+"""The time and the memory that the driver of `audiocnn label` needs to list a bucket.
 
-Each listing is a process of its own, `listings.py --work FOLDER`, that lists into a manifest as the
-driver does: everything or, the second time, what the parts do not have.
+Memory should not grow with the bucket. Each listing is its own process, `python -m
+benchmarks.listings --work FOLDER`, and writes a manifest as the driver does. The first manifest
+has all recordings. The second one has the recordings that the parts do not have.
 """
 
 import json
@@ -32,20 +33,20 @@ _PART_ROWS = 4_096
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Listing a small and a large bucket, anew and against all parts."""
+    """List a small and a large bucket: without parts, and with the parts of all recordings."""
 
     objects: tuple[int, int] = (10_000, 1_000_000)
-    """How many there are in each."""
+    """Number of objects in the small and in the large bucket."""
     quick: bool = False
-    """A smoke run: 2,000 and 20,000."""
+    """Run a short test: 2,000 and 20,000 objects."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/listings.json when not given."""
+    """Path of the JSON; by default benchmarks/results/listings.json."""
     work: Path | None = None
-    """The folder of one listing, which this process is to do: see `_list`."""
+    """Folder of a single listing for this process to do; `_list` sets it."""
 
 
 def main(options: Options) -> None:
-    """Measure, print and write."""
+    """Measure, and print and write the results."""
     small, large = (2_000, 20_000) if options.quick else options.objects
     report = Report(name="listings", settings={"objects": [small, large]})
     folder = Path(tempfile.mkdtemp(prefix="audiocnn-bench-"))
@@ -72,26 +73,26 @@ def main(options: Options) -> None:
 
 
 def _list(size: int, work: Path, environment: dict[str, str], *, again: bool) -> dict[str, Any]:
-    """List a bucket in a process of its own; returns what that found."""
+    """List a bucket in a new process; return its figures."""
     (work / "job.json").write_text(json.dumps({"uri": objects.bucket(size), "again": again}))
     command = [sys.executable, "-m", "benchmarks.listings", "--work", str(work)]
     run(command, environment, os.sched_getaffinity(0))
     found: dict[str, Any] = json.loads((work / "out.json").read_text())
     if found["recordings"] != size or found["to_do"] != (0 if again else size):
-        raise RuntimeError(f"{size} objects, again: {again}: {found}")
+        raise RuntimeError(f"listing {size} objects (again: {again}) returned {found}")
     return found
 
 
 def _add(report: Report, name: str, size: int, found: dict[str, Any]) -> None:
-    report.add(name, "objects/s", [size / found["seconds"]], "second: all of them are in parts")
+    report.add(name, "objects/s", [size / found["seconds"]], "second: parts have all objects")
     report.add(f"{name}: peak memory", "MiB RSS", [found["peak_mib"]])
     grown = found["peak_mib"] - found["imported_mib"]
-    note = "the peak, less what the process had once its modules were imported"
+    note = "the peak, less the memory of the process after its imports"
     report.add(f"{name}: above imports", "MiB RSS", [grown], note)
 
 
 def _write_parts(manifest: Path, to: Path) -> None:
-    """Parts that claim to hold all that a manifest lists; of their columns, those that are read."""
+    """Write parts of all recordings in a manifest, with only the columns that a listing reads."""
     file = pq.ParquetFile(manifest)
     for index, batch in enumerate(file.iter_batches(_PART_ROWS, columns=["uri", "version"])):
         name = part_name("before", index)
@@ -101,7 +102,7 @@ def _write_parts(manifest: Path, to: Path) -> None:
 
 
 def listing_of(work: Path) -> None:
-    """List, in the process that is measured."""
+    """List the bucket that `work/job.json` names, and measure this process."""
     began, imported_mib = time.perf_counter(), _mib("VmRSS")
     job, manifest = json.loads((work / "job.json").read_text()), str(work / "manifest.parquet")
     census, to_do = ListingCounts(), 0
@@ -117,7 +118,7 @@ def listing_of(work: Path) -> None:
         with compared(rows) as changes:
             changes.against(find_parts(str(work)), retry_failed=False)
             for part, _ in changes.stale():
-                raise RuntimeError(f"{part} is not stale")
+                raise RuntimeError(f"{part} counts as stale, but no recording has changed")
             write_manifest(manifest, counted(changes.to_do()))
     else:
         write_manifest(manifest, counted(rows))
@@ -126,13 +127,13 @@ def listing_of(work: Path) -> None:
         "recordings": census.recordings,
         "to_do": to_do,
         "imported_mib": imported_mib,
-        "peak_mib": _mib("VmHWM"),  # not getrusage's, which begins at the parent's
+        "peak_mib": _mib("VmHWM"),  # getrusage would start at the parent's peak
     }
     (work / "out.json").write_text(json.dumps(found))
 
 
 def _mib(name: str) -> float:
-    """A figure of /proc/self/status that is in kB."""
+    """Return a figure of /proc/self/status, converted from kB to MiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 

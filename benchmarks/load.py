@@ -1,4 +1,4 @@
-"""Load over HTTP from one event loop: closed (each client waits for its answer) and open."""
+"""HTTP load from one event loop: a closed loop, where clients wait for answers, or an open loop."""
 
 import asyncio
 import random
@@ -10,43 +10,43 @@ from time import perf_counter
 import numpy as np
 
 _LONGEST_S = 600.0
-"""Seconds after which a request counts as lost, on a slow machine too."""
+"""Longest wait for an answer, in seconds, even on a slow machine; then the request is lost."""
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of the requests of one run."""
+    """The results of the requests of one run."""
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
-    """Latencies by status; 0 where the connection broke before an answer."""
+    """Latencies in seconds by status; status 0 if there was no answer."""
     wall_s: float = 0.0
     bodies: dict[int, bytes] = field(default_factory=dict)
-    """The last answer of each status."""
+    """The last body of each status."""
     answers: list[int] = field(default_factory=list)
-    """How many requests of each client of a closed loop are over."""
+    """Number of finished requests of each client of a closed loop."""
 
     @property
     def counts(self) -> Counter[int]:
-        """Requests by status; another thread may ask while they are counted."""
+        """Number of requests by status; another thread may read it during a run."""
         return Counter({status: len(found) for status, found in list(self.seconds.items())})
 
     @property
     def per_s(self) -> float:
-        """Good answers a second."""
+        """Answers with status 200 per second."""
         return self.counts[200] / self.wall_s
 
     def milliseconds(self, percentile: float, status: int = 200) -> float:
-        """A percentile of the latencies of answers with this status."""
+        """Return a percentile of the latencies with this status, in milliseconds."""
         return float(np.percentile(self.seconds.get(status, [float("nan")]), percentile) * 1e3)
 
     def add(self, status: int, seconds: float, body: bytes = b"") -> None:
-        """Count a request."""
+        """Count a finished request."""
         self.seconds.setdefault(status, []).append(seconds)
         self.bodies[status] = body
 
 
 def post(port: int, path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:
-    """A whole request, to be sent as it is."""
+    """Return the bytes of a whole request."""
     lines = {
         "Host": f"127.0.0.1:{port}",
         "Content-Type": "application/octet-stream",
@@ -58,14 +58,14 @@ def post(port: int, path: str, body: bytes, headers: dict[str, str] | None = Non
 
 
 class Connection:
-    """One that is kept, and opened again where the server closed it."""
+    """A connection that is kept open, and opened again after either side closed it."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer; status 0 where there is none."""
+        """Send a request; return the status and the body of the answer, or status 0 without one."""
         try:
             async with asyncio.timeout(_LONGEST_S):
                 return await self._ask(request)
@@ -97,7 +97,7 @@ class Connection:
         return b"".join(chunks)
 
     def close(self) -> None:
-        """Close it; the next question opens another one."""
+        """Close the connection; the next request opens a new one."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -112,9 +112,10 @@ async def closed_loop(
     until: Callable[[], bool] = lambda: False,
     outcome: Outcome | None = None,
 ) -> Outcome:
-    """So many clients, each asking again as soon as it has its answer.
+    """Run clients that send a request, wait for its answer and send the next one.
 
-    They stop after so many seconds, or once `until` says so. Who gives the outcome can watch it.
+    They stop after `seconds`, or when `until` returns true. The caller may pass an `outcome` to
+    read it during the run.
     """
     outcome = outcome or Outcome()
     outcome.answers = [0] * clients
@@ -137,7 +138,7 @@ async def closed_loop(
 
 
 async def open_loop(port: int, request: bytes, per_s: float, seconds: float) -> Outcome:
-    """Requests that come as they come (Poisson), whatever became of those before."""
+    """Send requests at random times (Poisson), whether or not earlier ones have been answered."""
     outcome, idle = Outcome(), list[Connection]()
     rng = random.Random(0)  # noqa: S311
     tasks = []

@@ -1,11 +1,11 @@
-"""Training loops to compare with, each a process of its own that writes down when its epochs ended.
+"""Training loops to compare `audiocnn train` with; each is a process that writes its figures.
 
-`plain` is the limit: what a careful engineer writes in PyTorch for one process, with the same
-tensors, batches, augmentation, model, precision, optimizer and schedule as the job has, and nothing
+`plain` is the limit: a loop that a careful engineer writes in PyTorch for one process. It has the
+tensors, batches, augmentation, model, precision, optimizer and schedule of the job, and nothing
 else.
-`bare` is the model's share of it: one batch over and over, no augmentation, no average.
-`tutorial` is the loop this project grew from, as its authors wrote it: a DataLoader in the
-training process, which decodes each recording and computes its log-mel in every epoch.
+`bare` is the model's share of that loop: it repeats one batch, without augmentation or average.
+`tutorial` is the loop from which this project started, as its authors wrote it. Its DataLoader, in
+the training process, decodes each recording and computes its log-mel again in every epoch.
 """
 
 import json
@@ -34,26 +34,26 @@ from audiocnn.training.trainer import in_bfloat16
 from pipelines.recipes import RECIPES
 
 Epoch = Callable[[], Iterator[int]]
-"""An epoch of a loop: the windows of each step, once it is done."""
+"""Function that runs an epoch; it yields the windows of each step when the step is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A loop of one process."""
+    """Run a training loop in this process."""
 
     loop: str
     """plain, bare or tutorial."""
     data: str
-    """Features, or a corpus for the tutorial's."""
+    """Features; for `tutorial`, a corpus."""
     recipe: str = "esc10"
-    """Whose model and training."""
+    """Recipe of the model and the training."""
     epochs: int = 2
     out: Path
-    """Where the figures go, as JSON."""
+    """Path of the JSON with the figures."""
 
 
 def main(options: Options) -> None:
-    """Run a loop; writes JSON: windows/s after the first epoch, and times."""
+    """Run a loop and write its `figures` as JSON."""
     torch.set_num_threads(1)
     recipe = RECIPES[options.recipe]()
     training = replace(recipe.training, epochs=options.epochs)
@@ -69,7 +69,12 @@ def main(options: Options) -> None:
 
 
 def figures(windows: list[int], steps: list[list[float]]) -> dict[str, Any]:
-    """From the windows of each epoch, and when each of its steps was done, in s since 1970."""
+    """Return the figures of a run.
+
+    `windows` has the number of windows of each epoch. `steps` has the end times of its steps, in
+    seconds since 1970. `windows_per_s` leaves out the first epoch. `seconds_between_epochs` leaves
+    out the step itself.
+    """
     paces = [(times[-1] - times[0]) / max(1, len(times) - 1) for times in steps]
     return {
         "first_step": steps[0][0],
@@ -82,7 +87,7 @@ def figures(windows: list[int], steps: list[list[float]]) -> dict[str, Any]:
 
 
 def plain(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
-    """The limit."""
+    """Return the epoch of `plain`, the limit."""
     features = FeatureSet.read(uri)
     rows = features.load(list(features.folds))
     logmel = torch.from_numpy(rows.logmel)
@@ -118,7 +123,7 @@ def plain(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
 
 
 def bare(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
-    """The model's own step."""
+    """Return the epoch of `bare`, the model's step alone."""
     features = FeatureSet.read(uri)
     shape = (config.batch_size, features.config.n_mels, features.config.n_frames)
     logmel, labels = torch.randn(shape), torch.arange(config.batch_size) % len(features.classes)
@@ -137,7 +142,7 @@ def bare(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
 
 
 def tutorial(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
-    """A DataLoader over recordings, everything computed anew in every epoch."""
+    """Return the epoch of `tutorial`; its DataLoader computes everything again in every epoch."""
     dataset = _Recordings(uri)
     loader = DataLoader(dataset, batch_size=config.batch_size, shuffle=True, drop_last=True)
     model = AudioCNN(model_config, 128, len(dataset.classes)).train()
@@ -160,7 +165,7 @@ def tutorial(uri: str, model_config: ModelConfig, config: TrainConfig) -> Epoch:
 
 
 class _Recordings(Dataset[tuple[torch.Tensor, int]]):
-    """Recordings at their own rate, five seconds of each, as 128-band log-mels with masks."""
+    """Log-mels of 128 bands, with masks, of the first 5 s of each recording at its own rate."""
 
     def __init__(self, uri: str) -> None:
         audio = load_torchaudio().transforms
@@ -181,12 +186,12 @@ class _Recordings(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         samples, rate = soundfile.read(self.clips[index].uri, dtype="float32", always_2d=True)
         wave = torch.from_numpy(samples).mean(1)[: 5 * rate]
-        wave = functional.pad(wave, (0, 5 * rate - len(wave)))  # ESC-10's own are not all 5 s
+        wave = functional.pad(wave, (0, 5 * rate - len(wave)))  # some clips of ESC-10 are shorter
         return self.transform(wave), self.classes.index(self.clips[index].label)
 
 
 def _in_precision(model: AudioCNN, config: TrainConfig) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The forward pass with the numbers that the job has on this machine."""
+    """Return the forward pass in the precision that the job has on this machine."""
     bfloat16 = in_bfloat16(config, torch.device("cpu"))
 
     def forward(batch: torch.Tensor) -> torch.Tensor:

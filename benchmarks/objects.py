@@ -1,7 +1,7 @@
-"""An S3 server that only lists: made-up recordings, as many as a bucket's name says.
+"""An S3 server that only lists: the name of a bucket gives its number of invented recordings.
 
-In a process of its own, `python -m benchmarks.objects`; it answers `list_objects_v2` a page of
-1,000 keys at a time, and nothing else. A real server would need a day to be filled.
+It is its own process, `python -m benchmarks.objects`. It answers `list_objects_v2` with pages of
+1,000 keys, and nothing else. It would take a day to fill a real server.
 """
 
 import subprocess
@@ -23,13 +23,13 @@ _ENTRY = (
 
 
 def bucket(objects: int) -> str:
-    """The URI of a bucket of so many."""
+    """Return the URI of a bucket with this number of objects."""
     return f"s3://objects-{objects}"
 
 
 @contextmanager
 def server() -> Iterator[dict[str, str]]:
-    """A server for as long as the block lasts; gives the variables by which it is reached."""
+    """Run a server within a block; yield the environment variables of its clients."""
     command = [sys.executable, "-m", "benchmarks.objects"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -63,10 +63,10 @@ def _page(objects: int, start: int) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else the head waits for the client to confirm it
+    disable_nagle_algorithm = True  # otherwise the body waits until the client confirms the head
 
     def do_GET(self) -> None:
-        """A page, or 404."""
+        """Answer with a page, or with 404."""
         url = urlsplit(self.path)
         name, asked = url.path.strip("/"), parse_qs(url.query)
         listing = "list-type" in asked and name.startswith("objects-")
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The endpoint's peers: the same model and answer behind FastAPI, LitServe and BentoML.
 
-Each with a process a core and one thread in it, and batches where it has them. A handler does
-what a careful user would write; none does what ours does beside it (peaks, limits, keys, maps).
+Each peer has one process per core, with one thread for the model, and batches if it offers them.
+Handlers are written as by a careful user. They have no peaks, limits, keys or maps, unlike ours.
 """
 
 import os
@@ -18,13 +18,13 @@ BATCH = 16
 
 
 def load() -> Predictor:
-    """The predictor of a worker."""
+    """Return the predictor of a worker."""
     torch.set_num_threads(1)
     return Predictor.load(BUNDLE, "cpu")
 
 
 def answer(predictor: Predictor, bodies: list[bytes]) -> list[dict[str, Any]]:
-    """The answers for recordings of one window each."""
+    """Return the answers for recordings of one window each."""
     parts = [next(predictor.decode(body)) for body in bodies]
     scores = predictor.predict_windows([part.samples for part in parts])
     found = [predictor.encode([p], s[None]) for p, s in zip(parts, scores, strict=True)]
@@ -32,7 +32,7 @@ def answer(predictor: Predictor, bodies: list[bytes]) -> list[dict[str, Any]]:
 
 
 def fastapi_app() -> Any:
-    """FastAPI; uvicorn starts it once in each worker."""
+    """Return the FastAPI app; uvicorn calls this once in each worker."""
     from fastapi import FastAPI, Request
     from fastapi.concurrency import run_in_threadpool
 
@@ -47,7 +47,7 @@ def fastapi_app() -> Any:
 
 
 def run_fastapi(port: int) -> None:
-    """Serve with uvicorn until killed."""
+    """Serve with uvicorn until this process is killed."""
     import uvicorn
 
     uvicorn.run(
@@ -57,7 +57,7 @@ def run_fastapi(port: int) -> None:
 
 
 def command(peer: str, python: str, port: int) -> list[str]:
-    """What starts a peer, to be run from the repository's root."""
+    """Return the command that starts a peer from the repository's root."""
     if peer == "bentoml":
         serve = ["-m", "bentoml", "serve", "benchmarks.peers_bentoml:Service"]
         return [python, *serve, "--host", "127.0.0.1", "--port", str(port)]
@@ -66,7 +66,7 @@ def command(peer: str, python: str, port: int) -> list[str]:
 
 
 def multipart(body: bytes, name: str) -> tuple[bytes, str]:
-    """A form of one file, and its content type."""
+    """Return a form with one file, and its content type."""
     head = (
         f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a.wav"\r\n'
         "Content-Type: audio/wav\r\n\r\n"

@@ -1,4 +1,4 @@
-"""LitServe's server for `benchmarks.peers`: a module of its own, for its workers import it."""
+"""LitServe's server for `benchmarks.peers`, in its own module because its workers import it."""
 
 import sys
 from typing import Any
@@ -10,22 +10,22 @@ from benchmarks.peers import BATCH, WORKERS, answer, load
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
-    """The same answer, in LitServe's batches."""
+    """The same answer, with LitServe's batches."""
 
     def setup(self, device: str) -> None:
-        """Load the model; one for each worker."""
+        """Load the model of a worker."""
         self.predictor = load()
 
     def decode_request(self, request: UploadFile) -> bytes:
-        """The form's file."""
+        """Return the content of the form's file."""
         return request.file.read()
 
     def predict(self, bodies: list[bytes]) -> list[dict[str, Any]]:
-        """Recordings in, answers out."""
+        """Return the answers for a batch of recordings."""
         return answer(self.predictor, bodies)
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
+        """Return an answer without change."""
         return output
 
 

@@ -1,11 +1,11 @@
-"""Transformers' own audio-classification pipeline, with our model in it.
+"""The audio-classification pipeline of Transformers, with our model.
 
-What its users write: `pipeline("audio-classification", ...)(dataset, batch_size, num_workers)`.
-The recordings are read by soundfile, for the pipeline's own reader starts ffmpeg for each; its
-`preprocess` resamples with torchaudio and calls a feature extractor, in the processes of a
-DataLoader, a core each; the forward runs in the main process, on all cores. The extractor is
-built as that of its Audio Spectrogram Transformer: one clip a recording, cut or padded to what
-the model wants. Its model types are a closed list, so ours is registered by its name.
+Its users write `pipeline("audio-classification", ...)(dataset, batch_size, num_workers)`. Soundfile
+reads the recordings, because the pipeline's own reader starts ffmpeg for each of them. The
+pipeline's `preprocess` resamples with torchaudio and calls a feature extractor. It runs in the
+processes of a DataLoader, one per core. The forward pass runs in the main process, on all cores.
+The extractor is built like that of the Audio Spectrogram Transformer: it makes one clip of a
+recording, cut or padded to the size that the model expects.
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-import transformers  # type: ignore[import-not-found]  # of an environment of its own
+import transformers  # type: ignore[import-not-found]  # installed in its own environment
 from transformers.modeling_outputs import (  # type: ignore[import-not-found]
     SequenceClassifierOutput,
 )
@@ -42,7 +42,7 @@ class _Model(transformers.PreTrainedModel):  # type: ignore[misc]
 
 
 class _Extractor(transformers.SequenceFeatureExtractor):  # type: ignore[misc]
-    model_input_names = ["input_values"]  # noqa: RUF012  # theirs is so
+    model_input_names = ["input_values"]  # noqa: RUF012  # as in Transformers
 
     def __init__(self) -> None:
         super().__init__(
@@ -69,9 +69,10 @@ class _Recordings(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def main() -> None:
-    """Label as `hf_pipeline`: NAME JOB.json."""
+    """Run the contender `hf_pipeline`; the command line is NAME JOB.json."""
     job = Job.read(Path(sys.argv[2]))
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)  # our class is not on a list
+    # The pipeline logs an error, because our class is not on its list of models.
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     torch.set_num_threads(job.workers)
     classify = transformers.pipeline(
         "audio-classification",

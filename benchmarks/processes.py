@@ -1,4 +1,4 @@
-"""Commands as a benchmark runs them: on chosen cores, with the memory of all their processes."""
+"""Run commands on chosen cores, and measure the memory of all their processes."""
 
 import os
 import socket
@@ -19,7 +19,7 @@ _LONGEST_S = 900.0
 
 @contextmanager
 def on_cores(cores: set[int]) -> Iterator[None]:
-    """Start processes on these cores alone; they keep them."""
+    """Run on these cores within a block; processes started there stay on them afterwards."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -30,18 +30,18 @@ def on_cores(cores: set[int]) -> Iterator[None]:
 
 @dataclass(kw_only=True)
 class Memory:
-    """Proportional set sizes (PSS: shared pages are shared out) of a job's processes, in MiB."""
+    """Memory of a job's processes in MiB of PSS, which divides shared pages among processes."""
 
     peaks: dict[int, float] = field(default_factory=dict)
-    """Of each process, by its id."""
+    """Peak of each process, by its id."""
     together: float = 0.0
     """The largest sum over all processes at one moment."""
     workers: set[int] = field(default_factory=set)
-    """Ray's workers among them."""
+    """Ids of Ray's workers."""
 
     @property
     def sum_of_peaks(self) -> float:
-        """Each process at its own peak."""
+        """Sum of the peaks of all processes."""
         return sum(self.peaks.values())
 
     @property
@@ -50,7 +50,7 @@ class Memory:
         return max((self.peaks[pid] for pid in self.workers), default=0.0)
 
     def sample(self, root: int) -> None:
-        """Look at a process and all its descendants once."""
+        """Measure a process and all its descendants once."""
         sizes = {pid: size for pid in descendants(root) if (size := _pss_mib(pid)) is not None}
         self.together = max(self.together, sum(sizes.values()))
         for pid, size in sizes.items():
@@ -65,7 +65,10 @@ def run(
     cores: set[int],
     memory: Memory | None = None,
 ) -> float:
-    """Run a command to its end; returns its wall time in seconds. Raises RuntimeError."""
+    """Run a command until it ends; return its wall time in seconds.
+
+    Raises RuntimeError with its output if it fails, and TimeoutExpired after 15 minutes.
+    """
     started = time.perf_counter()
     with on_cores(cores):
         process = subprocess.Popen(
@@ -87,18 +90,18 @@ def run(
         process.kill()
     wall_s = time.perf_counter() - started
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\nended with {process.returncode}:\n{output}")
+        raise RuntimeError(f"{' '.join(command)}\nended with code {process.returncode}:\n{output}")
     return wall_s
 
 
 def whole_environment(more: dict[str, str]) -> dict[str, str]:
-    """Our variables and more: one thread of OpenMP, and no Ray cluster but its own."""
+    """Return our environment and `more`, with one OpenMP thread and no existing Ray cluster."""
     ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
     return {**os.environ, **ours, **more}
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at."""
+    """Return ports on which no process listens."""
     with ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -107,7 +110,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def script(name: str) -> str:
-    """The path of a command that was installed beside this Python."""
+    """Return the path of a command that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -117,11 +120,11 @@ def _watch(root: int, memory: Memory, ended: threading.Event) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """A process and all below it, by their parents as /proc has them."""
+    """Return the ids of a process and of all its descendants, from the parents in /proc."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and (stat := _text(folder / "stat")):
-            parent = int(stat.rpartition(")")[2].split()[1])  # a name may hold brackets
+            parent = int(stat.rpartition(")")[2].split()[1])  # a name may contain brackets
             children.setdefault(parent, []).append(int(folder.name))
     found = [root]
     for pid in found:
@@ -141,7 +144,7 @@ def _command(pid: int) -> str:
 
 
 def _text(path: Path) -> str:
-    """A file of /proc; empty where its process has ended."""
+    """Return the text of a file in /proc, or an empty text if its process has ended."""
     try:
         return path.read_text(errors="replace")
     except OSError:

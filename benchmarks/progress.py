@@ -1,4 +1,4 @@
-"""When clips were finished, and the steady rate that follows."""
+"""The times at which clips were finished, and the steady rate computed from them."""
 
 import time
 from dataclasses import dataclass
@@ -7,42 +7,42 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 Event = tuple[float, int]
-"""A moment in seconds, and how many clips were finished at it."""
+"""A time in seconds since 1970, and the number of clips that were finished then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """One contender's round: clips/s."""
+    """The rates of a contender in one round, in clips/s."""
 
     steady: float
     whole: float
 
     @staticmethod
     def of(events: list[Event], workers: int, clips: int, wall_s: float) -> "Rates":
-        """Of events that workers share."""
+        """Return the rates of workers that share their work, from the events of all of them."""
         return Rates(steady=steady_rate(events, workers), whole=clips / wall_s)
 
     @staticmethod
     def of_each(workers: list[list[Event]], clips: int, wall_s: float) -> "Rates":
-        """Of workers that know nothing of each other: the sum of their own steady rates."""
+        """Return the rates of independent workers: the steady rate is the sum of their own."""
         return Rates(steady=sum(steady_rate(events, 1) for events in workers), whole=clips / wall_s)
 
 
 class Finished:
-    """Notes in a file when clips are finished; one for each worker."""
+    """Writes the times at which clips are finished to the file of one worker."""
 
     def __init__(self, folder: str, worker: object) -> None:
         self.path = Path(folder) / str(worker)
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, clips: int) -> None:
-        """Note that this many more are."""
+        """Note that this many more clips are finished."""
         with self.path.open("a") as file:
             file.write(f"{time.time()} {clips}\n")
 
 
 def noted(folder: Path) -> list[list[Event]]:
-    """What each worker noted by `Finished`."""
+    """Return the events that each worker noted with `Finished`."""
     found = []
     for path in sorted(folder.iterdir()):
         lines = [line.split() for line in path.read_text().splitlines()]
@@ -51,12 +51,12 @@ def noted(folder: Path) -> list[list[Event]]:
 
 
 def together(folder: Path) -> list[Event]:
-    """What all workers noted by `Finished`."""
+    """Return the events that all workers noted with `Finished`."""
     return [event for worker in noted(folder) for event in worker]
 
 
 def parts(features: Path) -> list[Event]:
-    """When each part of some features was finished, and the clips in it."""
+    """Return an event for each part of features: the time it was written, and its clips."""
     found = []
     for path in (features / "parts").glob("*.parquet"):
         clips = pq.read_table(path, columns=["clip_id"])["clip_id"].unique()
@@ -65,12 +65,12 @@ def parts(features: Path) -> list[Event]:
 
 
 def steady_rate(events: list[Event], workers: int) -> float:
-    """Clips/s once all workers are at work, to the last event of all.
+    """Return the clips/s from the time when all workers are busy to the last event.
 
-    Starting up is left out, and each worker's first piece with it: time begins at the mean of
-    the first `workers` events, since a worker that was ahead of the others then has a part of
-    its next piece done. The end, where some have nothing left to do, counts. Raises ValueError
-    for too few events.
+    The start, and with it the first piece of each worker, is left out. Time begins at the mean of
+    the first `workers` events, because a worker that was early has done a part of its next piece
+    by then. The end counts, although some workers are idle there. Raises ValueError if there are
+    too few events.
     """
     events = sorted(events)
     if len(events) <= workers:

@@ -1,10 +1,10 @@
-"""A store that is further away: a proxy on loopback that delays every answer and notes it.
+"""A proxy on loopback that simulates a distant store: it delays every answer and logs it.
 
-In a process of its own, `python -m benchmarks.proxy PORT DELAY_S LOG`. What goes through is
-copied byte by byte, the Host header with it, so signatures stay valid; each connection of a
-client has one of its own to the server, so keep-alive and concurrency are theirs. The first byte
-of an answer leaves that much after the last byte of its request came. Requests are taken not to
-be pipelined, which no S3 client does.
+It is its own process, `python -m benchmarks.proxy PORT DELAY_S LOG`. It forwards all bytes without
+change, including the Host header, so signatures stay valid. Each connection of a client has its
+own connection to the server, so the clients decide on keep-alive and concurrency. The first byte
+of an answer is sent DELAY_S after the last byte of its request arrived. Clients must not pipeline
+requests; no S3 client does.
 """
 
 import asyncio
@@ -29,23 +29,23 @@ class Exchange:
     """A request and its answer."""
 
     at: float
-    """When the answer's last byte came, as time.time() has it."""
+    """Time of the answer's last byte, in seconds since 1970."""
     method: str
     path: str
-    """Unquoted, with the bucket, without the query."""
+    """Unquoted path with the bucket, without the query."""
     size: int
-    """Bytes of the answer's body; its chunks' heads count."""
+    """Bytes of the answer's body, including the headers of its chunks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """A proxy that runs."""
+    """A running proxy."""
 
     endpoint: str
     log: Path
 
     def exchanges(self) -> list[Exchange]:
-        """What went through on connections that have been closed, or asked for more since."""
+        """Return the logged exchanges; the last one of an open connection is not logged yet."""
         found = []
         for line in self.log.read_text().splitlines():
             at, method, size, path = line.split(" ", 3)
@@ -55,7 +55,7 @@ class Proxy:
 
 @contextmanager
 def proxy(server: str, delay_s: float, log: Path) -> Iterator[Proxy]:
-    """A proxy before the server at an endpoint, for as long as the block lasts."""
+    """Run a proxy for the server at an endpoint within a block."""
     log.touch()
     command = [sys.executable, "-m", "benchmarks.proxy", str(urlsplit(server).port)]
     process = subprocess.Popen(
@@ -71,17 +71,17 @@ def proxy(server: str, delay_s: float, log: Path) -> Iterator[Proxy]:
 
 
 class _Connection:
-    """A client's connection and the one to the server that answers it."""
+    """A client's connection and its connection to the server."""
 
     def __init__(self, delay_s: float, log: Path) -> None:
         self.delay_s, self.log = delay_s, log
         self.head = b""
-        """The first bytes of the request that is being answered."""
+        """The first bytes of the current request."""
         self.asked = self.answered_at = 0.0
         self.answered, self.size = True, 0
 
     async def ask(self, client: StreamReader, server: StreamWriter) -> None:
-        """Copy requests."""
+        """Forward requests to the server."""
         while data := await client.read(_CHUNK):
             if self.answered:
                 self.note()
@@ -92,12 +92,12 @@ class _Connection:
         server.write_eof()
 
     async def answer(self, server: StreamReader, client: StreamWriter) -> None:
-        """Copy answers, each late."""
+        """Forward answers to the client, each after the delay."""
         while data := await server.read(_CHUNK):
             body = len(data)
             if not self.answered:
                 await asyncio.sleep(self.asked + self.delay_s - time.monotonic())
-                # After "100 Continue" the request goes on.
+                # After "100 Continue", the client sends the rest of the request.
                 self.answered = not data.startswith(b"HTTP/1.1 100")
                 body -= data.find(_HEAD_END) + len(_HEAD_END)
             self.size += body
@@ -106,7 +106,7 @@ class _Connection:
             await client.drain()
 
     def note(self) -> None:
-        """Write down the exchange that has ended."""
+        """Log the exchange that has ended, if there is one."""
         if not self.head:
             return
         method, target, *_ = self.head.split(b" ", 2)

@@ -1,4 +1,4 @@
-"""What a job reads again after it was killed, for `benchmarks/label.py`."""
+"""Measure how much a job reads again after it was killed, for `benchmarks/label.py`."""
 
 import os
 import signal
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from benchmarks.label import Bench
 
 _LEFT, _LEFT_QUICK = 0.01, 0.25
-"""Share of the recordings that is not in parts when the job is killed; one part where larger."""
+"""Largest share of recordings without a part at the kill, or one part if that is larger."""
 _SLOW_S = 0.1
-"""How late the store is for the job that is killed, so that its last moments are long enough."""
+"""Delay of the store for the job that is killed, in seconds, so that it does not end too soon."""
 _ATTEMPTS = 3
 _LOOK_S = 0.02
 _LONGEST_S = 900.0
 
 
 def measure(report: Report, bench: "Bench") -> None:
-    """Kill a job from S3 that is nearly done, run it again, and add what the second one read."""
+    """Kill a job from S3 that is nearly done, run it again, and add what the second run read."""
     to, done = _nearly_done(bench)
     with proxy(bench.server.endpoint, 0, bench.new()) as store:
         command = bench.command(bench.uri, to, bench.cores)
@@ -39,7 +39,7 @@ def measure(report: Report, bench: "Bench") -> None:
     read = sum(one.size for one in again if is_recording(one))
     everything = sum(one.size for one in again)
     report.settings["resume_done_when_killed"] = round(done / len(bench.paths), 4)
-    note = "bodies of answers to GETs, by the proxy"
+    note = "bodies of the answers, counted by the proxy"
     report.add("resume: read again, of the recordings", "bytes", [float(read)], note)
     report.add("resume: all answers of the store", "bytes", [float(everything)], note)
     report.add("resume: requests", "requests", [float(len(again))])
@@ -49,7 +49,7 @@ def measure(report: Report, bench: "Bench") -> None:
 
 
 def _nearly_done(bench: "Bench") -> tuple[str, int]:
-    """Labels that a killed job left nearly done; how many recordings are."""
+    """Run and kill a job that is nearly done; return its labels and its finished recordings."""
     left = _LEFT_QUICK if bench.options.quick else _LEFT
     for _ in range(_ATTEMPTS):
         to = bench.server.bucket() + "/labels"
@@ -62,14 +62,14 @@ def _nearly_done(bench: "Bench") -> tuple[str, int]:
 
 
 def is_recording(exchange: Exchange) -> bool:
-    """Whether a request was for a recording's content."""
+    """Return whether a request was for the content of a recording."""
     return exchange.method == "GET" and exchange.path.lower().endswith(AUDIO_SUFFIXES)
 
 
 def _killed(command: list[str], environment: dict[str, str], to: str, left: float) -> int:
-    """Run a job until few recordings are left, and kill it; returns how many were done by then.
+    """Run a job until few recordings are left and kill it; return the number of finished ones.
 
-    Its process group is killed, and what Ray took out of that with it, as if by a power cut.
+    As in a power cut, its process group is killed, and so are Ray's processes outside that group.
     """
     process = subprocess.Popen(
         command, cwd=ROOT, env=whole_environment(environment), start_new_session=True,
@@ -84,7 +84,7 @@ def _killed(command: list[str], environment: dict[str, str], to: str, left: floa
         while _done(to, listed, sizes) < sum(sizes) - most:
             _wait(process, began)
     finally:
-        if process.returncode is None:  # else its number may be another one's by now
+        if process.returncode is None:  # otherwise another process may have its id
             _kill(process)
     return _done(to, listed, sizes)
 
@@ -106,12 +106,12 @@ def _wait(process: subprocess.Popen[bytes], began: float) -> None:
 
 
 def _listed(to: str) -> str | None:
-    """The listing that a job made; none before that is done."""
+    """Return the id of the job's listing, or None if the listing is not complete."""
     note = storage.join(to, label_set.NOTE)
     found = storage.read_json(note)["listing"] if storage.exists(note) else None
     return str(found["id"]) if found else None
 
 
 def _done(to: str, listed: str, sizes: list[int]) -> int:
-    """Recordings in the parts that are there."""
+    """Return the number of recordings in the parts that exist."""
     return sum(sizes[part.shard] for part in label_set.find_parts(to, [listed]))

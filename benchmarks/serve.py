@@ -1,8 +1,9 @@
-"""How fast the endpoint is: against the bare predictor, LitServe, BentoML and FastAPI.
+"""The speed of the endpoint, compared with the bare predictor, LitServe, BentoML and FastAPI.
 
-The same model, the same clip as a 16-bit WAV, the same cores, which the load's own process
-shares; one after the other, round by round. The bare predictor, a process a core and one thread
-in it, decodes, predicts and encodes in a loop, one clip at a time or batched: the limit.
+All contenders have the same model, the same clip as a 16-bit WAV, and the same cores. Servers share
+the cores with the process that makes the load. In each round, contenders run one after the other.
+The limit is the bare predictor in one process per core, with one thread each. It decodes, predicts
+and encodes in a loop, one clip at a time or in batches.
 """
 
 import asyncio
@@ -45,24 +46,24 @@ _MAPS = "/v1/predict?maps=blocks"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`audiocnn serve` against the bare predictor and other servers."""
+    """Compare `audiocnn serve` with the bare predictor and other servers."""
 
     recording: str = ""
-    """The clip; five seconds of ESC-10 when not given, or a generated sound where there is none."""
+    """Path of the clip; by default 5 s of ESC-10 or, without ESC-10, of a generated sound."""
     seconds: float = 8.0
-    """Of each measurement."""
+    """Seconds of each measurement."""
     rounds: int = 2
-    """Rounds; every contender has its turn in each."""
+    """Number of rounds; each round runs every contender once."""
     bentoml: str = str(ROOT / ".venv" / "bentoml" / "bin" / "python")
-    """The Python that BentoML is installed for: it does not go together with Ray's packages."""
+    """The Python that has BentoML, in its own environment: it conflicts with Ray's packages."""
     quick: bool = False
-    """A smoke run: a small model, one round of a second each, without BentoML."""
+    """Run a short test: a small model, one round, 1 s per measurement, without BentoML."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/serve.json when not given."""
+    """Path of the JSON; by default benchmarks/results/serve.json."""
 
 
 def clip(options: Options) -> bytes:
-    """The recording, as a 16-bit WAV of its own rate."""
+    """Return 5 s of the recording as a 16-bit WAV at its own rate."""
     import soundfile
 
     found = sorted(RECORDINGS.glob("esc10/*Dog*/*.ogg"))
@@ -73,7 +74,7 @@ def clip(options: Options) -> bytes:
 
 
 def write_bundle(folder: Path, *, small: bool) -> str:
-    """An untrained network of 18 layers for ESC-50's features: weights do not change the time."""
+    """Write a bundle of 18 untrained layers for ESC-50; weights do not affect the time."""
     torch.manual_seed(0)
     config = ModelConfig(stages=(2, 2, 2, 2), channels=8 if small else 64)
     feature = FeatureConfig()
@@ -97,7 +98,7 @@ def _bare_worker(seconds: float, bodies: list[bytes], ready: Any, begin: Any, to
 
 
 def bare(body: bytes, seconds: float, batch: int, processes: int) -> tuple[float, float]:
-    """Clips/s of all processes together, and the median milliseconds of a batch."""
+    """Return the clips/s of all processes together, and the median time of a batch in ms."""
     context = multiprocessing.get_context("spawn")
     ready, begin, to = context.Semaphore(0), context.Event(), context.Queue()
     workers = [
@@ -118,7 +119,7 @@ def bare(body: bytes, seconds: float, batch: int, processes: int) -> tuple[float
 
 @contextmanager
 def running(command: list[str], port: int, request: bytes, bundle: str) -> Iterator[float]:
-    """A server for as long as the block lasts; gives the seconds until its first good answer."""
+    """Run a server within a block; yield the seconds until its first good answer."""
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "",
         "AUDIOCNN_BENCH_BUNDLE": bundle, "AUDIOCNN_BENCH_WORKERS": str(CORES),
@@ -134,7 +135,7 @@ def running(command: list[str], port: int, request: bytes, bundle: str) -> Itera
                 raise RuntimeError(f"{' '.join(command)} does not answer")
             time.sleep(0.1)
         started_s = time.perf_counter() - began
-        asyncio.run(closed_loop(port, request, 8, 2))  # every worker's first ones
+        asyncio.run(closed_loop(port, request, 8, 2))  # warm up every worker
         yield started_s
     finally:
         process.send_signal(signal.SIGINT)
@@ -146,7 +147,7 @@ def running(command: list[str], port: int, request: bytes, bundle: str) -> Itera
 
 
 class Bench:
-    """The clip, the bundle, and what was measured: lists of a value a round, by row."""
+    """The clip, the bundle, and the measurements: for each row, one value per round."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
@@ -160,7 +161,7 @@ class Bench:
         self.notes: dict[str, str] = {}
 
     def round(self) -> None:
-        """Every contender's turn."""
+        """Run every contender once."""
         os.environ["AUDIOCNN_BENCH_BUNDLE"] = self.bundle
         self._note("bare, one process", *bare(self.body, self.seconds, 1, 1))
         self._note("bare, a clip at a time", *bare(self.body, self.seconds, 1, CORES))
@@ -180,7 +181,7 @@ class Bench:
         others = {s: n for s, n in sorted(outcome.counts.items()) if s != 200}
         if 503 in others:
             figures.append(f"503 after {outcome.milliseconds(99, 503):.0f} ms (p99)")
-        figures.append(f"others {others}" if others else "no errors")
+        figures.append(f"other statuses {others}" if others else "no errors")
         self.notes[name] = "last round: " + ", ".join(figures)
         return outcome
 
@@ -194,7 +195,7 @@ class Bench:
             self._measure(row, open_loop(port, request, share * capacity, self.seconds))
 
     def ours(self) -> None:
-        """`audiocnn serve`, with maps and without."""
+        """Measure `audiocnn serve`, with and without maps."""
         port = free_ports(1)[0]
         command = [script("audiocnn"), "serve", self.bundle, "--port", str(port)]
         request = post(port, _PLAIN, self.body)
@@ -211,7 +212,7 @@ class Bench:
             self.rates["body: ours, zstd"].append(len(packed.bodies[200]))
 
     def peer(self, name: str) -> None:
-        """One of `benchmarks.peers`."""
+        """Measure one of `benchmarks.peers`."""
         port = free_ports(1)[0]
         python = self.options.bentoml if name == "bentoml" else sys.executable
         body, headers = self.body, {}
@@ -224,7 +225,7 @@ class Bench:
             self._loops(name, port, request)
 
     def fill(self, report: Report) -> None:
-        """Rows and ratios."""
+        """Add the rows and the ratios."""
         for name, values in self.rates.items():
             unit = "bytes" if name.startswith("body") else "requests/s"
             report.add(name, unit, values, self.notes.get(name, ""))
@@ -250,7 +251,7 @@ class Bench:
 
 
 def main(options: Options) -> None:
-    """Run all rounds, write the results and show them."""
+    """Run all rounds, and print and write the results."""
     report = Report(name="serve")
     with tempfile.TemporaryDirectory(prefix="audiocnn-bench-") as name:
         bench = Bench(options, Path(name) / "bundle")

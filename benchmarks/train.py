@@ -1,9 +1,10 @@
-"""How fast `audiocnn train` is: against a plain PyTorch loop, and against the tutorial's.
+"""The speed of `audiocnn train`, compared with a plain PyTorch loop and the tutorial's loop.
 
-Every contender trains the same model on the same features as a whole job in a process of its
-own, on the same cores, one after the other, round by round, each process with one thread.
-Windows/s are taken after the first epoch, over everything that an epoch costs. The streamed set
-is ten times larger than the memory that it is allowed.
+Every contender trains the same model as a whole job, on the same cores; each process has one
+thread. In each round, the contenders run one after the other. They train on the same features, with
+two exceptions: the tutorial's loop reads at most 400 recordings, and "model alone" repeats one
+random batch. Windows/s include all costs of an epoch; the first epoch is left out. The streamed
+features are ten times larger than the memory allowed for them.
 """
 
 import json
@@ -31,38 +32,38 @@ CORES = set(os.sched_getaffinity(0))
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`audiocnn train` against a plain PyTorch loop, and against the tutorial's."""
+    """Compare `audiocnn train` with a plain PyTorch loop and the tutorial's loop."""
 
     corpus: str = str(RECORDINGS / "esc10")
-    """Recordings to use over and over: a corpus on this machine."""
+    """A corpus on this machine; its recordings are repeated."""
     recipe: str = "esc10"
-    """Whose features, model and training."""
+    """Recipe of the features, the model and the training."""
     clips: int = 4_000
-    """Clips of the corpus that is trained on."""
+    """Number of clips to train on."""
     epochs: int = 2
-    """Epochs of each contender; the first one is not counted."""
+    """Epochs of each contender, at least 2; the first one is not counted."""
     rounds: int = 2
-    """Rounds; every contender has its turn in each."""
+    """Number of rounds; each round runs every contender once."""
     quick: bool = False
-    """A smoke run: 400 clips, one round."""
+    """Run a short test: 400 clips, one round."""
     out: Path | None = None
-    """Where the JSON goes; benchmarks/results/train.json when not given."""
+    """Path of the JSON; by default benchmarks/results/train.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One contender's round."""
+    """The figures of a contender in one round."""
 
     windows_per_s: float
     first_step_s: float
-    """Seconds from starting the process to the first step's end."""
+    """Seconds from the start of the process to the end of the first step."""
     between_s: float | None
-    """Seconds from an epoch's last step to the next one's first, the step itself left out."""
+    """Seconds from an epoch's last step to the next epoch's first step, without that step."""
     memory: Memory
 
 
 class Bench:
-    """The corpus, the features, and a folder to work in."""
+    """The corpora, the features, and a working folder."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self.folder = options, folder
@@ -80,7 +81,7 @@ class Bench:
         self.megabytes = features.bytes_of(list(features.folds)) / 1e6
 
     def loop(self, name: str) -> Result:
-        """A loop of `benchmarks.loops`."""
+        """Run a loop of `benchmarks.loops`."""
         data = self.few if name == "tutorial" else self.features
         out, memory = self.folder / "loop.json", Memory()
         command = [
@@ -100,7 +101,7 @@ class Bench:
         )
 
     def ours(self, workers: int, data: str) -> Result:
-        """`audiocnn train`, timed by its own TensorBoard log."""
+        """Run `audiocnn train`, timed by its own TensorBoard log."""
         to, memory = self.folder / "bundle", Memory()
         command = [
             script("audiocnn"), "train", str(self.features), "--to", str(to), "--overwrite",
@@ -125,7 +126,7 @@ class Bench:
 
 
 def main(options: Options) -> None:
-    """Run all rounds, write the results and show them."""
+    """Run all rounds, and print and write the results."""
     report = Report(name="train")
     with tempfile.TemporaryDirectory(prefix="audiocnn-bench-") as name:
         bench = Bench(options, Path(name))
@@ -151,7 +152,7 @@ def main(options: Options) -> None:
 
 
 def fill(report: Report, results: dict[str, list[Result]]) -> None:
-    """Rows and ratios of all contenders."""
+    """Add the rows of all contenders, and the ratios."""
     rates = {name: [r.windows_per_s for r in rounds] for name, rounds in results.items()}
     for name, rounds in results.items():
         report.add(name, "windows/s", rates[name])

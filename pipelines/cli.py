@@ -74,7 +74,8 @@ def _serve(options: Serve) -> None:
 
     keys = run.check(options)
     if options.config is not None:
-        terminal.say(f"{config_file.write_config(options)}: Ray's `serve deploy` takes it")
+        path = config_file.write_config(options)
+        terminal.say(f"wrote {path}; `serve deploy {path}` starts the endpoint on a cluster")
         return
     terminal.step(f"serve {terminal.short(options.bundle)}")
     if not run.is_joined():
@@ -85,8 +86,8 @@ def _serve(options: Serve) -> None:
     # An error above this line must not stop applications that other users serve.
     try:
         address = run.start(options, keys)
-        terminal.say(f"{address} shows and explains, for people; Ctrl-C ends it")
-        terminal.say(f"{address}/v1/predict answers; {address}/docs says how to ask")
+        terminal.say(f"dashboard: {address} (Ctrl-C stops the endpoint)")
+        terminal.say(f"API: {address}/v1/predict, described at {address}/docs")
         for event in run.rolls(options, keys):
             terminal.say(event)
     finally:
@@ -98,9 +99,9 @@ def _submit(options: Submit) -> None:
     from pipelines.tools.submit import submit
 
     if not options.command:
-        raise ConfigError(f"submit: which verb? One of {', '.join(VERBS)}")
+        raise ConfigError(f"submit: no verb given; the verbs are {', '.join(VERBS)}")
     # Report mistakes in the command line here, before anything is sent to the cluster.
-    require_shared(parse(list(options.command)), "the cluster's nodes have none of it")
+    require_shared(parse(list(options.command)), "the cluster's nodes cannot read it")
     code = submit(options)
     if code:
         raise SystemExit(code)
@@ -226,8 +227,8 @@ def parse(arguments: list[str]) -> Any:
         union,
         args=arguments,
         prog="audiocnn",
-        description="Labelled audio -> a classifier to look inside -> a labelled bucket, on Ray. "
-        "--version says which this is.",
+        description="Train a classifier on labelled audio, look inside it, serve it, and label "
+        "buckets with it, on Ray. --version prints the version.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         registry=_TYPES,
     )

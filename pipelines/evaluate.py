@@ -55,7 +55,7 @@ def evaluate(options: Evaluate) -> dict[str, Any]:
     for job in {job.options.test_fold: job for job in todo}.values():
         warn_unseen(job)
     if len(todo) < len(jobs):
-        terminal.say(f"{len(jobs) - len(todo)} bundles are there already")
+        terminal.say(f"{len(jobs) - len(todo)} bundles exist already")
     train_all({_name(job): job for job in todo}, slots)
     for job in todo:
         doubt = doubts(bundle.read_summary(job.to)["metrics"])
@@ -119,12 +119,12 @@ def _models(options: Evaluate, features: FeatureSet, output: Output) -> Models:
             output.require_unfinished()
         if set(models) != set(asked):
             terminal.say(
-                f"with what an earlier run here was asked for: folds "
+                f"with the folds and seeds of an earlier run: folds "
                 f"{', '.join(map(str, models.folds))}; {len(models.seeds)} seeds"
             )
     features.require_folds(models.folds)
     if len(features.folds) < 2:
-        raise MismatchError(f"{features.uri}: one fold alone leaves nothing to train on")
+        raise MismatchError(f"{features.uri}: only one fold; evaluate needs at least 2")
     return models
 
 
@@ -134,7 +134,7 @@ def _earlier(output: Output) -> Models:
     if note is not None:
         folds, seeds = note["folds"], note["seeds"]
         if not all(isinstance(number, int) for number in (*folds, *seeds)):  # they name folders
-            raise FormatError(f"{output.uri}/job.json: damaged: its folds and seeds are no numbers")
+            raise FormatError(f"{output.uri}/job.json: damaged: folds or seeds are not numbers")
         return Models(to=output.uri, folds=folds, seeds=seeds)
     report = output.notes.get("report.json", {})  # earlier versions wrote no job.json
     return Models(
@@ -193,7 +193,7 @@ def _is_done(job: TrainPlan) -> bool:
     differ = job.differs_from(bundle.read_summary(job.to)["provenance"])
     if differ:
         raise MismatchError(
-            f"{job.to}: made with another {differ}; name another --to, or --overwrite"
+            f"{job.to}: this bundle differs in {differ}; name another --to, or pass --overwrite"
         )
     return True
 
@@ -230,7 +230,7 @@ def predictions_of(uri: str, seed: int) -> Predictions:
     summary = bundle.read_summary(uri)
     test = summary["metrics"]["test"]
     if sha256_of(table) != test["predictions_sha256"]:
-        raise FormatError(f"{uri}: predictions.parquet is not the one of its bundle.json")
+        raise FormatError(f"{uri}: predictions.parquet does not match bundle.json")
     return Predictions.of_table(table, fold=test["fold"], seed=seed, bundle=summary["fingerprint"])
 
 
@@ -255,7 +255,7 @@ def _write(
     seeds = sorted({result.seed for result in results})
     epochs = made["training"]["epochs"]
     chosen = (
-        f"the last of {epochs} epochs was used, so none was chosen by the tested fold"
+        f"the last of {epochs} epochs was used: this choice does not depend on the tested fold"
         if epoch == "last"
         else f"epoch {epoch} of {epochs} was used, the best on fold {made['validation_fold']}"
     )
@@ -269,7 +269,7 @@ def _write(
 
 def print_report(summary: dict[str, Any], to: str) -> None:
     """Print the report as a table, and the path of its page."""
-    terminal.step("report: accuracy of whole clips, each tested once by a model that never saw it")
+    terminal.step("report: accuracy of whole clips, tested by models that were not trained on them")
     several = len(summary["seeds"]) > 1
     rows = [
         [
@@ -297,8 +297,8 @@ def _say_scores(found: dict[str, Any]) -> None:
     error = f"expected calibration error {100 * before:.1f} %"
     if found["calibrated"]:
         terminal.say(
-            f"{error}, calibrated {100 * after:.1f} %; {100 * found['answered']:.0f} % answered, "
-            f"{100 * (found['accuracy_of_answers'] or 0):.1f} % of the answers right"
+            f"{error}, {100 * after:.1f} % after calibration; {100 * found['answered']:.0f} % of "
+            f"clips answered, {100 * (found['accuracy_of_answers'] or 0):.1f} % of answers right"
         )
     else:
-        terminal.say(f"{error}; not calibrated, for that takes another fold")
+        terminal.say(f"{error}; not calibrated: calibration needs another fold")

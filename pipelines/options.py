@@ -18,9 +18,9 @@ Format = Literal["csv", "jsonl", "raven", "audacity", "label-studio"]
 StorageOptions = Annotated[
     dict[str, Any],
     tyro.conf.arg(
-        help="How storage is reached: fsspec's options by protocol, as JSON, for example "
-        '{"s3": {"endpoint_url": "http://127.0.0.1:8333"}}. Keys are better kept in AWS_* '
-        "variables or a profile: they are used where none are given.",
+        help="Options for access to storage, as JSON: fsspec's options for each protocol, for "
+        'example {"s3": {"endpoint_url": "http://127.0.0.1:8333"}}. Keys are safer in AWS_* '
+        "variables or a profile, which are used unless keys are given here.",
     ),
 ]
 
@@ -123,12 +123,12 @@ class Train(_Training):
         super().__post_init__()
         require(
             self.test_fold is None or self.test_fold != self.validation_fold,
-            "test_fold and validation_fold must be two folds",
+            "test_fold and validation_fold must be different folds",
         )
         require(
             self.calibration is None or (self.test_fold, self.validation_fold) == (None, None),
-            "calibration is for a model of all folds: it was fitted on the folds it would be "
-            "tested on",
+            "calibration is for a model of all folds: give no test_fold and no validation_fold, "
+            "because the calibration was fitted on them",
         )
 
 
@@ -151,7 +151,7 @@ class Evaluate(_Training):
         super().__post_init__()
         require(self.seeds >= 1, "seeds must be at least 1")
         folds = self.folds or ()
-        require(len(set(folds)) == len(folds), "folds names a fold twice: each is tested once")
+        require(len(set(folds)) == len(folds), "folds names a fold twice: name each fold once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,8 @@ class Label:
     gpu: bool = False
     """Run the models on GPUs, in processes of their own."""
     gpus_per_model: float = 1.0
-    """Share of a GPU for each model: 0.25 puts four models on one GPU. Above 1, a whole number."""
+    """Share of a GPU for each model: 0.25 puts four models on one GPU.
+    Above 1, it must be a whole number."""
     models: int | None = None
     """Number of models on GPUs; unset: as many as fit on the GPUs of the cluster."""
     dry_run: bool = False
@@ -201,12 +202,12 @@ class Label:
         require(share < 1 or share == int(share), "gpus_per_model above 1 must be a whole number")
         require(
             self.gpu or (share == 1 and self.models is None),
-            "models and gpus_per_model are of models on GPUs: give gpu too",
+            "models and gpus_per_model are for models on GPUs: give gpu too",
         )
         require(self.models is None or self.models >= 1, "models must be at least 1")
         require(
             not (self.new_version and self.overwrite),
-            "new_version keeps what is there, and overwrite does not: give one of them",
+            "new_version keeps the existing labels, and overwrite deletes them: give only one",
         )
         require(self.hop_s is None or self.hop_s > 0, "hop_s must be above 0")
         require(self.workers is None or self.workers >= 1, "workers must be at least 1")

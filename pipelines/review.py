@@ -38,13 +38,13 @@ def _say(options: Review, to: str, written: Written) -> None:
     if written.skipped:
         uri, reason = next(iter(written.skipped.items()))
         terminal.warn(
-            f"{len(written.skipped)} recordings are left out, for they are not what was labelled: "
-            f"{uri} ({reason})" + (", and others" if len(written.skipped) > 1 else "")
+            f"{len(written.skipped)} recordings are left out, because they have changed or cannot "
+            f"be read: {uri} ({reason})" + ", and others" * (len(written.skipped) > 1)
         )
     elif len(picks) < options.count:
         terminal.say(
-            f"fewer than {options.count}: at most {MOST_OF_A_RECORDING} are taken of a recording, "
-            "and none that overlap"
+            f"fewer than {options.count}: at most {MOST_OF_A_RECORDING} windows of a recording "
+            "are taken, and no windows that overlap"
         )
     terminal.say(
         f"listen and label in {to}/{PAGE}; then: {terminal.command()} ingest {to}/{REVIEW_CSV}"

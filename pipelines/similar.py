@@ -48,7 +48,7 @@ def warn_unfinished(labels: Labelled) -> None:
     """Warn if the job that writes these labels has not finished."""
     if not labels.finished:
         terminal.warn(
-            f"{terminal.short(labels.uri)} is not whole, for `label` did not end there: "
+            f"{terminal.short(labels.uri)} is not complete, because `label` has not finished: "
             f"{len(labels.parts)} parts are used"
         )
 
@@ -56,7 +56,7 @@ def warn_unfinished(labels: Labelled) -> None:
 def _claim(to: str, *, overwrite: bool) -> str:
     to = output_folder.resolve(to)
     if storage.exists(to) and not overwrite:
-        raise ConfigError(f"--to {to}: it is there already; name another file, or pass --overwrite")
+        raise ConfigError(f"--to {to}: it exists already; name another file, or pass --overwrite")
     return to
 
 

@@ -35,21 +35,22 @@ class Serve:
     """File of API keys, one per line. When not given, the keys are read from the variable
     AUDIOCNN_API_KEYS, separated by commas."""
     replicas: int | tuple[int, int] | None = None
-    """Replicas of the model. Two numbers, MIN MAX, scale with the load; MIN 0 keeps no replica
-    while there are no requests. When not given: as many as fit on the CPUs (with --gpu: on the
-    GPUs), or one with --config."""
+    """Number of replicas of the model. Two numbers, MIN MAX: the number follows the load, and MIN 0
+    means no replica while there are no requests. When not given: as many as fit on the CPUs (with
+    --gpu: on the GPUs), or one with --config."""
     gpu: float = 0.0
-    """Share of a GPU for each replica of the model: 0.25 puts four on one GPU; 0 uses CPUs."""
+    """Share of a GPU for each replica of the model: 0.25 puts four on one GPU; 0 uses CPUs.
+    Above 1, it must be a whole number."""
     batch_size: int = 16
-    """Most windows in one forward pass of the model. They may come from different requests."""
+    """Largest number of windows in one forward pass. They may come from different requests."""
     queue: int = 20
-    """Most requests that one replica of the endpoint works on at once. It refuses further requests
-    with status 503 and Retry-After. This bounds how long an accepted request waits."""
+    """Largest number of requests in progress in one replica of the endpoint. It refuses more with
+    status 503 and Retry-After. This limits how long an accepted request waits."""
     streams: int = 20
-    """Most live streams at once of one replica of the endpoint; they do not count for --queue."""
+    """Largest number of open live streams in one replica. They do not count for --queue."""
     rate: float = 0.0
-    """Most requests per second for each API key in each replica; a burst may have twice as many.
-    0: no limit."""
+    """Largest number of requests per second for each API key, in each replica; a burst may have
+    twice as many. 0: no limit."""
     cors: tuple[str, ...] = ()
     """Origins of web pages that may send requests, for example https://example.org."""
     upload_timeout_s: float = 30.0
@@ -71,7 +72,8 @@ class Serve:
     def __post_init__(self) -> None:
         fewest, most = self.replicas_range or (1, 1)
         require(0 <= fewest <= most and most >= 1, "replicas must be at least 1, MIN not above MAX")
-        require(self.gpu >= 0 and (self.gpu <= 1 or self.gpu.is_integer()), "gpu is a share or 1")
+        require(self.gpu >= 0, "gpu must not be negative")
+        require(self.gpu <= 1 or self.gpu % 1 == 0, "gpu above 1 must be a whole number")
         for name in ("port", "metrics_port"):
             port = getattr(self, name)
             require(port is None or 0 < port < 65_536, f"{name} must be within 1 and 65535")
@@ -79,11 +81,12 @@ class Serve:
         require(self.queue >= 1, "queue must be at least 1")
         require(self.streams >= 0, "streams must not be negative")
         require(self.rate >= 0, "rate must not be negative")
-        require(self.upload_timeout_s > 0 < self.timeout_s, "timeouts must be above 0")
+        for name in ("upload_timeout_s", "timeout_s"):
+            require(getattr(self, name) > 0, f"{name} must be above 0")
         for origin in self.cors:
             require(
                 re.fullmatch(r"https?://[^/*\s]+", origin) is not None,
-                f"cors: {origin!r} is no origin like https://example.org",
+                f"cors: {origin!r} is not an origin like https://example.org",
             )
 
     @property

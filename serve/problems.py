@@ -34,17 +34,17 @@ KINDS = {
     "origin": Kind(
         status=403,
         title="Not from this page or name",
-        mend="ask by the address that was listened on, or name the origin in --cors",
+        mend="use the address that the endpoint listens on, or name the origin in --cors",
     ),
     "not-found": Kind(status=404, title="There is nothing here", mend="see /docs"),
-    "method": Kind(status=405, title="Not with this method", mend="see /docs"),
+    "method": Kind(status=405, title="This path does not accept this method", mend="see /docs"),
     "changed": Kind(
         status=410,
         title="The recording is not what was labelled any more",
         mend="label the bucket again",
     ),
     "slow-upload": Kind(
-        status=408, title="The request took too long to arrive", mend="send it faster, or less"
+        status=408, title="The request took too long to arrive", mend="send it faster, or send less"
     ),
     "too-large": Kind(
         status=413, title="Too many bytes", mend="send a shorter or compressed recording"
@@ -62,9 +62,9 @@ KINDS = {
     "misdirected": Kind(
         status=421,
         title="Not by way of this endpoint's own address",
-        mend="ask the address that `audiocnn serve` says",
+        mend="send the request to the address that `audiocnn serve` prints",
     ),
-    "option": Kind(status=422, title="An option that cannot be", mend="see /docs"),
+    "option": Kind(status=422, title="An option is not valid", mend="see /docs"),
     "audio": Kind(
         status=422,
         title="Audio that cannot be used",
@@ -73,17 +73,17 @@ KINDS = {
     "rate": Kind(
         status=429, title="Too many requests with this key", mend="wait for Retry-After seconds"
     ),
-    "internal": Kind(status=500, title="Our own mistake", mend="tell us, with the request's id"),
-    "lost": Kind(status=502, title="The copy that was asked is lost", mend="ask again"),
+    "internal": Kind(status=500, title="Our own mistake", mend="report it, with the request's id"),
+    "lost": Kind(status=502, title="The copy that was asked is lost", mend="try again"),
     "busy": Kind(status=503, title="All replicas are busy", mend="wait for Retry-After seconds"),
-    "not-ready": Kind(status=503, title="Not ready to answer", mend="wait, and ask again"),
+    "not-ready": Kind(status=503, title="Not ready to answer", mend="wait, and try again"),
     "storage": Kind(
         status=503,
         title="The storage of the recordings is out of reach",
         mend="see the server's log, and try again",
     ),
     "slow-answer": Kind(
-        status=504, title="The answer took too long", mend="ask for less, or try again"
+        status=504, title="The answer took too long", mend="request less, or try again"
     ),
 }
 """Every kind of problem, by the name in its `type`."""

@@ -1,4 +1,4 @@
-"""Parts that tests share: sounds on disk, features of them, one Ray cluster, real recordings."""
+"""Options, hooks and fixtures of all tests: sounds, a Ray cluster, an S3 server, recordings."""
 
 import os
 import random
@@ -33,22 +33,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each process of the test runner a folder for the Ray clusters that its tests start."""
-    # A shell has what it starts in the background ignore Ctrl-C, and what that starts too.
+    # A shell makes processes in the background, and their children, ignore Ctrl-C. Undo that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="ac", dir="/tmp")  # short: Ray makes sockets below it
     os.environ["RAY_TMPDIR"] = folder
-    # Ray's workers give way to everything else on a machine: a busy neighbour would stop them.
+    # By default Ray's workers have a low priority: a busy machine would stop them.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
-    # Ray would start a process for each CPU that no test may ever use.
+    # By default Ray starts a worker for each CPU at once, even if no test ever uses it.
     os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
     config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by their first folder, and put the dearest files first.
+    """Mark each test with the name of its first folder, and run the slowest files first.
 
-    The marks are for `-m "not integration"` and the like. By the order, no process of the runner is
-    left with a long file at the end.
+    The marks are for options like `-m "not integration"`. With this order, no process of
+    the runner has a long file to run at the end.
     """
     costs = read_table(TABLE.read_text())
     seconds: dict[str, float] = {}
@@ -67,7 +67,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Note for the JUnit file how many Ray clusters a test started, with its fixtures."""
+    """Record how many Ray clusters a test and its fixtures started, for the JUnit file."""
     try:
         return (yield)
     finally:
@@ -75,7 +75,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the seed of each test that drew one, so that any of them can be run again."""
+    """Print the command that repeats each test that drew a seed."""
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
             for name, value in report.user_properties:
@@ -85,13 +85,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def thorough(request: pytest.FixtureRequest) -> bool:
-    """Whether to kill as often as `make test-all` does."""
+    """Whether pytest runs with --thorough, as `make test-all` does."""
     return bool(request.config.getoption("thorough"))
 
 
 @pytest.fixture
 def chance(request: pytest.FixtureRequest, record_property: Callable[..., None]) -> random.Random:
-    """Chance that differs from run to run; the command that repeats it is printed."""
+    """A random generator with a new seed in each run. The command that repeats it is printed."""
     seed = int(os.environ.get("AUDIOCNN_SEED") or random.SystemRandom().randrange(1_000_000))
     flag = " --thorough" if request.config.getoption("thorough") else ""
     repeat = f"AUDIOCNN_SEED={seed} .venv/bin/pytest -m ''{flag} '{request.node.nodeid}'"
@@ -102,7 +102,7 @@ def chance(request: pytest.FixtureRequest, record_property: Callable[..., None])
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The synthetic corpus at ten clips a class."""
+    """The folder of a synthetic corpus with ten clips in each class."""
     folder = tmp_path_factory.mktemp("corpus") / "sounds"
     synthetic.write_corpus(str(folder), clips_per_class=10)
     return folder
@@ -118,9 +118,9 @@ def _last_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ray_cluster(s3: SeaweedFS, _last_ray: None) -> None:
-    """One quiet cluster for all the tests of a process; a module that ended it gets another.
+    """The Ray cluster that all tests of a process share. It is started again if a module ended it.
 
-    The S3 server comes first: its variables are those of the cluster's processes too.
+    The S3 server starts first, so that the cluster's processes inherit its variables.
     """
     from pipelines.runtime import session
 
@@ -129,7 +129,7 @@ def ray_cluster(s3: SeaweedFS, _last_ray: None) -> None:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[SeaweedFS]:
-    """A real S3 server, and AWS_* variables by which this process and its children reach it."""
+    """A real S3 server. AWS_* variables are set so that this process and its children reach it."""
     server = SeaweedFS()
     reach = {
         **server.environment,
@@ -152,7 +152,7 @@ def s3() -> Iterator[SeaweedFS]:
 
 @pytest.fixture
 def connections(s3: SeaweedFS) -> Iterator[None]:
-    """Each test resolves its own, and leaves none to the next."""
+    """Drop the storage options and connections of this process before and after a test."""
     storage.configure({})
     yield
     storage.configure({})
@@ -160,13 +160,13 @@ def connections(s3: SeaweedFS) -> Iterator[None]:
 
 @pytest.fixture
 def bucket(s3: SeaweedFS) -> str:
-    """The URI of a bucket of this test's own."""
+    """The URI of a new bucket that only this test uses."""
     return s3.bucket()
 
 
 @pytest.fixture
 def tone() -> Callable[..., np.ndarray]:
-    """A function that makes [frames, channels] sines, another frequency in each channel."""
+    """A function that returns sines, [frames, channels], with another frequency in each channel."""
 
     def make(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
         t = np.arange(round(seconds * rate)) / rate
@@ -178,7 +178,10 @@ def tone() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """The folder of real recordings; absent ones skip a test, or fail it where they must be."""
+    """The folder of real recordings.
+
+    If it is missing, the test is skipped, or fails if AUDIOCNN_REQUIRE_RECORDINGS is set.
+    """
     if not SHARED.is_dir():
         if os.environ.get("AUDIOCNN_REQUIRE_RECORDINGS"):
             pytest.fail(f"{SHARED} is not there, and AUDIOCNN_REQUIRE_RECORDINGS is set")

@@ -101,7 +101,7 @@ class _Recording:
             first, blocks = first + ahead, _without(blocks, ahead)
             blocks = _resampled(blocks, rate, sample_rate)
         if segment is None:
-            return _some(blocks, f"not one sample at {sample_rate} Hz")
+            return _some(blocks, f"less than one sample at {sample_rate} Hz")
         blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
         return _some(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
 
@@ -267,7 +267,7 @@ def _check_ending(info: AudioInfo, total: int, limits: AudioLimits, leeway_frame
         raise AudioError("truncated", f"{total} of {info.frames} frames are there")
     if total / info.sample_rate < limits.min_duration_s:
         raise AudioError(
-            "too_short", f"{total} samples, the least is {limits.min_duration_s:g} s of sound"
+            "too_short", f"{total} samples, the minimum is {limits.min_duration_s:g} s"
         )
 
 

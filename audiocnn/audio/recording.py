@@ -74,8 +74,9 @@ def open_recording(recording: Recording, most: int) -> Source:
     whole = min(_WHOLE, most)
     if recording.archive is not None:
         archive = recording.archive
-        if archive.size > min(most, _MOST_OF_A_MEMBER):
-            raise AudioError("too_large", f"{archive.size} bytes, too many within a tar")
+        limit = min(most, _MOST_OF_A_MEMBER)
+        if archive.size > limit:
+            raise AudioError("too_large", f"{archive.size} bytes, the limit in a tar is {limit}")
         return storage.read_range(
             archive.uri, archive.offset, archive.size, version=recording.version
         )

@@ -135,9 +135,9 @@ def entry(
     elif not _is_utf8(label + source):
         wrong = "label", "its label or its source is not UTF-8"
     elif fold and number is None:
-        wrong = "fold", f"{fold!r} is no whole number from 0 to 2147483647"
+        wrong = "fold", f"{fold!r} is not a whole number from 0 to 2147483647"
     elif any(segment) and not stretch:
-        wrong = "segment", f"from {segment[0]!r} to {segment[1]!r}"
+        wrong = "segment", f"{segment[0]!r} to {segment[1]!r} is not a time range"
     if wrong:
         return Rejected(uri=storage.printable(uri), reason=wrong[0], detail=wrong[1])
     return Clip(
@@ -201,7 +201,7 @@ def assemble(uri: str, layout: str, entries: Iterable[Entry]) -> Corpus:
             seen.update(names)
             clips.append(item)
         else:
-            detail = f"listed a second time, here as {item.label!r}"
+            detail = f"listed again, with the label {item.label!r}"
             rejected.append(Rejected(uri=item.uri, reason="duplicate", detail=detail))
     corpus = Corpus(
         uri=uri,
@@ -220,18 +220,19 @@ def _check(corpus: Corpus) -> None:
         why = ""
         if corpus.rejected:
             first = corpus.rejected[0]
-            why = f"; {len(corpus.rejected)} clips cannot be used, as {first.uri!r}: {first.detail}"
+            why = f"; {len(corpus.rejected)} clips cannot be used, for example {first.uri!r}: "
+            why += first.detail
         if corpus.ignored:
             why += f"; {corpus.ignored} clips have no label yet"
         raise CorpusError(f"{corpus.uri}: found {len(corpus.classes)} classes, 2 are needed{why}")
     if UNKNOWN in corpus.classes:
         raise CorpusError(
-            f"{corpus.uri}: {UNKNOWN!r} cannot be a class, for it is the answer below a class's "
-            "threshold; name it otherwise"
+            f"{corpus.uri}: {UNKNOWN!r} cannot be a class, because it is the answer below a "
+            "class's threshold; use another name"
         )
     without = [clip.clip_id for clip in corpus.clips if clip.fold is None]
     if without and len(without) < len(corpus.clips):
-        raise CorpusError(f"{corpus.uri}: some clips have a fold and {without[0]!r} has none")
+        raise CorpusError(f"{corpus.uri}: some clips have a fold, but {without[0]!r} has none")
     check_sources(corpus)
 
 

@@ -57,9 +57,9 @@ def fetch_esc50(
 
 
 def _of_disk(path: Path, error: OSError) -> StorageError:
-    what = "make room, and " if error.errno in _FULL else ""
+    what = "free some space and " if error.errno in _FULL else ""
     return StorageError(
-        f"{path}: {error.strerror or error}; {what}the same command goes on from here"
+        f"{path}: {error.strerror or error}; {what}run the same command again to continue"
     )
 
 
@@ -93,10 +93,12 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
         # An OSError has a file name if a file could not be opened, but not if a request failed.
         if isinstance(error, OSError) and (error.filename or error.errno in _FULL):
             raise _of_disk(partial, error) from error
-        raise StorageError(f"{url}: {error}; the same command goes on from here") from error
+        raise StorageError(f"{url}: {error}; run the same command again to continue") from error
     size = partial.stat().st_size
     if total and size != total:
-        raise StorageError(f"{url}: {size} of {total} bytes came; the same command goes on")
+        raise StorageError(
+            f"{url}: received {size} of {total} bytes; run the same command again to continue"
+        )
     partial.rename(to)
 
 
@@ -117,14 +119,17 @@ def unzip(archive: Path, to: Path) -> None:
                 with file.open(info) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink, _BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise CorpusError(f"{archive}: not a whole zip archive ({error})") from error
+        raise CorpusError(f"{archive}: not a complete zip archive ({error})") from error
 
 
 def _inside(archive: Path, info: zipfile.ZipInfo) -> PurePosixPath:
     path = PurePosixPath(info.filename.replace("\\", "/"))
     link = stat.S_ISLNK(info.external_attr >> 16)
     if link or path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
-        raise CorpusError(f"{archive}: refused, for it holds {info.filename!r}")
+        raise CorpusError(
+            f"{archive}: refused, because it contains {info.filename!r}: a link, or a file outside "
+            "its top folder"
+        )
     return path
 
 

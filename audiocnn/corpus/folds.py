@@ -62,7 +62,9 @@ def _kept_folds(corpus: Corpus, kept: Mapping[str, int], n_folds: int) -> dict[s
     for clip in corpus.clips:
         fold = kept.get(clip.clip_id)
         if fold is not None and not 1 <= fold <= n_folds:
-            raise CorpusError(f"{corpus.uri}: {clip.clip_id!r} was in fold {fold} of {n_folds}")
+            raise CorpusError(
+                f"{corpus.uri}: {clip.clip_id!r} was in fold {fold}, but there are {n_folds} folds"
+            )
         if fold is not None:
             folds[_group(clip)] = fold
     return folds

@@ -53,7 +53,7 @@ class _Headers:
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MOST_TEXT:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+            raise tarfile.ReadError(f"a header of {size} bytes is not valid")
         return self._read(size)
 
 
@@ -81,7 +81,7 @@ def _index(file: IO[bytes], size: int, is_text: Callable[[str], bool]) -> Index:
         while (info := tar.next()) is not None:
             tar.members.clear()  # Otherwise tarfile keeps all members.
             if info.size < 0 or tar.offset <= info.offset:
-                raise tarfile.ReadError("a header leads back")
+                raise tarfile.ReadError("a header points backwards")
             if info.offset_data + (info.size if info.isreg() else 0) > size:
                 index.damage = ("truncated", f"it ends in the middle of {info.name!r}")
                 return index
@@ -111,9 +111,9 @@ def _wrong_end(file: IO[bytes], at: int) -> tuple[str, str] | None:
     file.seek(at)
     end = file.read(_READ_AHEAD)
     if len(end) < _BLOCK:
-        return "truncated", "it ends without the mark of its end: members may be missing"
+        return "truncated", "it has no end mark: members may be missing"
     if any(end[:_BLOCK]):
-        return "unreadable", f"no header at byte {at}: what follows is not read"
+        return "unreadable", f"no header at byte {at}: the rest is not read"
     if any(end):
-        return "unreadable", "something follows the mark of its end, and is not read"
+        return "unreadable", "more data follows its end mark and is not read"
     return None

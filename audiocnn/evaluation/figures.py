@@ -37,7 +37,7 @@ def confusion_figure(confusion: np.ndarray, classes: tuple[str, ...]) -> Figure:
         axes.set_yticks(places, classes, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    figure.colorbar(image, ax=axes, label="part of the true class", fraction=0.04)
+    figure.colorbar(image, ax=axes, label="fraction of the true class", fraction=0.04)
     if len(classes) <= 20:
         for row, column in np.argwhere(confusion):
             colour = "white" if shares[row, column] > 0.55 else "black"
@@ -115,7 +115,7 @@ def reliability_figure(before: Reliability, after: Reliability) -> Figure:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("part that was right")
+    figure.axes[0].set_ylabel("fraction of right answers")
     return figure
 
 

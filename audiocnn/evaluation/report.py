@@ -63,7 +63,7 @@ def _draw_mistakes(mistakes: list[dict[str, Any]], features: FeatureSet) -> list
         for index, clip_id in enumerate(rows.clip_ids):
             if clip_id in wanted and clip_id not in pictures:
                 row = wanted[clip_id]
-                title = f"{row['label']} taken for {row['predicted']} ({row['score']:.2f})"
+                title = f"{row['label']} predicted as {row['predicted']} ({row['score']:.2f})"
                 figure = logmel_figure(rows.logmel[index], features.config, title)
                 drawn_logmel = picture(figure, f"log-mel of {clip_id}")
                 sound = _sound(rows.uris[index], segment_of(clip_id), features.config)
@@ -133,7 +133,7 @@ def _headline(summary: dict[str, Any]) -> str:
     """Return HTML with the accuracy, and in small print what it was computed from."""
     mean, deviation = summary["accuracy_mean"], summary["accuracy_std"]
     if mean is None:
-        return "No clip can be heard"
+        return "All clips are silent"
     spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
     folds = len({row["fold"] for row in summary["folds"] if row["accuracy"] is not None})
     return f"""{100 * mean:.1f}{spread} %
@@ -146,7 +146,7 @@ def _scores(summary: dict[str, Any]) -> str:
     """Return HTML about the reliability of the scores."""
     found = summary["calibration"]
     if found["answered"] is None:
-        return "<p>There are none.</p>"
+        return "<p>There are no scores: all clips are silent.</p>"
     names = ("counts", "scores", "accuracies")
     before, after = (
         Reliability(**{name: np.array(found[when][name]) for name in names})
@@ -154,14 +154,14 @@ def _scores(summary: dict[str, Any]) -> str:
     )
     diagram = picture(reliability_figure(before, after), "reliability diagrams")
     if not found["calibrated"]:
-        return f"<p>Not calibrated: that takes the scores of another fold.</p>{diagram}"
+        return f"<p>Not calibrated: calibration needs the scores of another fold.</p>{diagram}"
     temperatures = ", ".join(f"{value:.2f}" for value in found["temperatures"])
-    return f"""<p>An answer's score should be the part of such answers that are right. The
-expected calibration error is {100 * before.error:.1f} % for plain softmax scores and
-{100 * after.error:.1f} % with the temperatures {temperatures}, each fitted on the other folds'
-windows. With their thresholds {100 * found["answered"]:.0f} % of the clips are answered, and
-{100 * (found["accuracy_of_answers"] or 0):.1f} % of the answers are right; the others are
-“unknown”.</p>{diagram}"""
+    return f"""<p>A score should equal the fraction of right answers among the answers with that
+score. The expected calibration error is {100 * before.error:.1f} % for plain softmax scores and
+{100 * after.error:.1f} % with the temperatures {temperatures}, each fitted on the windows
+of the other folds. With the thresholds, {100 * found["answered"]:.0f} % of the clips are answered,
+and {100 * (found["accuracy_of_answers"] or 0):.1f} % of these answers are right; the other clips
+are “unknown”.</p>{diagram}"""
 
 
 def _page(title: str, made_with: str, summary: dict[str, Any], mistakes: list[str]) -> str:
@@ -206,8 +206,8 @@ model that never saw it. {html.escape(made_with)}; features
 <h2>Confusion</h2><div class="row">{confusion}</div>
 <h2>Classes</h2><div class="row">{per_class}{bars}</div>
 <h2>Most confident mistakes</h2>
-<p>{len(summary["mistakes"])} of {tests} answers are wrong. Drawn are the first
-windows of the {len(mistakes)} most confident ones; at most 30 are listed.</p>
+<p>{len(summary["mistakes"])} of {tests} answers are wrong. The pictures show the first
+windows of the {len(mistakes)} most confident mistakes; the table lists at most 30.</p>
 <div class="row">{"".join(mistakes)}</div>{wrong}
 </body></html>
 """

@@ -117,6 +117,6 @@ def silence(summary: dict[str, Any]) -> str:
     deaf = sorted({row["fold"] for row in summary["folds"] if row["accuracy"] is None})
     folds = ", ".join(map(str, deaf))
     return (
-        f"{silent} of {clips + silent} clips are silence alone: they have no answer, and count for "
-        "nothing" + (f"; fold {folds} has no other clip, and is in no mean" if deaf else "")
+        f"{silent} of {clips + silent} clips contain only silence: they have no answer and are "
+        "not counted" + (f"; the means leave out fold {folds}, with no other clip" if deaf else "")
     )

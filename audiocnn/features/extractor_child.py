@@ -157,11 +157,11 @@ class _FrontEnd:
                 raise StorageError(f"{tempfile.gettempdir()}: {error.strerror}") from error
             raise AudioError("decode", str(error)) from error
         except MemoryError as error:
-            most = f"it takes over {_MOST_MEMORY >> 30} GB of memory"
+            most = f"it needs more than {_MOST_MEMORY >> 30} GB of memory"
             raise AudioError("crashed", most) from error
         except Exception as error:
             # This is a bug in audiocnn. It fails this recording only, not all the others.
-            logging.getLogger(__name__).exception("a recording failed in a way nobody thought of")
+            logging.getLogger(__name__).exception("a recording failed with an unexpected error")
             raise AudioError("crashed", f"{type(error).__name__}: {error}") from error
 
     def _features(self, group: list[Window]) -> dict[str, np.ndarray]:

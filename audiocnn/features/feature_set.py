@@ -119,7 +119,7 @@ class FeatureSet:
         """
         if config.fingerprint != self.config.fingerprint:
             differ = differences(self.config, config)
-            raise MismatchError(f"{self.uri}: these features have {differ} as {whose} has it")
+            raise MismatchError(f"{self.uri}: these features do not fit {whose}: {differ}")
 
     def write(self) -> None:
         """Write `features.json`, which makes the features complete. Raises StorageError."""
@@ -166,7 +166,7 @@ class FeatureSet:
         uri = storage.join(self.uri, part)
         table, footer = _read(uri)
         if not fits(table.schema, self.config):
-            raise FormatError(f"{uri}: its columns are not those of features")
+            raise FormatError(f"{uri}: it does not have the columns of features")
         self._require_rows(part, table, footer)
         return FeatureRows.of_table(
             table.filter(pa.compute.is_in(table["fold"], pa.array(folds, pa.int32())))
@@ -183,9 +183,8 @@ class FeatureSet:
         digest = rows_sha256 if self.format == _FIRST else rows_digest
         if digest(table) != self.parts[part].rows:
             raise FormatError(
-                f"{storage.join(self.uri, part)}: its rows are not those that features.json names: "
-                "it was damaged, or another part is in its place; delete it, and the same `ingest` "
-                "writes it again"
+                f"{storage.join(self.uri, part)}: its rows do not match features.json: it is "
+                "damaged, or it is another part; delete it and run the same `ingest` again"
             )
         self._whole[part] = footer
 
@@ -206,7 +205,7 @@ class FeatureSet:
         for fold in folds:
             if fold not in self.folds:
                 there = ", ".join(map(str, sorted(self.folds)))
-                raise MismatchError(f"{self.uri}: there is no fold {fold}; there are {there}")
+                raise MismatchError(f"{self.uri}: there is no fold {fold}; the folds are {there}")
 
     def bytes_of(self, folds: list[int]) -> int:
         """Return the size of the log-mels of some folds in memory, as float16, in bytes."""
@@ -259,10 +258,10 @@ def _of_note(uri: str, plain: Note) -> FeatureSet:
         raise FormatError(f"{uri}: features.json is damaged ({error})") from error
     if plain["config_fingerprint"] != features.config.fingerprint:
         raise FormatError(
-            f"{uri}: features of another version of the front end; ingest the corpus again"
+            f"{uri}: made with another version of the front end; ingest the corpus again"
         )
     if plain["fingerprint"] != features.fingerprint:
-        raise FormatError(f"{uri}: features.json was changed: its fingerprint does not fit")
+        raise FormatError(f"{uri}: features.json was changed: its fingerprint does not match")
     return features
 
 

@@ -77,15 +77,15 @@ def require_none(features: FeatureSet, leaks: Leaks) -> None:
         source, folds = leaks.sources[0]
         raise CorpusError(
             f"{features.uri}: source {source!r} is in folds {', '.join(map(str, folds))} "
-            f"({_others(leaks.sources)}): a test would be of what was trained on; "
-            "deal the folds by source, or pass --allow-leaks"
+            f"({_others(leaks.sources)}): a test would use training data; "
+            "assign folds by source, or pass --allow-leaks"
         )
     if leaks.same:
         (clip, fold), (other, another) = leaks.same[0]
         raise CorpusError(
             f"{features.uri}: {clip} (fold {fold}) and {other} (fold {another}) are the same "
-            f"sound ({_others(leaks.same)}): a test would be of what was trained on; "
-            "remove one, give both one source, or pass --allow-leaks"
+            f"sound ({_others(leaks.same)}): a test would use training data; "
+            "remove one, give both the same source, or pass --allow-leaks"
         )
 
 

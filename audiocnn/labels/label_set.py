@@ -56,7 +56,7 @@ def find_version(
     if others and not new_version:
         raise ConfigError(
             f"--to {to}: labels with {_differences(others[-1], made_with)} are there; pass "
-            "--new-version to label anew and keep them, or name another folder"
+            "--new-version to keep them and label again, or name another folder"
         )
     if others:
         return storage.join(to, f"version-{max(versions) + 1}"), None
@@ -103,9 +103,9 @@ def require_apart(bucket: str, to: str) -> None:
     """Raise ConfigError if `to` is the bucket or contains it: recordings would count as labels."""
     if storage.is_within(storage.real(bucket), storage.real(to)):
         raise ConfigError(
-            f"--to {storage.absolute(to)}: it is the bucket, or a folder above it, and the "
-            "recordings would be taken for labels; name a folder beside the recordings, or one "
-            "below the bucket"
+            f"--to {storage.absolute(to)}: it is the bucket, or a folder above it, so the "
+            "recordings would count as labels; name a folder beside the recordings, or one below "
+            "the bucket"
         )
 
 

@@ -33,7 +33,7 @@ _LEDGER, _NAME = b"audiocnn.ledger", b"audiocnn.part"
 _ROW_GROUP = 8_192
 _FOOTER = 1 << 16
 _PART = "a part of labels"
-_MEND = "delete it, and the same `label` does its recordings again"
+_MEND = "delete it and run the same `label` again to label its recordings"
 
 
 def schema(embedding: int | None = None) -> pa.Schema:
@@ -217,7 +217,7 @@ def reading(uri: str, file: BinaryIO) -> Iterator[pq.ParquetFile]:
     with parquet.opened(uri, file, _PART, mend=_MEND) as part:
         name = _name_of(part)
         if name and not uri.endswith(f"/{name}"):
-            raise FormatError(f"{uri}: it is {name}, in the place of another part; {_MEND}")
+            raise FormatError(f"{uri}: it is {name} at the path of another part; {_MEND}")
         yield part
 
 

@@ -92,13 +92,13 @@ def _bundle(where: str, fingerprint: str, labels: str) -> dict[str, Any]:
     """Return `bundle.json` of the bundle that made the labels."""
     if not storage.exists(storage.join(where, "bundle.json")):
         raise ConfigError(
-            f"{labels}: the bundle that made them is not at {where}; say by --bundle where it is"
+            f"{labels}: the bundle that made them is not at {where}; pass its URI with --bundle"
         )
     summary = read_summary(where)
     if summary["fingerprint"] != fingerprint:
         raise MismatchError(
-            f"{where}: bundle {summary['fingerprint']}, and the labels at {labels} are by "
-            f"{fingerprint}; say by --bundle where that is"
+            f"{where}: it is bundle {summary['fingerprint']}, but bundle {fingerprint} made the "
+            f"labels at {labels}; pass the URI of that bundle with --bundle"
         )
     return summary
 

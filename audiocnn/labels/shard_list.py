@@ -30,7 +30,7 @@ _RECORDINGS, _BYTES = (32, 4_096), (32 << 20, 1 << 30)
 _GROWTH = 64
 _KINDS = 100
 _BLOCK = 1 << 18
-_MEND = "delete it, and the same `label` lists the bucket again"
+_MEND = "delete it and run the same `label` again to list the bucket"
 
 
 @dataclass(kw_only=True)

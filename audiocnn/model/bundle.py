@@ -81,12 +81,12 @@ class Bundle:
         plain = read_summary(uri)
         if fingerprint not in (None, plain["fingerprint"]):
             raise MismatchError(
-                f"{uri}: bundle {plain['fingerprint']} is there now, and this began with "
-                f"{fingerprint}: put that one back, or begin anew"
+                f"{uri}: it is now bundle {plain['fingerprint']}, but the command started with "
+                f"{fingerprint}: restore that bundle, or start again"
             )
         weights = storage.read_bytes(storage.join(uri, "model.safetensors"))
         if hashlib.sha256(weights).hexdigest() != plain["weights_sha256"]:
-            raise FormatError(f"{uri}: model.safetensors is not the one that bundle.json names")
+            raise FormatError(f"{uri}: model.safetensors does not match bundle.json")
         try:
             feature = from_json(FeatureConfig, plain["feature"])
             classes = tuple(plain["classes"])
@@ -98,12 +98,9 @@ class Bundle:
             raise FormatError(f"{uri}: a damaged bundle ({first})") from error
         for name, values in model.state_dict().items():
             if not bool(torch.isfinite(values).all()):
-                raise FormatError(
-                    f"{uri}: {name} has weights that are NaN or infinite: its scores would be no "
-                    "numbers; train again"
-                )
+                raise FormatError(f"{uri}: {name} has NaN or infinite weights; train again")
         if plain["feature_fingerprint"] != feature.fingerprint:
-            raise FormatError(f"{uri}: a bundle of another version of the front end; train again")
+            raise FormatError(f"{uri}: made with another version of the front end; train again")
         return Bundle(
             model=model.eval(),
             feature=feature,
@@ -124,7 +121,7 @@ def read_summary(uri: str) -> dict[str, Any]:
     if missing:
         raise FormatError(f"{path}: a damaged bundle (no {', '.join(missing)})")
     if _fingerprint(plain) != plain["fingerprint"]:
-        raise FormatError(f"{path}: a changed bundle: its fingerprint does not fit its content")
+        raise FormatError(f"{path}: the bundle was changed: its fingerprint does not match")
     return plain
 
 

@@ -163,7 +163,7 @@ def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) 
     Raises AudioError with reason `scores` if a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
-        raise AudioError("scores", f"NaN or infinite by bundle {bundle.fingerprint}")
+        raise AudioError("scores", f"NaN or infinite scores from bundle {bundle.fingerprint}")
     known = bundle.calibration.known
     answers = tuple(
         WindowPrediction(

@@ -54,7 +54,7 @@ def claim(to: str, labels: Labelled, *, overwrite: bool) -> str:
     real, bucket = storage.real(to), storage.real(labels.bucket)
     if storage.is_within(real, bucket) or storage.is_within(bucket, real):
         raise ConfigError(
-            f"--to {to}: it is in the bucket, or around it, and its clips would be labelled as "
+            f"--to {to}: it is in the bucket, or contains it, so its clips would be labelled as "
             "recordings; name a folder elsewhere"
         )
     return to
@@ -91,9 +91,8 @@ def write_review(
         except (AudioError, UnreadableError) as error:
             skipped[uri] = failure_row(uri, error)["reason"]
     if not clips:
-        raise ConfigError(
-            f"{labels.uri}: no window to review: {next(iter(skipped.values()), 'there are none')}"
-        )
+        why = next(iter(skipped.values()), "all are silent, or there are none")
+        raise ConfigError(f"{labels.uri}: no window to review: {why}")
     written = Written(clips=[clips[number] for number in sorted(clips)], skipped=skipped)
     content = page(written.clips, labels.classes, labels.bucket, labels.fingerprint)
     files.write_bytes(PAGE, content.encode("utf-8", "backslashreplace"))

@@ -178,7 +178,7 @@ class Browser:
                 return None
         if self.state.trouble:
             return None
-        raise MismatchError("these labels were written anew since: begin with the first page")
+        raise MismatchError("these labels were rewritten meanwhile: go back to the first page")
 
     def windows(self, places: list[tuple[str, float]]) -> list[LabelRow] | None:
         """Return the existing windows at these places, which are (URI, start in seconds).

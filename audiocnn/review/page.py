@@ -57,11 +57,11 @@ def page(clips: Sequence[ReviewClip], classes: Sequence[str], bucket: str, bundl
 <body data-review="{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
  data-columns="{_json(COLUMNS)}" data-formula="{escape(FORMULA)}">
 <header><h1>{title}</h1>
-<p>of <bdi>{escape(bucket)}</bdi>, labelled by bundle <code>{escape(bundle)}</code>. Listen, and say
-what it is: one of the classes, or a name of your own. What is left empty is not used. Enter goes
-on to the next clip. Put the saved file in the place of the <code>review.csv</code> beside this
-page; <code>audiocnn ingest review.csv</code> takes the answers.</p>
-<details><summary>Why these</summary><dl>{reasons}</dl></details></header>
+<p>of <bdi>{escape(bucket)}</bdi>, labelled by bundle <code>{escape(bundle)}</code>. Listen to
+each clip and enter its label: one of the classes, or a name of your own. Clips without a label are
+not used. Enter moves to the next clip. Replace the <code>review.csv</code> beside this page with
+the saved file; <code>audiocnn ingest review.csv</code> reads the labels.</p>
+<details><summary>Why these windows?</summary><dl>{reasons}</dl></details></header>
 <noscript><p><strong>Without JavaScript, fill in the column <code>label</code> of
 <code>review.csv</code>.</strong></p></noscript>
 <div class="bar"><output id="done"></output><progress id="part" value="0" max="{len(clips)}">

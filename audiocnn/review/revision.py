@@ -49,7 +49,7 @@ class Revision:
         """Parse the text of a revision. Raises ConfigError if it is not one."""
         match = _TEXT.fullmatch(text)
         if match is None:
-            raise ConfigError("no revision that was given with an answer")
+            raise ConfigError("not a revision from an earlier answer")
         spans = {}
         for listing in match["listings"].split("~")[:-1]:
             name, _, runs = listing.partition(":")

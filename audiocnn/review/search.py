@@ -58,7 +58,7 @@ def embed(predictor: Predictor, uri: str, labels: Labelled) -> Vectors:
             scores, embeddings = predictor.scores_and_embeddings(logmel)
             found.append(embeddings[scores.any(axis=1)])
     if not any(map(len, found)):
-        raise ConfigError(f"{uri}: nothing can be heard in it")
+        raise ConfigError(f"{uri}: all its windows are silent")
     return np.concatenate(found)
 
 
@@ -72,7 +72,7 @@ def nearest(labels: Labelled, clip: Vectors, count: int) -> SearchResult:
     labels.require_embeddings()
     queries, good = normalised(clip)
     if not good.any():
-        raise ConfigError("the clip's embeddings are zero or not finite: nothing is like it")
+        raise ConfigError("the clip's embeddings are zero or not finite: it cannot be compared")
     best = Shortlist(count, ["similarity", *_COLUMNS], most=count)
     windows = unusable = 0
     for batch in labels.batches([*_COLUMNS, "embedding"]):

@@ -21,9 +21,9 @@ from audiocnn.labels.reader import Labelled, Vectors, unit_vectors
 from audiocnn.review.shortlist import Apart, Keys, Shortlist
 
 SELECTION_REASONS = {
-    "uncertain": "the two best classes score almost alike, or the best scores low",
-    "surprising": "unlike what else has its label in this bucket, though the score is not low; "
-    "without embeddings, another label than both its neighbours in time, which agree",
+    "uncertain": "the two best classes have almost the same score, or the best score is low",
+    "surprising": "unlike the other windows with its label in this bucket, though its score is not "
+    "low; without embeddings: both neighbours in time have the same label, and it has another",
     "rare": "labelled with one of the rarest classes of this bucket",
 }
 """Reasons to pick a window, with an explanation for people."""

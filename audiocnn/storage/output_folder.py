@@ -115,7 +115,7 @@ def resolve(uri: str) -> str:
     """Return the absolute URI of an output. Raises ConfigError for `memory://`."""
     uri = absolute(uri)
     if uri.startswith("memory://"):
-        raise ConfigError(f"--to {uri}: the workers are other processes and would not see it")
+        raise ConfigError(f"--to {uri}: the workers are other processes and cannot read it")
     return uri
 
 

@@ -109,7 +109,7 @@ def _say_estimate(options: Ingest, corpus: Corpus, found: Survey) -> None:
     workers = options.workers or machine.cpus()
     time = terminal.duration(seconds * len(corpus.clips) / workers)
     terminal.say(
-        f"about {windows:.0f} windows and {size / 1e6:.0f} MB of features; once started, {time} "
-        f"with {workers} cores like this machine's, each {1e3 * seconds:.1f} ms a clip"
+        f"about {windows:.0f} windows and {size / 1e6:.0f} MB of features in {time} without the "
+        f"start-up, on {workers} cores like this machine's ({1e3 * seconds:.1f} ms for each clip)"
     )
     terminal.say("nothing was written")

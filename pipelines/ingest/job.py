@@ -116,7 +116,10 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
 def _require_current(to: str, job: str) -> None:
     """Raise ConfigError if another ingest of the folder has begun: only that one may write now."""
     if storage.read_json(storage.join(to, "job.json")).get("run") != job:
-        raise ConfigError(f"--to {to}: another ingest of it began meanwhile, and goes on alone")
+        raise ConfigError(
+            f"--to {to}: another ingest into this folder has started; this one stops, and the "
+            "other continues"
+        )
 
 
 def _sweep(to: str, notes: Notes, kept: Collection[str] = ()) -> Swept:
@@ -148,8 +151,8 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
     if "job.json" not in notes:
         if "features.json" in notes:
             raise ConfigError(
-                f"--to {to}: features of another version are there; name another folder, "
-                "or pass --overwrite"
+                f"--to {to}: it holds features of another version of audiocnn; name another "
+                "folder, or pass --overwrite"
             )
         return
     note = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")
@@ -161,8 +164,8 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
     )
     if differ:
         raise ConfigError(
-            f"--to {to}: it was begun with {differ}; give those options to go on with it, "
-            "name another folder, or pass --overwrite"
+            f"--to {to}: the ingest there was started with {differ}; give the same options to "
+            "continue it, name another folder, or pass --overwrite"
         )
 
 
@@ -178,8 +181,8 @@ def _refuse_other_reading(
     if why and any(clip.clip_id in ingested for clip in corpus.clips):
         how = "".join(f"; {remark}" for remark in corpus.remarks)
         raise ConfigError(
-            f"--to {to}: {corpus.uri} is read otherwise than when these features were begun: {why}"
-            f"{how}; put back what was changed in it, name another folder, or pass --overwrite"
+            f"--to {to}: {corpus.uri} is read differently than when this ingest was started: {why}"
+            f"{how}; undo the change in the corpus, name another folder, or pass --overwrite"
         )
 
 
@@ -194,12 +197,12 @@ def _other_reading(job: dict[str, Any], corpus: Corpus, ledgers: list[FeatureLed
     if layout != FolderPerClass.name:
         return None
     if job.get("has_folds") and not corpus.folds:
-        return "it had folds by its names, and has none now"
+        return "its names gave the folds, but give none now"
     clip = _of_another_class(corpus, ledgers)
     if clip is None:
         return None
     fold = "" if clip.fold is None else f" in fold {clip.fold}"
-    return f"{clip.clip_id!r} would be {clip.label!r}{fold}"
+    return f"the label of {clip.clip_id!r} would be {clip.label!r}{fold}"
 
 
 def _of_another_class(corpus: Corpus, ledgers: list[FeatureLedger]) -> Clip | None:
@@ -358,7 +361,9 @@ def _say(
     if counts["failed"]:
         terminal.warn(f"{counts['failed']} clips failed: see {to}/failures.parquet")
     if counts["ignored"]:
-        terminal.say(f"{counts['ignored']} others are no clips of the corpus, or not reviewed yet")
+        terminal.say(
+            f"{counts['ignored']} other entries are not clips of the corpus, or not reviewed yet"
+        )
     terminal.warn_others(to, swept.others)
 
 
@@ -367,6 +372,6 @@ def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
     lost = [name for name in corpus.classes if name not in features.classes]
     if lost:
         terminal.warn(
-            f"no clip of {few(lost)} could be read: these features, and the models that are "
-            "trained on them, have no such class"
+            f"no clip of {few(lost)} could be read: left out of the features, and of models that "
+            "are trained on them"
         )

@@ -101,7 +101,8 @@ def _say(
         f"about {hours:.1f} hours of sound, {windows:.0f} windows and {failures:.0f} failures"
     )
     terminal.say(
-        f"once started, {terminal.duration(seconds_each * census.recordings / workers)} with "
-        f"{workers} cores like this machine's, each {1e3 * seconds_each:.0f} ms a recording"
+        f"about {terminal.duration(seconds_each * census.recordings / workers)} without the "
+        f"start-up, on {workers} cores like this machine's ({1e3 * seconds_each:.0f} ms for each "
+        "recording)"
     )
     terminal.say("nothing was written")

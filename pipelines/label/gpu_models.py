@@ -18,7 +18,7 @@ from audiocnn.storage import machine
 from pipelines.options import Label
 from pipelines.runtime import errors, session, terminal
 
-_MEND = "give each model more of a GPU (--gpus-per-model), or have fewer of them (--models)"
+_MEND = "give each model a larger share of a GPU (--gpus-per-model), or lower --models"
 _LOADING_S = 60.0
 """Seconds to wait for the first model before each message that no model has a GPU yet."""
 _TOGETHER_S = 5.0
@@ -76,9 +76,9 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
     reachable, there = ModelPool(models), 0
     with errors.user_errors():
         while not (there := reachable.arrived(_LOADING_S)):
-            terminal.say("no model has a GPU yet: waiting for one")
+            terminal.say("waiting for a GPU: no model has one yet")
     if there < count:
-        terminal.say(f"{there} of {count} models have a GPU; the others join when they have")
+        terminal.say(f"{there} of {count} models have a GPU; the others join when they get one")
     return models
 
 

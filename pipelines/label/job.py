@@ -205,7 +205,7 @@ def _require_recordings(run: _Run, census: ListingCounts) -> None:
     if not census.recordings:
         kinds = ", ".join(AUDIO_SUFFIXES)
         raise StorageError(
-            f"{run.options.bucket}: none of its {census.listed} files is named {kinds}"
+            f"{run.options.bucket}: none of its {census.listed} files ends in one of {kinds}"
         )
 
 
@@ -251,8 +251,8 @@ def _do(run: _Run, workers: int, models: list[Any]) -> tuple[int, float]:
                 bar.count(done, failed, "recordings")
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{done} of {sum(sizes)} recordings are done, and "
-                f"{terminal.same_command(run.options.overwrite)} goes on"
+                f"{done} of {sum(sizes)} recordings are done; run "
+                f"{terminal.same_command(run.options.overwrite)} to continue"
             ) from None
     return done - before, time.monotonic() - began
 
@@ -265,7 +265,7 @@ def _say_plan(run: _Run, to_do: int, before: int) -> None:
         text += f", {to_do} of them new or changed"
     terminal.step(text)
     if before:
-        terminal.say(f"going on with what was listed {listed['at']}: {before} are done")
+        terminal.say(f"continuing with the listing of {listed['at']}: {before} are done")
 
 
 def _summary(
@@ -281,8 +281,8 @@ def _summary(
         storage.remove(run.manifest)
         raise LedgerError(
             f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed: "
-            "was a part removed or copied? The same command compares all of them with the bucket, "
-            "and does what is missing"
+            "a part may have been removed or copied; run the same command again to compare all "
+            "parts with the bucket and label what is missing"
         )
     kept: dict[str, str] = {}
     batches = label_set.batches(parts, _EVENT_COLUMNS)
@@ -324,7 +324,10 @@ def _summary(
 def _require_current(run: _Run) -> None:
     """Raise ConfigError if another run has begun: the parts do not belong to this one any more."""
     if not label_set.is_current(run.to, run.listed["id"]):
-        raise ConfigError(f"--to {run.to}: another run of it began meanwhile, and goes on alone")
+        raise ConfigError(
+            f"--to {run.to}: another run into this folder has started; this one stops, and the "
+            "other continues"
+        )
 
 
 def _remove_strays(run: _Run, parts: list[LabelPart]) -> None:
@@ -350,8 +353,8 @@ def _say(run: _Run, summary: dict[str, Any]) -> None:
     )
     if summary["done_now"]:
         terminal.say(
-            f"{summary['done_now']} recordings in {summary['seconds']:.0f} s with the start, "
-            f"{summary['recordings_per_s']:.0f} a second, {summary['cpu_s']:.0f} s of CPU"
+            f"{summary['done_now']} recordings in {summary['seconds']:.0f} s including the start; "
+            f"{summary['recordings_per_s']:.0f} a second after it, {summary['cpu_s']:.0f} s of CPU"
         )
     if summary["failed"]:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(summary["reasons"].items()))
@@ -360,7 +363,7 @@ def _say(run: _Run, summary: dict[str, Any]) -> None:
         )
     if summary["skipped"]:
         kinds = ", ".join(f"{n} {kind}" for kind, n in list(summary["skipped_by"].items())[:5])
-        terminal.say(f"skipped, for they are no recordings by their names: {kinds}")
+        terminal.say(f"skipped files without the suffix of a recording: {kinds}")
     for name in summary["files"].values():
         terminal.say(f"events in {to}/{name}")
-    terminal.say(f"windows in {to}/parts: Parquet, which DuckDB, pandas and polars open")
+    terminal.say(f"windows in {to}/parts: Parquet, which DuckDB, pandas and polars can read")

@@ -77,7 +77,7 @@ class LabelWorker:
                 )  # fmt: skip
                 ledger = labeller.part(entries, path, name)
             if not is_current(work.to, work.listing_id):
-                raise ConfigError(f"--to {work.to}: another run of it began meanwhile")
+                raise ConfigError(f"--to {work.to}: another run into this folder has started")
         count = meters("label")
         count.recordings(ledger.labelled, ledger.failed, ledger.windows)
         count.step("shard", time.monotonic() - began)

@@ -21,16 +21,18 @@ class JobMetrics:
         self._recordings = Counter(
             "audiocnn_recordings", "Recordings done, by outcome", tag_keys=("verb", "outcome")
         )
-        self._windows = Counter("audiocnn_job_windows", "Windows of them", tag_keys=("verb",))
+        self._windows = Counter(
+            "audiocnn_job_windows", "Windows of the recordings", tag_keys=("verb",)
+        )
         self._steps = Histogram(
             "audiocnn_step_seconds", "Seconds of a step of a job", _SECONDS, ("verb", "step")
         )
         self._batches = Histogram(
-            "audiocnn_job_batch_windows", "Windows in a forward", _COUNTS, ("verb",)
+            "audiocnn_job_batch_windows", "Windows in a forward pass", _COUNTS, ("verb",)
         )
         self._values = Gauge(
             "audiocnn_job",
-            "What a job is at: running, shards_left, epoch, loss, ...",
+            "State of a job: running, shards_left, epoch, loss, ...",
             ("verb", "what"),
         )
 

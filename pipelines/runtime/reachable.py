@@ -14,14 +14,14 @@ _PLACES = (
 )  # fmt: skip
 
 
-def require_shared(options: Any, whose: str) -> None:
+def require_shared(options: Any, why: str) -> None:
     """Raise ConfigError if an option names a path that only one machine has, or a relative path."""
     for flag, uri in _local(options):
         if os.environ.get(SHARED_DISK) != "1":
             raise ConfigError(
-                f"{flag} {uri}: a path of one machine, and {whose}; name a place in object "
-                f"storage, like s3://bucket/{os.path.basename(uri.rstrip('/'))} ({SHARED_DISK}=1 "
-                "where each node has this disk in this place)"
+                f"{flag} {uri}: a path of one machine, and {why}; give a URI in object storage, "
+                f"like s3://bucket/{os.path.basename(uri.rstrip('/'))}, or set {SHARED_DISK}=1 if "
+                "all nodes have this disk at this path"
             )
     require_whole(options)
 
@@ -31,7 +31,7 @@ def require_whole(options: Any) -> None:
     for flag, uri in _local(options):
         if not os.path.isabs(uri.removeprefix("file://")):
             raise ConfigError(
-                f"{flag} {uri}: a job has its own working directory; give a whole path"
+                f"{flag} {uri}: a job has its own working directory; give an absolute path"
             )
 
 

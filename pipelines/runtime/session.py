@@ -46,7 +46,7 @@ class Cluster:
         most, what = (self.most_gpus, "GPU") if gpu else (self.most_cpus, "CPU")
         if workers > most and not self.grows:
             raise ConfigError(
-                f"--workers {workers}: the cluster has {most} {what}s at most, one a worker"
+                f"--workers {workers}: the cluster has {most} {what}s at most, one for each worker"
             )
 
     def groups(self, workers: int, *, gpu: bool) -> int:
@@ -97,7 +97,8 @@ def require_reach(options: Any) -> None:
     """Raise ConfigError if options name a path that some node of the cluster may not have."""
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 or _most() or _grows():
-        require_shared(options, f"the cluster has {nodes} nodes or may get them")
+        several = f"the cluster has {nodes} nodes" if nodes > 1 else "the cluster may add nodes"
+        require_shared(options, several)
     elif RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ:
         require_whole(options)
 
@@ -145,8 +146,7 @@ def _start(metrics_port: int | None) -> None:
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         raise ConfigError(
             f"Ray does not start on this machine ({_reason(error)}): its logs are below "
-            f"{folder}/ray, and RAY_TMPDIR names another folder; on a slow or busy machine, try "
-            "again"
+            f"{folder}/ray (RAY_TMPDIR sets another folder); on a slow or busy machine, try again"
         ) from error
 
 
@@ -175,8 +175,8 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            f"RAY_ADDRESS {address}: {_reason(error)} (no cluster there, or another version of "
-            "Ray, or it wants a token: RAY_AUTH_MODE=token); unset it to use this machine alone"
+            f"RAY_ADDRESS {address}: {_reason(error)} (no cluster there, another version of Ray, "
+            "or a token is needed: RAY_AUTH_MODE=token); unset RAY_ADDRESS to use only this machine"
         ) from error
 
 

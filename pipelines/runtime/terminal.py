@@ -72,8 +72,8 @@ def warn_others(to: str, paths: list[str]) -> None:
     if paths:
         more = f" and {len(paths) - 1} more" * (len(paths) > 1)
         warn(
-            f"{paths[0]}{more} in {to}: not of this job, and so left there; who reads all of "
-            f"{paths[0].rsplit('/', 1)[0]}/*.parquet reads that too"
+            f"{paths[0]}{more} in {to}: not written by this job, so left there; a reader of "
+            f"{paths[0].rsplit('/', 1)[0]}/*.parquet reads these files too"
         )
 
 
@@ -81,8 +81,8 @@ def warn_kept(verb: str, kept: dict[str, str]) -> None:
     """Warn of files that were changed since a verb wrote them; `kept` maps paths to kept copies."""
     if kept:
         path, beside = next(iter(kept.items()))
-        more = f", and {len(kept) - 1} more like that" * (len(kept) > 1)
-        warn(f"{path} is not as {verb} wrote it: it is kept as {beside}{more}")
+        more = f" (and {len(kept) - 1} more files likewise)" * (len(kept) > 1)
+        warn(f"{path} is not the file that {verb} wrote: it is kept as {beside}{more}")
 
 
 def error(text: str) -> bool:
@@ -107,8 +107,8 @@ def short(uri: str) -> str:
 
 
 def same_command(overwrite: bool) -> str:
-    """Say how to continue a stopped job. With `--overwrite` it would start again."""
-    return f"the same command{' without --overwrite' * overwrite}"
+    """Name the command that continues a stopped job. With `--overwrite` it would start again."""
+    return f"the same command again{', without --overwrite,' * overwrite}"
 
 
 def command() -> str:

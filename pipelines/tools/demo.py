@@ -88,10 +88,10 @@ def _claim(options: Demo) -> str:
     output = output_folder.claim(options.to, output_folder.DEMO)
     to = output.uri
     if os.path.isdir(to) and os.listdir(to) and not output.notes:
-        raise ConfigError(f"--to {to}: not empty, and no earlier demo's; name a new folder")
+        raise ConfigError(f"--to {to}: not empty, and not of an earlier demo; name a new folder")
     named = options.corpus in ("synthetic", "esc50") and not os.path.exists(options.corpus)
     if not named and storage.is_within(storage.real(options.corpus), storage.real(to)):
-        raise ConfigError(f"--to {to}: the corpus lies in it; name another folder")
+        raise ConfigError(f"--to {to}: the corpus is in this folder; name another one")
     output_folder.claim(f"{to}/features", output_folder.FEATURES)
     claim(f"{to}/bundle")
     output_folder.claim(f"{to}/report", output_folder.REPORT)
@@ -183,7 +183,7 @@ def _say_end(recipe: str, corpus: str, to: str, seconds: float) -> None:
     ]
     for what, uri in rows:
         terminal.say(f"{what:<25}{uri}")
-    terminal.step("type next")
+    terminal.step("commands to try next")
     terminal.say(f"{audiocnn} evaluate {to}/features --recipe {recipe} --to {to}/evaluation")
     terminal.say(f"{audiocnn} label YOUR_BUCKET --bundle {to}/bundle --to YOUR_LABELS")
     terminal.say(f"{audiocnn} serve {to}/bundle")

@@ -82,7 +82,7 @@ def _torchaudio() -> Finding:
         import torchaudio.transforms
 
         torchaudio.transforms.MelSpectrogram(n_mels=8, n_fft=64)
-        return "imports, and computes without its compiled extension where torch has no CUDA"
+        return "torchaudio computes, without its compiled extension if torch has no CUDA"
 
     return _guarded("audio fit", "audiocnn doctor --mend", check)
 
@@ -113,14 +113,14 @@ def _token() -> Finding:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return Finding(name="ray token", found="RAY_AUTH_TOKEN")
     if not path.is_file():
-        return Finding(name="ray token", found=f"{path}: none yet; clusters here get one")
+        return Finding(name="ray token", found=f"{path}: no token yet; a cluster here gets one")
     who = auth.readable_by(path)
     if not who:
-        return Finding(name="ray token", found=f"{path}, for its owner alone")
+        return Finding(name="ray token", found=f"{path}, readable only by its owner")
     return Finding(
         name="ray token",
-        found=f"{path} can be read by {who}, who may run code on the clusters that have it",
-        mend=f"chmod 600 {path}; once no cluster runs, remove it: the next one gets another",
+        found=f"{path} can be read by {who}: any reader can run code on clusters with this token",
+        mend=f"chmod 600 {path}; when no cluster runs, delete it: the next one gets a new token",
     )
 
 

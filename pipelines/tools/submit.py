@@ -83,7 +83,7 @@ def _client(address: str) -> JobSubmissionClient:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         where = urlsplit(address)
         if where.scheme == "http" and where.hostname not in ("127.0.0.1", "localhost", "::1"):
-            terminal.warn(f"{address}: the token travels in the clear; use a tunnel, or https")
+            terminal.warn(f"{address}: the token is sent unencrypted; use a tunnel, or https")
     with _explained(address):
         return JobSubmissionClient(address)
 
@@ -94,8 +94,8 @@ def _explained(address: str) -> Iterator[None]:
         yield
     except ray.exceptions.AuthenticationError as error:
         raise ConfigError(
-            f"--address {address}: the cluster wants its token: set RAY_AUTH_TOKEN, or "
-            "RAY_AUTH_TOKEN_PATH to a file with it"
+            f"--address {address}: the cluster requires its token: set RAY_AUTH_TOKEN, or "
+            "RAY_AUTH_TOKEN_PATH to a file with the token"
         ) from error
     except (ConnectionError, requests.RequestException, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -122,7 +122,7 @@ async def _follow(client: JobSubmissionClient, job: str) -> None:
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > _PATIENCE_S:
                 raise ConfigError(
-                    f"the cluster answers no more ({error}); job {job} may go on: "
+                    f"the cluster does not answer any more ({error}); job {job} may still run: see "
                     f"`ray job logs --follow {job}`"
                 ) from error
         await asyncio.sleep(1.0)
@@ -136,12 +136,12 @@ def _stop(client: JobSubmissionClient, job: str, command: tuple[str, ...]) -> st
         deadline = time.monotonic() + _STOP_S
         while not client.get_job_status(job).is_terminal():
             if time.monotonic() > deadline:
-                return f"job {job} takes its time to end"
+                return f"job {job} has not ended yet"
             time.sleep(0.5)
     except (requests.RequestException, RuntimeError) as error:
-        return f"job {job} may go on, the cluster does not answer ({error})"
+        return f"job {job} may still run: the cluster does not answer ({error})"
     again = terminal.same_command("--overwrite" in command)
-    return f"job {job} is stopped, and {again} goes on"
+    return f"job {job} is stopped; run {again} to continue"
 
 
 def _exit_code(client: JobSubmissionClient, address: str, job: str) -> int:

@@ -66,12 +66,12 @@ def _say_test(test: dict[str, Any]) -> None:
     """Print the accuracy on the test fold, and warn of its clips that contain only silence."""
     if test["accuracy"] is not None:
         terminal.say(
-            f"fold {test['fold']}, never seen: {100 * test['accuracy']:.1f} % of its clips"
+            f"test on fold {test['fold']}: {100 * test['accuracy']:.1f} % of its clips are right"
         )
     if test["silent"]:
         terminal.warn(
-            f"{test['silent']} clips of fold {test['fold']} are silence alone: they have no "
-            "answer, and count for nothing"
+            f"{test['silent']} clips of fold {test['fold']} contain only silence: they have no "
+            "answer and are not counted"
         )
 
 
@@ -106,8 +106,8 @@ def clear(output: Output) -> None:
     swept = output_folder.sweep(output.uri, _LOGS, lambda path: path.endswith(suffix))
     if swept.others:
         terminal.warn(
-            f"{len(swept.others)} logs in {terminal.short(output.uri)}/tensorboard may be of "
-            "others and are left there"
+            f"{len(swept.others)} logs in {terminal.short(output.uri)}/tensorboard may not be of "
+            "this training, and are left there"
         )
 
 
@@ -119,8 +119,8 @@ def refuse_other_run(job: TrainPlan) -> None:
     differ = job.differs_from(storage.read_json(note))
     if differ:
         raise MismatchError(
-            f"--to {job.to}: an unfinished run is there with another {differ}; "
-            "give its options to go on with it, or --overwrite to begin anew"
+            f"--to {job.to}: the unfinished run there differs in {differ}; give its options to "
+            "continue it, or pass --overwrite to start again"
         )
 
 
@@ -128,7 +128,7 @@ def warn_unseen(job: TrainPlan) -> None:
     """Warn of classes without a clip in the training folds: the model cannot learn them."""
     if job.unseen:
         folds = ", ".join(map(str, job.train_folds))
-        terminal.warn(f"no clip of {few(job.unseen)} is in the folds trained on ({folds})")
+        terminal.warn(f"no clip of {few(job.unseen)} is in the training folds ({folds})")
 
 
 def doubts(metrics: dict[str, Any]) -> str | None:
@@ -139,16 +139,15 @@ def doubts(metrics: dict[str, Any]) -> str | None:
     trained = f"{100 * fit['training']:.0f} %"
     if fit["kept"] < fit["training"] / 2:
         return (
-            f"the model that is kept is right on {100 * fit['kept']:.0f} % of the windows that it "
-            f"was trained on, and while it was trained on {trained}: its weights (--ema-decay) and "
-            "batch norm's statistics are averages over steps, of which there were too few; give "
-            "more --epochs, or a lower --ema-decay"
+            f"the kept model is right on {100 * fit['kept']:.0f} % of its training windows, but "
+            f"was right on {trained} during training: its weights (--ema-decay) and batch norm's "
+            "statistics are averages over too few steps; give more --epochs, or a lower --ema-decay"
         )
     if test and test["accuracy"] is not None and test["accuracy"] < fit["training"] / 2:
         return (
-            f"fold {test['fold']} is far below the windows that were trained on, of which "
-            f"{trained} are right: the model knows these by heart, or the fold has other kinds of "
-            "sounds; more sources of each class help, or a smaller model"
+            f"the accuracy on fold {test['fold']} is far below the {trained} on the training "
+            "windows: the model overfits, or the fold has other kinds of sounds; use more sources "
+            "of each class, or a smaller model"
         )
     return None
 
@@ -161,7 +160,7 @@ def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
     if options.allow_leaks:
         return
     if features.bytes_of(list(features.folds)) > options.memory_gb * 1e9:
-        terminal.warn("the features are too large (--memory-gb) to look for a sound in two folds")
+        terminal.warn("the features exceed --memory-gb: not checked for a sound in two folds")
         return
     found = leaks.find(features)
     leaks.require_none(features, found)
@@ -169,8 +168,8 @@ def refuse_leaks(features: FeatureSet, options: Train | Evaluate) -> None:
         (clip, fold), (other, another) = found.near[0]
         more = " or more" * (len(found.near) >= leaks.MOST_NEAR)
         terminal.warn(
-            f"{clip} (fold {fold}) and {other} (fold {another}) look alike: one recording? "
-            f"({len(found.near)} such pairs{more})"
+            f"{clip} (fold {fold}) and {other} (fold {another}) look alike, and may be one "
+            f"recording ({len(found.near)} such pairs{more})"
         )
 
 
@@ -202,7 +201,7 @@ def train_all(jobs: dict[str, TrainPlan], side_by_side: int = 1) -> None:
             in_threads(lambda name: _fit(jobs[name], listener.channel(name)), jobs, side_by_side)
     except KeyboardInterrupt:
         again = terminal.same_command(any(job.options.overwrite for job in jobs.values()))
-        raise KeyboardInterrupt(f"{again} goes on from the last checkpoint") from None
+        raise KeyboardInterrupt(f"run {again} to continue from the last checkpoint") from None
     finally:
         count.over()
 
@@ -253,7 +252,7 @@ def _fit(job: TrainPlan, channel: Channel) -> None:
         except ray.exceptions.RayActorError as error:
             # No retry here: the resources of its workers stay reserved until this process ends.
             raise TrainingError(
-                f"the process that led the training was lost; {again} goes on from the last "
+                f"Ray Train's controller process was lost; run {again} to continue from the last "
                 "checkpoint"
             ) from error
         except ray.train.TrainingFailedError as error:
@@ -262,10 +261,10 @@ def _fit(job: TrainPlan, channel: Channel) -> None:
                 raise
             if failures == job.options.max_failures:
                 raise TrainingError(
-                    f"{lost}, for the {failures + 1}. time: look for what kills it (memory?); "
-                    f"{again} goes on from the last checkpoint"
+                    f"{lost}, failure {failures + 1} with --max-failures {failures}: find the "
+                    f"cause (out of memory?), then run {again} to continue from the last checkpoint"
                 ) from error
-            channel.note(f"{lost}: going on from the last checkpoint")
+            channel.note(f"{lost}: continuing from the last checkpoint")
 
 
 def _fit_once(job: TrainPlan, channel: Channel) -> None:

@@ -131,7 +131,7 @@ def plan(options: Train, features: FeatureSet | None = None) -> TrainPlan:
     windows = sum(features.part_rows(folds).values())
     batch, workers = options.training.batch_size, options.workers_range[1]
     if windows < batch:
-        raise MismatchError(f"--batch-size {batch}: there are {windows} windows to train on")
+        raise MismatchError(f"--batch-size {batch}: there are only {windows} windows to train on")
     if job.streams and job.streamed_steps < 1:
         raise MismatchError(
             f"--data stream: {len(features.parts)} parts with {windows} windows are too few to "
@@ -146,5 +146,5 @@ def _calibration(uri: str, features: FeatureSet) -> Calibration:
     """Read the calibration of a report. Raises MismatchError for a report of other features."""
     plain = storage.read_format(storage.join(uri, "report.json"), REPORT_FORMAT, "report")
     if plain["features"] != features.fingerprint:
-        raise MismatchError(f"--calibration {uri}: the report of other features")
+        raise MismatchError(f"--calibration {uri}: this report is of other features")
     return Calibration.from_json(plain["calibration"])

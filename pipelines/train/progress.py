@@ -100,7 +100,7 @@ class Listener:
         elif "started" in row:
             self._done[run] = row["started"]
             if row["started"]:
-                terminal.say(f"{before}going on after epoch {row['started']}")
+                terminal.say(f"{before}continuing after epoch {row['started']}")
         elif "step" in row:
             self._done[run] = row["epoch"]
             note = f"{before}step {row['step']}/{row['steps']}"

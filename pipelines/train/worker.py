@@ -26,8 +26,8 @@ from pipelines.train.plan import TrainPlan, log_suffix
 from pipelines.train.progress import Channel
 
 _MEND = (
-    "lower --batch-size, leave the features off the GPU with --data stream, or share each batch "
-    "out to more --workers"
+    "lower --batch-size, keep the features out of the GPU's memory with --data stream, or share "
+    "each batch among more --workers"
 )
 Kept = dict[str, Any]
 """The best epoch on the validation fold: epoch, accuracy, loss, confusion and weights."""
@@ -127,7 +127,7 @@ def _restore(job: TrainPlan, trainer: Trainer) -> Position:
     if state is None:
         return Position()
     if state["job"] != job.fingerprint:
-        raise MismatchError(f"{job.checkpoint}: the checkpoint of a run with other options")
+        raise MismatchError(f"{job.checkpoint}: this checkpoint is of a run with other options")
     trainer.load_state_dict(state["trainer"])
     return Position(**state["position"])
 

@@ -132,7 +132,7 @@ def _document(api: FastAPI, *, with_keys: bool) -> None:
 
 
 def _nothing() -> Service:
-    raise Problem("not-ready", "there is only the document")
+    raise Problem("not-ready", "this process has no model")
 
 
 if __name__ == "__main__":  # the dashboard's types are generated from this output

@@ -50,7 +50,7 @@ class Admission:
         if self.count >= self.most:
             raise Problem(
                 "busy",
-                f"{self.kind}: {self.count}, the limit of this copy is {self.most}",
+                f"{self.kind}: {self.count}, the limit of this replica is {self.most}",
                 headers={"retry-after": "1"},
             )
 
@@ -82,7 +82,9 @@ class Rate:
         if tokens < 1:
             wait = math.ceil((1 - tokens) / self.per_s)
             raise Problem(
-                "rate", f"the limit is {self.per_s:g} a second", headers={"retry-after": str(wait)}
+                "rate",
+                f"the limit is {self.per_s:g} requests a second",
+                headers={"retry-after": str(wait)},
             )
         self._buckets[key] = (tokens - 1, now)
 
@@ -103,7 +105,7 @@ class Gate:
     ) -> None:
         self.app, self.options, self.keys = app, options, keys
         self._token = token.encode() if token else b""
-        self.admission = Admission(options.queue, "requests that are being worked on")
+        self.admission = Admission(options.queue, "requests in progress")
         # Streams have their own limit: they are mostly idle, and would keep requests out otherwise.
         self.streams = Admission(options.streams, "live streams")
         self.rate = Rate(options.rate)
@@ -125,7 +127,7 @@ class Gate:
             exchange.status = exchange.status or 499  # the client disconnected
             raise
         except Exception:
-            _LOG.exception("a request failed in a way nobody thought of")
+            _LOG.exception("a request failed with an unexpected error")
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
             # The gate refused the request, or the application answered it with a problem.
@@ -137,7 +139,9 @@ class Gate:
     async def _pass(self, exchange: "_Exchange") -> None:
         scope = exchange.scope
         if self._token and not compare_digest(exchange.header(PASSED_ON).encode(), self._token):
-            raise Problem("misdirected", "this is a port behind the endpoint, or another one's")
+            raise Problem(
+                "misdirected", "the request did not come through this endpoint's own proxy"
+            )
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path == "/" or path.startswith(_OPEN):
             await self.app(scope, exchange.receive, exchange.send)
@@ -182,7 +186,7 @@ class Gate:
             name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
             # With DNS rebinding a foreign name points to this machine; such a name is refused.
             if name not in (*_THIS_MACHINE, self.options.host):
-                raise Problem("origin", f"host {host!r} is not this machine")
+                raise Problem("origin", f"host {host!r} is not a name of this machine")
         origin = exchange.header(b"origin")
         # A page of another site can open a WebSocket or send a POST without a CORS preflight. With
         # keys it cannot post: the header of a key needs a preflight.
@@ -193,7 +197,7 @@ class Gate:
             scheme, _, name = origin.partition("://")
             port = {"http": ":80", "https": ":443"}.get(scheme, "")
             if name not in (host, host.removesuffix(port)) and origin not in self.options.cors:
-                raise Problem("origin", f"{origin!r} is not among the origins that may ask")
+                raise Problem("origin", f"{origin!r} is not an allowed origin")
 
     def _key(self, exchange: "_Exchange") -> str:
         """Return the digest of the request's key, "" if there are no keys. Raises Problem `key`."""
@@ -214,7 +218,7 @@ class Gate:
         """
         encoding = exchange.header(b"content-encoding")
         if encoding not in ("", "identity"):
-            raise Problem("not-audio", f"a body in {encoding} is not unpacked here")
+            raise Problem("not-audio", f"a body with Content-Encoding {encoding} is not accepted")
         most = self.options.limits.max_bytes
         if path.startswith(_IN_BASE64):
             most = most * 4 // 3
@@ -233,10 +237,10 @@ class Gate:
                         raise _too_large(most)
                     if self._held > _MOST_HELD:
                         raise Problem(
-                            "busy", "too many bodies are on their way", {"retry-after": "1"}
+                            "busy", "too many bytes are arriving at once", {"retry-after": "1"}
                         )
         except TimeoutError as error:
-            limit = f"{size} bytes came in {self.options.upload_timeout_s:g} s"
+            limit = f"only {size} bytes came in {self.options.upload_timeout_s:g} s"
             raise Problem("slow-upload", limit, headers={"connection": "close"}) from error
         finally:
             self._held -= size
@@ -280,7 +284,7 @@ class _Exchange:
         while not self._whole:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise Problem("malformed", "the client went away before its body ended")
+                raise Problem("malformed", "the client disconnected before the end of the body")
             yield message.get("body", b"")
 
     async def send(self, message: Message) -> None:

@@ -53,9 +53,9 @@ class PredictOptions(BaseModel):
     def _fits(self) -> "PredictOptions":
         first, end = map(int, self.channels.split(":"))
         if not first < end <= first + 256:
-            raise ValueError("channels: FIRST must be below END, and at most 256 of them")
+            raise ValueError("channels: FIRST must be below END, with at most 256 channels")
         if self.sound and self.explain is None:
-            raise ValueError("sound: of which class? Give explain too")
+            raise ValueError("sound: give a class by explain too")
         return self
 
     def asked(self) -> PredictRequest:

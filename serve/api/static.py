@@ -77,7 +77,7 @@ def page(name: str, accepted: str) -> Response:
     """Return a file of the build, gzipped if the client accepts it. Raises Problem if missing."""
     file = _files().get(name)
     if file is None:
-        raise Problem("not-found", f"no file {name!r} of the dashboard")
+        raise Problem("not-found", f"the dashboard has no file {name!r}")
     if pick_encoding(accepted, ("gzip",)):
         return Response(file.packed, headers={**file.headers, "content-encoding": "gzip"})
     return Response(file.body, headers=file.headers)
@@ -87,7 +87,7 @@ def page(name: str, accepted: str) -> Response:
 def sample(name: str) -> bytes:
     """Return a generated sound as FLAC. Raises Problem if no sample has this name."""
     if name not in SAMPLES:
-        raise Problem("not-found", f"no sample {name!r}: {', '.join(SAMPLES)}")
+        raise Problem("not-found", f"no sample {name!r}; the samples are {', '.join(SAMPLES)}")
     if name == "one minute":
         parts = [sound(part, [7, at], 10.0, _RATE) for at, part in enumerate(_MEDLEY)]
         return encode(np.concatenate(parts), _RATE, "flac")

@@ -61,13 +61,11 @@ class _Inbox:
                 raise WebSocketDisconnect(message.get("code", 1005))
             data = message.get("bytes")
             if data is None or len(data) > _MOST_MESSAGE:
-                raise _Refused(
-                    _BAD_DATA, f"binary messages of at most {_MOST_MESSAGE} bytes, please"
-                )
+                raise _Refused(_BAD_DATA, f"send binary messages of at most {_MOST_MESSAGE} bytes")
             self._messages.put_nowait(data)
             self._held += len(data)
             if self._held > _MOST_AHEAD:
-                raise _Refused(_REFUSED, "sound comes faster than it can be answered")
+                raise _Refused(_REFUSED, "the sound arrives faster than it can be answered")
 
     async def take(self) -> bytes:
         """Wait for the next message and return it."""
@@ -143,7 +141,7 @@ def _windowing(service: Service, options: StreamOptions) -> FeatureConfig:
     hop_s = options.hop_s or feature.hop_s
     least = min(feature.hop_s, feature.window_s / MOST_OVERLAP)
     if hop_s < least:
-        raise ConfigError(f"hop_s {hop_s:g}: at least {least:g}")
+        raise ConfigError(f"hop_s {hop_s:g}: must be at least {least:g}")
     return replace(feature, hop_s=hop_s)
 
 

@@ -22,7 +22,7 @@ def write_config(options: Serve) -> str:
     """
     path, defaults = str(options.config), to_json(Serve(bundle=""))
     if Path(path).exists() and not _is_config(path):
-        raise ConfigError(f"--config {path}: a file that `serve` did not write; name another one")
+        raise ConfigError(f"--config {path}: `serve` did not write this file; name another one")
     args = {
         name: value
         for name, value in to_json(options).items()
@@ -74,7 +74,7 @@ def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:
     is_open = values.pop("open", False)
     names = {field.name for field in dataclasses.fields(Serve)} - set(_OF_THE_COMMAND)
     if odd := sorted(set(values) - names):
-        raise ConfigError(f"args: no option {', '.join(odd)}; there are {', '.join(sorted(names))}")
+        raise ConfigError(f"args: no option {', '.join(odd)}; use {', '.join(sorted(names))}")
     if "bundle" not in values:
         raise ConfigError("args: no bundle")
     # A cluster's proxies listen at the address of its config, not only on this machine.
@@ -86,7 +86,7 @@ def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:
     keys = read_keys(options.keys)
     if not keys and not is_open:
         raise ConfigError(
-            f"args: no keys; set {VARIABLE} on the cluster, name a file by `keys`, or let anybody "
-            "ask with `open: true`"
+            f"args: no keys; set {VARIABLE} on the cluster, name a file with `keys`, or allow "
+            "requests without keys with `open: true`"
         )
     return options, keys

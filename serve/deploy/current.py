@@ -47,7 +47,7 @@ class Current:
         except Exception as error:
             if old is None:
                 raise
-            _LOG.error(f"{uri} does not load, {old.bundle.fingerprint} stays: {error}")
+            _LOG.error(f"{uri} does not load, so {old.bundle.fingerprint} stays: {error}")
             return
         self._service = new
         if old is not None:

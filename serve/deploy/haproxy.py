@@ -32,8 +32,8 @@ _PORTS = range(20_000, 30_000)
 """Above the ports of Ray's workers; below those of Serve's replicas and of outgoing connections."""
 _SCRIPT = """\
 #!/bin/sh
-# HAProxy as `audiocnn serve` wants it: with its settings mended, and ending with the process that
-# started it, also where that one was killed and its port would stay taken.
+# Start HAProxy with changed settings. It ends with the process that started it, even if that one is
+# killed: otherwise HAProxy would keep the port.
 parent=$PPID
 test $parent -gt 1 || exit 1
 echo $$ >> {pids}
@@ -41,7 +41,7 @@ for file in "$@"; do
   case $file in *.cfg) sed -i -E -f {rules} "$file";; esac
 done
 if command -v setpriv > /dev/null; then
-  # Where the parent has ended before this, nothing would end HAProxy: it does not start.
+  # If the parent has ended already, nothing would end HAProxy. So it is not started.
   exec setpriv --pdeathsig TERM -- sh -c 'test $PPID = $0 && exec "$@"' $parent {binary} "$@"
 fi
 exec {binary} "$@"
@@ -49,12 +49,12 @@ exec {binary} "$@"
 PIDS = "haproxy.pids"
 """Name of the file with the process ids of every HAProxy that was started."""
 _RULES = r"""
-# Its own pages are for this machine alone.
+# Only this machine may see HAProxy's own pages.
 s/^( *bind )[*]?:([0-9]+)$/\1{loopback}:\2/
-# Who takes his time with a request's head is gone after 30 s; its own answers are problem+json.
+# The head of a request must arrive within 30 s. HAProxy's own answers become problem+json.
 /^ *errorfile /d
 s/^defaults$/&\n    timeout http-request 30s{error_files}/
-# Before there is an application every path is one that it does not know.
+# Before there is an application, HAProxy answers 404 or 503 to every path: make it the 503 problem.
 s/(return status) (404|503) content-type text\/plain (lf-)?string "[^"]*"/\1 503 default-errorfiles/
 /^frontend http_frontend$/,/^[a-z]/{{
   s/^( *)bind .*$/\1bind {address}\n\1http-request set-header {header} {token}/
@@ -62,16 +62,16 @@ s/(return status) (404|503) content-type text\/plain (lf-)?string "[^"]*"/\1 503
 """
 _ANSWERS = {
     400: ("malformed", "the head of the request is over 63 KiB long, or is not HTTP"),
-    403: ("origin", "the proxy does not pass it on"),
-    404: ("not-found", "the proxy knows no such path"),
-    405: ("method", "the proxy does not pass it on"),
+    403: ("origin", "the proxy refuses this request"),
+    404: ("not-found", "the proxy does not know this path"),
+    405: ("method", "the proxy does not accept this method"),
     408: ("slow-upload", "the head of the request took over 30 s"),
-    413: ("too-large", "the proxy does not pass it on"),
+    413: ("too-large", "the request is too large for the proxy"),
     500: ("internal", "the proxy failed"),
-    501: ("malformed", "the proxy knows no such transfer coding"),
-    502: ("lost", "it ended before its answer did"),
-    503: ("not-ready", "no copy of the model is there"),
-    504: ("slow-answer", "the copy that was asked is silent"),
+    501: ("malformed", "the proxy does not know this transfer coding"),
+    502: ("lost", "the replica ended before its answer was complete"),
+    503: ("not-ready", "no replica of the model is ready"),
+    504: ("slow-answer", "the replica did not answer in time"),
 }
 """Name and detail of the problem for each status that HAProxy would answer with.
 

@@ -22,9 +22,9 @@ class RayMeters(EndpointMetrics):
             "audiocnn_failures", "Requests answered with a problem", tag_keys=("reason",)
         )
         self._windows = Counter("audiocnn_windows", "Windows predicted")
-        self._batches = Histogram("audiocnn_batch_windows", "Windows in a forward", _COUNTS)
+        self._batches = Histogram("audiocnn_batch_windows", "Windows in a forward pass", _COUNTS)
         self._queued = Histogram("audiocnn_queue_seconds", "Waiting for the model", _SECONDS)
-        self._computed = Histogram("audiocnn_model_seconds", "A batch's forward", _SECONDS)
+        self._computed = Histogram("audiocnn_model_seconds", "A batch's forward pass", _SECONDS)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """See `EndpointMetrics.request`."""

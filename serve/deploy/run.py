@@ -34,7 +34,7 @@ def check(options: Serve) -> tuple[str, ...]:
     if not keys and not options.is_local:
         raise ConfigError(
             f"--host {options.host} can be reached by others, so it needs API keys: set {VARIABLE} "
-            "or name a file by --keys; `openssl rand -hex 32` makes a good one"
+            "or name a file by --keys; `openssl rand -hex 32` makes a good key"
         )
     _check_artefacts(options)
     if not is_joined():
@@ -58,8 +58,8 @@ def _check_labels(options: Serve, bundle: str) -> None:
     """Raise MismatchError if another bundle made the labels, StorageError if there are none."""
     if options.labels is not None and (made_by := read_state(options.labels).bundle) != bundle:
         raise MismatchError(
-            f"--labels {options.labels}: made by bundle {made_by}, and {options.bundle} is "
-            f"{bundle}; serve that one, or label with this one (--new-version keeps both)"
+            f"--labels {options.labels}: made by bundle {made_by}, but {options.bundle} is bundle "
+            f"{bundle}; serve {made_by}, or label with {bundle} (--new-version keeps both)"
         )
 
 
@@ -73,8 +73,8 @@ def size_replicas(options: Serve, cpus: int, gpus: int) -> Serve:
     if fewest > room:
         share = f"{options.gpu:g} of a GPU" if options.gpu else "a CPU"
         raise ConfigError(
-            f"--replicas {fewest}: the cluster has {cpus} CPUs and {gpus} GPUs at most, each copy "
-            f"takes {share}"
+            f"--replicas {fewest}: the cluster has {cpus} CPUs and {gpus} GPUs at most, and each "
+            f"replica needs {share}"
         )
     return replace(options, replicas=(fewest, most))
 
@@ -100,8 +100,8 @@ def listen(options: Serve) -> None:
         return
     if (there.host, there.port) != (options.host, options.port):
         raise ConfigError(
-            f"--host {options.host} --port {options.port}: Serve of this cluster listens at "
-            f"{there.host}:{there.port} already; give those, or end it with `serve shutdown`"
+            f"--host {options.host} --port {options.port}: Serve of this cluster already listens "
+            f"at {there.host}:{there.port}; give these, or stop it with `serve shutdown`"
         )
 
 
@@ -162,7 +162,7 @@ def rolls(options: Serve, keys: tuple[str, ...]) -> Iterator[str]:
             try:
                 yield f"bundle {roll(options, keys)} answers now"
             except AudioCNNError as error:
-                yield f"what answered before goes on: {error}"
+                yield f"the previous bundle still answers: {error}"
 
 
 def _interrupt(*_: object) -> None:

@@ -88,7 +88,7 @@ def _check(files: dict[str, bytes], fingerprint: str, uri: str) -> None:
     except (ValueError, KeyError, TypeError):  # the file is incomplete
         same = False
     if not same:
-        raise MismatchError(f"{uri}: it is written anew while it is read; try again")
+        raise MismatchError(f"{uri}: the bundle was overwritten while it was read; try again")
 
 
 def _get(key: str) -> bytes | None:

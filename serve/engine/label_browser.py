@@ -141,14 +141,13 @@ async def _rows(browser: Browser, places: list[tuple[str, float]]) -> list[Label
     by_place = {(row.uri, row.start_s): row for row in found}
     for uri, start_s in places:
         if (uri, start_s) not in by_place:
-            where = f"at {start_s:g} s of {uri!r}"
-            raise Problem("not-found", f"no window {where} among the labels")
+            raise Problem("not-found", f"the labels have no window at {start_s:g} s of {uri!r}")
     return [by_place[place] for place in places]
 
 
 def _unread() -> Problem:
     return Problem(
-        "not-ready", "the labels are still being read here", headers={"retry-after": "1"}
+        "not-ready", "this replica is still reading the labels", headers={"retry-after": "1"}
     )
 
 

@@ -126,7 +126,7 @@ class BatchingModel:
             raise RuntimeError("the model's thread ended")
         since = self._computing_since
         if since is not None and perf_counter() - since > _HANGS_S:
-            raise RuntimeError(f"a forward has taken over {_HANGS_S:g} s")
+            raise RuntimeError(f"a forward pass has taken over {_HANGS_S:g} s")
 
     def close(self) -> None:
         """See `InferenceModel.close`."""

@@ -144,7 +144,9 @@ class Service:
             )
         if asked.window is not None and asked.window >= count:
             raise Problem(
-                "option", f"window {asked.window}: there are {count}", more={"field": "window"}
+                "option",
+                f"window {asked.window}: the recording has {count} windows, from 0",
+                more={"field": "window"},
             )
         return DecodedRecording(
             info=info, samples=samples, windows=list(cut([samples], config)), config=config
@@ -158,8 +160,8 @@ class Service:
         if window_s > _LONGEST_WINDOW * feature.window_s:
             raise Problem(
                 "option",
-                f"window_s {window_s:g}: at most {_LONGEST_WINDOW} times the trained "
-                f"{feature.window_s:g}",
+                f"window_s {window_s:g}: the limit is {_LONGEST_WINDOW} times the trained length, "
+                f"{feature.window_s:g} s",
                 more={"field": "window_s"},
             )
         hop_s = asked.hop_s or min(feature.hop_s, window_s)
@@ -180,7 +182,7 @@ class Service:
             if layer not in self._map_names:
                 raise Problem(
                     "option",
-                    f"layer {layer!r}: there are {', '.join(self._map_names)}",
+                    f"layer {layer!r}: the layers are {', '.join(self._map_names)}",
                     more={"field": "layer"},
                 )
         if asked.explain is not None:

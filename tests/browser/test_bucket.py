@@ -1,4 +1,4 @@
-"""A labelled bucket on the dashboard: found, heard, looked into, corrected, and trained on."""
+"""A labelled bucket on the dashboard: its windows are found, played, shown and corrected."""
 
 import re
 from collections import Counter
@@ -72,7 +72,7 @@ def test_windows_are_found_by_class_score_and_name(bucket: Page, labelled: Label
     bucket.get_by_role("button", name="Find").click()
     long_ones = [row for row in table if "long" in row["uri"]]
     expect(total).to_have_text(re.compile(f"of {len(long_ones)} windows"))
-    # A view can be shared, and names are text.
+    # The URL contains the view. HTML in names is shown as text.
     expect(rows(bucket).first).to_contain_text("long <i>walk<|i>.flac")
     shared = bucket.url
     bucket.goto("about:blank")
@@ -142,9 +142,9 @@ def test_corrections_come_back_as_a_manifest(
     for at, name in ((1, "a new class"), (3, "=SUM(A1)"), (4, "")):
         rows(bucket).nth(at).get_by_role("button", name="Wrong").click()
         rows(bucket).nth(at).get_by_placeholder("what is it?").fill(name)
-    rows(bucket).nth(2).get_by_role("button", name="Right").click()  # not so sure any more
+    rows(bucket).nth(2).get_by_role("button", name="Right").click()  # a second click takes it back
     expect(bucket.get_by_text("4 checked, 1 of them wrong without a name")).to_be_visible()
-    bucket.reload()  # what was said is kept
+    bucket.reload()  # the corrections are kept
     expect(bucket.get_by_text("4 checked, 1 of them wrong without a name")).to_be_visible()
     expect(rows(bucket).nth(0).get_by_role("button", name="Right")).to_have_attribute(
         "aria-pressed", "true"

@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium, against a real endpoint with a model of real recordings."""
+"""The dashboard in a real Chromium, with a real endpoint and a model of real recordings."""
 
 import re
 import time
@@ -43,7 +43,7 @@ def test_a_dropped_clip_is_answered_and_seen_through(page: Page, clip: Path) -> 
 
 
 def test_the_first_heatmap_waits_for_one_answer_alone(page: Page, clip: Path) -> None:
-    """What speaks for the class takes the endpoint longer, and comes after it."""
+    """The evidence for the class takes longer. It comes with a later answer."""
     asked, held = list[str](), list[Route]()
 
     def hold(route: Route) -> None:
@@ -155,7 +155,7 @@ def test_two_bundles_are_side_by_side(
         for text in page.locator("[data-testid=label] + span").all_text_contents()
     )
     assert sure > unsure
-    # What is looked into is looked into in both.
+    # The channels of a layer open for both bundles.
     page.locator("[data-map=layer1]").first.get_by_role("button", name="channels").click()
     expect(page.get_by_role("region", name="Channels of layer1")).to_have_count(2)
     assert "versus=bundle" in page.url

@@ -1,4 +1,4 @@
-"""cluster/aws.yaml, which `ray up` takes: valid to Ray, and locked."""
+"""cluster/aws.yaml, the input of `ray up`: Ray accepts it, and it opens no port."""
 
 import copy
 import shlex

@@ -1,4 +1,4 @@
-"""The command line: quick answers, one line a mistake, exit code 2."""
+"""The command line answers fast. A mistake ends in one line and exit code 2."""
 
 import os
 import stat
@@ -21,14 +21,14 @@ HEAVY = {"torch", "ray", "torchaudio"}
 
 @pytest.fixture(scope="module")
 def light() -> Iterator[Forked]:
-    """Commands that have imported nothing yet but the command line itself."""
+    """Commands in a process that has only imported the command line."""
     with Forked() as commands:
         yield commands
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Forked]:
-    """Commands that need not wait for the libraries of jobs."""
+    """Commands in a process that has already imported the libraries of jobs."""
     with Forked("ray.data", "ray.serve", "ray.train.torch", "pipelines.train.job") as commands:
         yield commands
 
@@ -45,7 +45,7 @@ def test_help_answers_without_torch_and_ray(
 
 
 def test_it_says_its_version() -> None:
-    """As the command that is installed."""
+    """This runs the installed command."""
     done = subprocess.run([AUDIOCNN, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"audiocnn {__version__}\n")
 
@@ -54,7 +54,7 @@ def test_it_says_its_version() -> None:
     "arguments", [["--help"], ["train", "--help"], ["--version"], ["ingest", ".", "--to", "x"]]
 )
 def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str], tmp_path: Path) -> None:
-    """As `audiocnn train --help | head`, whose `head` ended before anything was printed."""
+    """This is `audiocnn train --help | head` if `head` ends before anything is printed."""
     if arguments[0] == "ingest":
         write_corpus(str(tmp_path), clips_per_class=2)
         arguments = [*arguments, "--dry-run"]
@@ -86,7 +86,7 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str], tmp_path: 
             "--batch-size 32 leaves each of --workers 17 less than two windows, too few for batch "
             "norm: raise it to 34, or take 16 workers",
         ),
-        (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "two folds"),
+        (["train", "f", "--to", "b", "--test-fold", "1", "--validation-fold", "1"], "different"),
         (["evaluate", "f", "--to", "r", "--folds", "1", "2", "1"], "folds names a fold twice"),
         (["label", "b", "--bundle", "x"], "--to"),
         (["label", "b", "--bundle", "x", "--to", "y", "--top-k", "0"], "top_k"),
@@ -94,7 +94,7 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str], tmp_path: 
         (["review", "l", "--to", "x", "--count", "0"], "count must be within 1 and 9999"),
         (["serve", "b", "--queue", "0"], "queue must be at least 1"),
         (["serve", "b", "--replicas", "3", "2"], "MIN not above MAX"),
-        (["serve", "b", "--cors", "*"], "no origin like https://example.org"),
+        (["serve", "b", "--cors", "*"], "not an origin like https://example.org"),
         (["ingest", "c", "--to", "f", "--storage-options", "{no"], "parsing --storage-options"),
         (["train", "f", "--to", "b", "--storage-options", "[]"], "an object is needed"),
     ],
@@ -159,9 +159,9 @@ def test_the_last_recipe_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--to", "."], "not empty, and no earlier demo's"),
+        (["demo", "--to", "."], "not empty, and not of an earlier demo"),
         (["demo", "--to", "s3://bucket/demo"], "writes to this machine"),
-        (["demo", "new/corpus", "--to", "new"], "the corpus lies in it"),
+        (["demo", "new/corpus", "--to", "new"], "the corpus is in this folder"),
     ],
 )
 def test_the_demo_refuses_a_folder_where_something_might_be_lost(
@@ -176,11 +176,11 @@ def test_the_demo_refuses_a_folder_where_something_might_be_lost(
 
 
 def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
-    """As the command that is installed, in a process of its own."""
+    """This runs the installed command in a process of its own."""
     done = subprocess.run(
         [AUDIOCNN, "doctor", "no/such/bucket"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
-        # As every cluster has it from Ray 2.61 on.
+        # From Ray 2.61 on, every cluster has this setting.
         env={**os.environ, "HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": "token"},
     )  # fmt: skip
     assert done.returncode == 2
@@ -193,7 +193,7 @@ def test_doctor_names_what_does_not_fit(tmp_path: Path) -> None:
         "python", "torch", "torchaudio", "ray", "audio fit", "devices", "ray cluster", "ray token",
     ):  # fmt: skip
         assert any(line.startswith(f"✓ {name} ") for line in lines), name
-    # The cluster that it started has the first token of this user, who alone can read it.
+    # The cluster that it started made this user's first token. Only the user can read it.
     token = tmp_path / "home" / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
 

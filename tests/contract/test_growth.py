@@ -1,4 +1,4 @@
-"""Formats grow: a new option has a default, and files of every version say the same by it."""
+"""Formats can grow: a new option has a default, which files of earlier versions then have."""
 
 import shutil
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class LaterFeatures(FeatureConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LaterTraining(TrainConfig):
-    """The options of a later version, one of them within one that was there."""
+    """The options of a later version: a new one, and a nested config with a new one."""
 
     loss: str = added("cross-entropy")
     features: LaterFeatures = field(default_factory=LaterFeatures)

@@ -1,4 +1,4 @@
-"""The rules of the house that no linter knows: layers, lengths, and nothing on import."""
+"""Rules of this project that no linter checks: layers, lengths, imports without effects."""
 
 import ast
 import subprocess
@@ -47,7 +47,7 @@ BEFORE = {
         "app": "deploy",
     },
 }
-"""The stages of each package, and what each may import; inside a stage there are no circles."""
+"""The stages of each package, and the stages that each may import. No stage has import cycles."""
 
 PACKAGES = [ROOT / name for name in BEFORE]
 FOLDERS = sorted(
@@ -64,7 +64,7 @@ SOURCES = sorted(
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Dotted names that a file imports, wherever in it."""
+    """Yield the dotted names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -75,7 +75,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder, without what only tools leave there."""
+    """The paths in a folder, without hidden ones and __pycache__."""
     return [path for path in folder.iterdir() if path.name[0] != "." and path.name != "__pycache__"]
 
 

@@ -1,4 +1,4 @@
-"""The image: linted, pinned, nobody's root, and built of what the checkout pins."""
+"""The image: hadolint accepts it, its versions are pinned, and it does not run as root."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What earlier versions wrote is read: for each format what its own code wrote, and said of it."""
+"""This version reads the files of earlier versions, with the results that those versions gave."""
 
 import json
 import shutil
@@ -35,10 +35,10 @@ from pipelines.options import Ingest, Label
 class Kept:
     folder: Path
     known: dict[str, Any]
-    """What the code that wrote it said of it."""
+    """The results of the code that wrote the files."""
 
     def copy(self, name: str, to: Path) -> str:
-        """A copy that may be written to."""
+        """Copy a folder, so that it may be changed; return the URI of the copy."""
         return str(shutil.copytree(self.folder / name, to / name))
 
     def uri(self, name: str) -> str:
@@ -50,7 +50,7 @@ EVERY = pytest.mark.parametrize("kept", FORMATS, indirect=True)
 FIRST = pytest.mark.parametrize("kept", FORMATS[:1], indirect=True)
 LATER = pytest.mark.parametrize("kept", FORMATS[1:], indirect=True)
 NOTED = pytest.mark.parametrize("kept", FORMATS[2:], indirect=True)
-"""Those whose labels say what they are made with."""
+"""Formats with labels.json, which has the options of the labels."""
 UNNOTED = pytest.mark.parametrize("kept", FORMATS[:2], indirect=True)
 
 
@@ -62,7 +62,7 @@ def kept(request: pytest.FixtureRequest) -> Kept:
 
 @pytest.fixture
 def sounds(s3: SeaweedFS) -> None:
-    """The corpus and the bucket, where they were."""
+    """Write the corpus and the bucket to the URIs that they had for the kept files."""
     put_sounds(s3.client())
 
 
@@ -94,7 +94,7 @@ def test_damage_to_features_is_found(kept: Kept, tmp_path: Path) -> None:
     labels = ["saw" if label == "click" else "click" for label in table["label"].to_pylist()]
     place = table.schema.get_field_index("label")
     pq.write_table(table.set_column(place, table.schema.field(place), pa.array(labels)), part)
-    with pytest.raises(FormatError, match=f"{part.name}: its rows are not those"):
+    with pytest.raises(FormatError, match=f"{part.name}: its rows do not match"):
         features.load(list(features.folds))
 
 
@@ -187,7 +187,7 @@ def test_ingest_goes_on(
     before = FeatureSet.read(to)
     assert replace(ingest(asked), uri=to) == before
     assert "nothing new" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=rf"^--to {to}: it was begun with max_samples "):
+    with pytest.raises(ConfigError, match=rf"^--to {to}: .* started with max_samples "):
         ingest(replace(asked, limits=AudioLimits(max_samples=1 << 30)))
 
 

@@ -1,4 +1,4 @@
-"""What cluster/kuberay hands to Kubernetes is valid to the last field, and fits what it runs."""
+"""The manifests of cluster/kuberay: each field is valid, and they fit the code that they run."""
 
 import copy
 import gzip
@@ -39,11 +39,11 @@ from serve.options import Serve
 SCHEMAS = Path(__file__).with_name("data") / "kuberay-1.6.2.json.gz"
 KUBERNETES = "1.37"
 
-# --- Valid: KubeRay's objects by its own schemas, the others by Kubernetes'. ---
+# --- Validity: by KubeRay's schemas for its own objects, by Kubernetes' for the others. ---
 
 
 def closed(schema: Any) -> Any:
-    """The same, but what the API server would drop in silence is refused."""
+    """Make a schema refuse unknown fields, which the API server would drop, and return it."""
     for one in mappings(schema):
         if one.get("type") == "object":
             one.setdefault("additionalProperties", False)
@@ -57,7 +57,7 @@ def validators() -> dict[str, jsonschema.Draft7Validator]:
         spec = schema["properties"]["spec"]["properties"]
         cluster = spec.get("rayClusterSpec") or spec.get("rayClusterConfig")
         head = (cluster["properties"] if cluster else spec)["headGroupSpec"]["properties"]
-        # Of an object's own metadata a CRD says nothing: Kubernetes knows it.
+        # A CRD does not describe the metadata of an object; use that of its pods.
         schema["properties"]["metadata"] = head["template"]["properties"]["metadata"]
         found[kind] = jsonschema.Draft7Validator(closed(schema))
     return found
@@ -93,11 +93,11 @@ def test_pods_are_valid_to_kubernetes_too(overlay: str) -> None:
 FREE = {
     "annotations", "labels", "limits", "matchLabels", "nodeSelector", "rayStartParams", "requests",
 }  # fmt: skip
-"""Mappings whose keys are their user's own."""
+"""Mappings that may have any keys."""
 
 
 def typos(node: Any) -> Iterator[None]:
-    """Put a field that there is not into one mapping after another."""
+    """Add an unknown field to one mapping after another; yield while the field is there."""
     if isinstance(node, dict):
         node["typo"] = "typo"
         yield
@@ -129,7 +129,7 @@ def test_a_typo_in_any_place_is_refused(kind: str, name: str) -> None:
 
 @each_overlay
 def test_names_that_kuberay_makes_others_of_do_not_meet(overlay: str) -> None:
-    """Each makes a Service NAME-head-svc."""
+    """KubeRay makes a Service NAME-head-svc for each."""
     names = [x for k in ("RayCluster", "RayJob", "RayService") for x in of_kind(overlay, k)]
     assert len(names) == len(set(names)) == 5
     assert {thing["metadata"].get("namespace", "audiocnn") for thing in rendered(overlay)} == {
@@ -175,7 +175,7 @@ def test_heads_are_on_demand_and_workers_on_spot_nodes(overlay: str) -> None:
 
 
 def room(cluster: dict[str, Any], resource: str) -> int:
-    """The most of a resource that a cluster can have."""
+    """The largest amount of a resource that a cluster can have."""
     found = 0
     for group in cluster["workerGroupSpecs"]:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -196,7 +196,7 @@ def test_jobs_are_commands_that_fit_their_cluster_and_are_tried_again(overlay: s
         assert job["spec"]["backoffLimit"] >= 1
         assert job["spec"]["shutdownAfterJobFinishes"] is True
         assert job["spec"]["ttlSecondsAfterFinished"] > 0
-        # A container's shell would take these for its own.
+        # A shell in the container would interpret these.
         assert not set(job["spec"]["entrypoint"]) & set("$;&|<>`\"'\\")
     ingest, train, label = (asked[name] for name in ("ingest", "train", "label"))
     bundles = {read_args(a["args"])[0].bundle for a in applications(overlay, open_to_all=True)}
@@ -211,9 +211,9 @@ def test_jobs_are_commands_that_fit_their_cluster_and_are_tried_again(overlay: s
 
 @each_overlay
 def test_heads_say_what_their_cluster_can_grow_to(overlay: str) -> None:
-    """What `pipelines.runtime.session` believes: more is refused before anybody waits for it."""
+    """`pipelines.runtime.session` reads it, and refuses at once a job that needs more."""
     for where, cluster in clusters(overlay).items():
-        if where.startswith("RayService"):  # whose copies are in its own config
+        if where.startswith("RayService"):  # its config has the number of replicas
             continue
         most = {"CPU": 0, "GPU": 0}
         for group in cluster["workerGroupSpecs"]:
@@ -307,7 +307,7 @@ def test_the_endpoint_fits_its_cluster(overlay: str) -> None:
 def test_the_endpoint_is_drained_before_it_is_killed(overlay: str) -> None:
     service = of_kind(overlay, "RayService")["endpoint"]["spec"]
     (application,) = applications(overlay, open_to_all=True)
-    graceful_s = read_args(application["args"])[0].timeout_s + 5  # as serve/app.py has it
+    graceful_s = read_args(application["args"])[0].timeout_s + 5  # as serve/deploy/application.py
     cluster = service["rayClusterConfig"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         pod = group["template"]["spec"]

@@ -1,11 +1,11 @@
-"""Who may talk to whom on Kubernetes: the policies, by the labels that KubeRay gives its pods."""
+"""The network policies on Kubernetes: which pods may connect, by the labels of KubeRay's pods."""
 
 from typing import Any
 
 from helpers.manifests import each_overlay, of_kind
 
 RAY_NODE = {"ray.io/is-ray-node": "yes"}
-"""What KubeRay labels each of its pods with."""
+"""The label that KubeRay gives to each of its pods."""
 PODS = {
     "head": RAY_NODE | {"ray.io/node-type": "head"},
     "worker": RAY_NODE | {"ray.io/node-type": "worker"},
@@ -23,7 +23,7 @@ ELSEWHERE = {
     "prometheus": ({"audiocnn/metrics": "true"}, {"app": "prometheus"}),
     "outsider": ({}, {"app": "other"}),
 }
-"""Labels of namespace and pod."""
+"""Pods of other namespaces: the labels of the namespace and of the pod."""
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -49,7 +49,7 @@ def is_peer(peer: dict[str, Any], name: str) -> bool:
 
 
 def allowed(overlay: str, direction: str, pod: str, other: str | None, port: int) -> bool:
-    """Whether a pod's policies let TCP in from another one, or out to it; None: an address."""
+    """Whether a pod's policies allow TCP from or to another pod; None: an address elsewhere."""
     policies = [p["spec"] for p in of_kind(overlay, "NetworkPolicy").values()]
     mine = [
         p for p in policies

@@ -1,4 +1,4 @@
-"""The pods of cluster/kuberay may do nothing that they need not, and expose nothing."""
+"""The pods of cluster/kuberay have only the rights that they need, and expose nothing."""
 
 import re
 
@@ -50,7 +50,7 @@ def test_pods_are_nobody_and_have_no_token_of_kubernetes(overlay: str) -> None:
         assert volumes <= {"emptyDir", "projected"}, where
         memory = [v["emptyDir"] for v in pod.get("volumes", []) if v["name"] == "shm"]
         assert all(m["medium"] == "Memory" and m["sizeLimit"] for m in memory), where
-        # The autoscaler's token: for the container that KubeRay adds, and for no other.
+        # Only the autoscaler's container, which KubeRay adds, has a token of Kubernetes.
         secret = {v["name"] for v in pod.get("volumes", []) if "projected" in v}
         mounting = [c["name"] for c in pod["containers"]
                     if secret & {m["name"] for m in c["volumeMounts"]}]  # fmt: skip

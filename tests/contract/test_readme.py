@@ -1,4 +1,4 @@
-"""What the README says is true: its commands parse, its files are there, its Python runs."""
+"""The README is true: its commands parse, its files and links exist, and its Python runs."""
 
 import re
 import shlex
@@ -58,7 +58,7 @@ def test_the_python_runs(
     Bundle(model=model.eval(), feature=SMALL, classes=("dog", "rain")).write("demo/bundle")
     Path("dog.wav").write_bytes(synthetic.encode(synthetic.sound("bell", 1), 22_050))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3  # the endpoint's client runs in tests/integration/test_serve.py
+    assert len(blocks) == 3  # integration/endpoint/test_serve.py runs the endpoint's client
     blocks = [block for block in blocks if "requests" not in block]
     for block in blocks:
         exec(block, {})

@@ -1,4 +1,4 @@
-"""The alerts and the Grafana dashboard ask for metrics that are there, in PromQL that parses."""
+"""The alerts and the Grafana dashboard use metrics that exist, in valid PromQL."""
 
 import re
 import shutil
@@ -60,7 +60,7 @@ WELL = {
     "ray_node_disk_usage": "500x60",
     "autoscaler_pending_nodes": "0x10 2x10 0x40",
 }
-"""An hour of a cluster with nothing to complain of, a sample a minute."""
+"""An hour of a healthy cluster, with a sample each minute."""
 ILL: dict[str, dict[str, str]] = {
     "": {},
     ": its first nodes are on their way": {

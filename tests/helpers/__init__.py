@@ -1,1 +1,1 @@
-"""Parts that tests share. None of these files holds a test."""
+"""Code that tests share. These files contain no tests."""

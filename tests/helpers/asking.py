@@ -1,4 +1,4 @@
-"""Asking an endpoint, once or again and again, and waiting for things to happen."""
+"""Send requests to an endpoint, once or repeatedly, and wait for a state."""
 
 import json
 import threading
@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 PATIENCE_S = 600
-"""Nothing that is waited for takes so long, however slow and busy the machine."""
+"""Longest time of a wait. No state takes this long, even on a slow and busy machine."""
 
 
 def wait_until(happened: Callable[[], Answer], told: Callable[[], object] = lambda: "") -> Answer:
-    """Ask until the answer is true and return it.
+    """Call `happened` until its result is true, and return the result.
 
-    Raises AssertionError with what is `told` after a long time.
+    Raises AssertionError with the result of `told` after PATIENCE_S.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -26,13 +26,13 @@ def wait_until(happened: Callable[[], Answer], told: Callable[[], object] = lamb
         if answer := happened():
             return answer
         assert time.monotonic() < deadline, told()
-        # A look that takes long is repeated seldom: what is waited for needs the machine. But a
-        # look may also wait, for an answer for instance, and that says nothing of its cost.
+        # Repeat a slow check less often, because it takes CPU time from the job. But pause for 1 s
+        # at most: a check may only be slow because it waits for an answer.
         time.sleep(min(1, max(0.05, 10 * (time.monotonic() - began))))
 
 
 def status(url: str, body: bytes | None = None, **headers: str) -> int:
-    """The status of an answer, however late it comes; 0 for none."""
+    """The HTTP status of the answer to a request; 0 if there is none within PATIENCE_S."""
     request = urllib.request.Request(url, data=body, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
@@ -44,24 +44,24 @@ def status(url: str, body: bytes | None = None, **headers: str) -> int:
 
 
 def read(url: str, **headers: str) -> bytes:
-    """An answer. Raises OSError where none comes soon: ask again."""
+    """The body of an answer. Raises OSError if none comes within 5 s; the caller may retry."""
     request = urllib.request.Request(url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=5) as response:
             found: bytes = response.read()
             return found
-    except HTTPException as error:  # who answered was killed
+    except HTTPException as error:  # the server was killed
         raise OSError(f"{url}: {error!r}") from error
 
 
 def read_json(url: str, **headers: str) -> Any:
-    """As `read`, of an answer that is JSON."""
+    """The JSON document that `read` returns."""
     return json.loads(read(url, **headers))
 
 
 @contextmanager
 def clients(*asks: Callable[[], int]) -> Iterator[list[int]]:
-    """Each asks as fast as it is answered, with a pause; the statuses while the block runs."""
+    """Call each function repeatedly in its own thread while the block runs; yield the statuses."""
     statuses, over = list[int](), threading.Event()
 
     def client(ask: Callable[[], int]) -> None:

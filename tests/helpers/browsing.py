@@ -1,4 +1,4 @@
-"""What the browser's tests share: a model of real recordings, a bucket that it labelled, a page."""
+"""Fixtures of browser tests: a model of real recordings, a bucket that it labelled, a page."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def bundle(
     recordings: Path, tmp_path_factory: pytest.TempPathFactory, s3: object, _last_ray: None
 ) -> Path:
-    """A small model of ESC-10's first fold, trained on the cluster that `ray_cluster` gives."""
+    """A small model, trained on the first fold of ESC-10, on the cluster of `ray_cluster`."""
     from pipelines.runtime import session
 
     folder, recipe = tmp_path_factory.mktemp("browser"), esc10()
@@ -56,13 +56,13 @@ def bundle(
 
 
 def _later_folds(_: str, names: list[str]) -> list[str]:
-    """Recordings of other folds than the first two."""
+    """The recordings that are in neither of the first two folds."""
     return [name for name in names if name.endswith(".ogg") and not name.startswith(("1-", "2-"))]
 
 
 @pytest.fixture(scope="session")
 def other_bundle(bundle: Path) -> Bundle:
-    """The same weights, less sure of themselves."""
+    """A bundle with the same weights and four times the temperature: its scores are lower."""
     plain = Bundle.read(str(bundle))
     calibration = replace(plain.calibration, temperature=4 * plain.calibration.temperature)
     return replace(plain, calibration=calibration).write(str(bundle.with_name("other")))
@@ -72,7 +72,7 @@ def other_bundle(bundle: Path) -> Bundle:
 def labelled(
     bundle: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    """A bucket of real recordings, one of them half a minute long, and its labels."""
+    """A bucket of real recordings, and its labels. One recording is half a minute long."""
     folder = tmp_path_factory.mktemp("labelled")
     bucket, labels = folder / "bucket", folder / "labels"
     (bucket / "day").mkdir(parents=True)
@@ -109,7 +109,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture
 def page(browser: "Browser", endpoint: Endpoint) -> Iterator["Page"]:
-    """The dashboard; whatever the page complains of fails the test."""
+    """A page with the dashboard. Any error that the page reports fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(1_000 * PATIENCE_S)
     opened = context.new_page()
@@ -117,17 +117,17 @@ def page(browser: "Browser", endpoint: Endpoint) -> Iterator["Page"]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     opened.goto(endpoint.url("/"))
-    # Before its script runs, the page hears no click and takes no file.
+    # Before its script runs, the page handles no clicks and no files.
     opened.get_by_text(re.compile(r"classes, bundle \w{16}")).wait_for()
     yield opened
     context.close()
-    # What the page was made to ask in vain is no complaint; a policy that was broken is.
+    # Tests make requests fail on purpose. A violation of the content security policy is an error.
     assert [text for text in complaints if "Failed to load resource" not in text] == []
 
 
 @pytest.fixture(scope="session")
 def clip(recordings: Path) -> Path:
-    """A crowing rooster that was trained on."""
+    """A recording of a rooster from the fold that the model was trained on."""
     return next(path for path in sorted((recordings / "esc10").rglob("*")) if _is_rooster(path))
 
 

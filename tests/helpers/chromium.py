@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium, as tests drive it."""
+"""Helpers to use the dashboard in a real Chromium."""
 
 import os
 import shutil
@@ -20,12 +20,12 @@ FLAGS = [
 
 
 def choose(page: Page, path: Path) -> None:
-    """Give the page a file by its button."""
+    """Choose a file with the page's button."""
     page.get_by_label("A recording").set_input_files(path)
 
 
 def drop(page: Page, path: Path) -> None:
-    """Drag a file onto the page from outside, and let it go."""
+    """Drag a file from outside onto the page, and drop it."""
     box = page.get_by_test_id("drop").bounding_box()
     assert box is not None
     session = page.context.new_cdp_session(page)
@@ -36,7 +36,7 @@ def drop(page: Page, path: Path) -> None:
 
 
 def shades(drawn: Locator) -> int:
-    """How many different colours a canvas or a picture shows."""
+    """Number of different colours in a canvas or a picture."""
     script = """drawn => {
         const {naturalWidth: width = drawn.width, naturalHeight: height = drawn.height} = drawn;
         const copy = Object.assign(document.createElement("canvas"), {width, height});
@@ -49,13 +49,13 @@ def shades(drawn: Locator) -> int:
 
 
 def shoot(page: Page, name: str) -> None:
-    """Keep a picture of the whole page."""
+    """Save a screenshot of the whole page."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
 
 def looks(page: Page) -> Iterator[str]:
-    """Names of what the page becomes in turn: light and dark, each narrow, usual and wide."""
+    """Give the page each look, and yield its name: light and dark, in three widths."""
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
         page.emulate_media(color_scheme=scheme)
@@ -65,7 +65,7 @@ def looks(page: Page) -> Iterator[str]:
 
 
 def assert_accessible(page: Page) -> None:
-    """Nothing is wider than the page, and axe finds nothing serious."""
+    """Assert that nothing is wider than the page, and that axe finds no serious violation."""
     page.evaluate("Promise.all(document.getAnimations().map(one => one.finished))")
     page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
     found = Axe().run(page, options={"resultTypes": ["violations"]})

@@ -1,4 +1,4 @@
-"""Tests of the endpoint share a key, the type of their clients, a check of problems, and counts."""
+"""Helpers of the endpoint's tests: a key, a type of clients, counted metrics, checks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from serve.problems import KINDS
 KEY = "a key that nobody would guess".replace(" ", "-")
 
 Client = Callable[..., TestClient]
-"""The `client` of tests/unit/serve: it makes a client of an endpoint with these options."""
+"""Type of the fixture `client` of tests/unit/serve, which makes a client of an endpoint."""
 
 
 class Counted(EndpointMetrics):

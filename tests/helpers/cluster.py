@@ -1,4 +1,4 @@
-"""A Ray cluster with a token, and commands that reach it; one node by `ray start --head`."""
+"""A Ray cluster with a token: one node, started with `ray start --head`, and commands on it."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from helpers.asking import PATIENCE_S, read, read_json, wait_until
 from helpers.common import BIN
 
 PATIENT = {"RAY_worker_register_timeout_seconds": str(PATIENCE_S)}
-"""Ray gives a job up whose workers start slowly: not on a busy machine."""
+"""Variables for Ray. By default it ends a job whose workers start slowly on a busy machine."""
 
 
 class Reach:
-    """How a shell reaches a cluster: its addresses, and variables with its token."""
+    """How a shell reaches a cluster: its addresses, and an environment with its token."""
 
     def __init__(self, address: str, dashboard: str, environment: dict[str, str]) -> None:
         self.address, self.dashboard, self.environment = address, dashboard, environment
@@ -26,7 +26,7 @@ class Reach:
     def run(
         self, *command: object, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command of this installation to its end."""
+        """Run a command of this installation until it ends."""
         with self.running(*command, cwd=cwd, **environment) as process:
             out, err = process.communicate(timeout=PATIENCE_S)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -35,7 +35,7 @@ class Reach:
     def running(
         self, *command: object, cwd: Path | None = None, **environment: str
     ) -> Iterator[subprocess.Popen[str]]:
-        """A command of this installation; it ends with the block at the latest."""
+        """Start a command of this installation. If it still runs after the block, it is killed."""
         first, *rest = map(str, command)
         process = subprocess.Popen(
             [BIN / first, *rest],
@@ -50,7 +50,7 @@ class Reach:
                 process.communicate()
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The nodes that are alive, as the head describes them; none while it does not answer."""
+        """The nodes that are alive, as the head describes them; empty while it does not answer."""
         url = f"{self.dashboard}/api/v0/nodes?detail=1"
         try:
             found = read_json(url, **self._token)["data"]["result"]["result"]
@@ -60,24 +60,24 @@ class Reach:
 
     @property
     def _token(self) -> dict[str, str]:
-        """A header."""
+        """The HTTP header with the token."""
         return {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
 
 
 class Head(Reach):
-    """The cluster, for as long as the block lasts."""
+    """A cluster that runs while the block runs."""
 
     def __init__(self, *options: str, **environment: str) -> None:
         port, dashboard, client, agent, autoscaler_metrics, dashboard_metrics = free_ports(6)
         given = {
             **os.environ,
-            "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs run with the cluster's
+            "PATH": f"{BIN}:{os.environ['PATH']}",  # jobs inherit it
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
-            # Another cluster of this machine has the defaults.
+            # Another cluster of this machine may use the default ports.
             "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
             "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
-            # It ends at once: for half a minute it would wait for actors to leave.
+            # End at once: by default it waits half a minute for actors to end.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             **PATIENT,
             **environment,
@@ -88,7 +88,7 @@ class Head(Reach):
             BIN / "ray", "start", "--head", "--block", "--disable-usage-stats",
             "--node-ip-address=127.0.0.1", f"--port={port}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
-            # The default is one for all clusters of a machine, and no job starts without it.
+            # All clusters of a machine have the same default port, and no job starts without it.
             f"--dashboard-agent-listen-port={agent}", *options,
         ]  # fmt: skip
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
@@ -119,7 +119,7 @@ class Head(Reach):
         self._said.close()
 
     def _is_up(self) -> bool:
-        if self.process.poll() is not None:  # on a slow machine `ray start` loses its patience
+        if self.process.poll() is not None:  # on a slow machine `ray start` gives up
             self._start()
         try:
             read(f"{self.dashboard}/api/jobs/", **self._token)

@@ -1,4 +1,4 @@
-"""What most tests need: paths, a fast front end, a bundle, the processes of a command."""
+"""Helpers of most tests: paths, a fast front end, a bundle, the processes of a command."""
 
 import os
 import sys
@@ -26,21 +26,21 @@ SMALL_FLAGS = ["--recipe", "demo", "--n-mels", "32", "--window-s", "1", "--hop-s
 """Options of `ingest` and `train` that are fast to compute."""
 
 CLUSTERS = pytest.StashKey[int]()
-"""How many Ray clusters this process had started when a test began."""
+"""Number of Ray clusters that this process had started when a test began."""
 
 
 def clusters_started() -> int:
-    """How many Ray clusters the tests of this process have started: Ray makes a folder for each."""
+    """Number of Ray clusters that this process has started: Ray makes a folder for each."""
     return len(list(Path(os.environ["RAY_TMPDIR"]).glob("ray/session_[!l]*")))
 
 
 def count_cluster() -> None:
-    """Count a cluster whose folder is elsewhere."""
+    """Count a cluster that has its folder elsewhere: make a folder for it in RAY_TMPDIR."""
     (Path(os.environ["RAY_TMPDIR"]) / "ray" / f"session_{uuid.uuid4().hex}").mkdir(parents=True)
 
 
 def descendants(pid: int, text: str) -> list[psutil.Process]:
-    """Children of a process, and theirs, with a text in their command line."""
+    """The descendants of a process that have a text in their command line."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         try:
@@ -52,7 +52,7 @@ def descendants(pid: int, text: str) -> list[psutil.Process]:
 
 
 def make_bundle(folder: Path, seed: int = 0) -> Bundle:
-    """An untrained bundle of three classes in a folder."""
+    """Write an untrained bundle of three classes to a folder, and return it."""
     torch.manual_seed(seed)
     model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=8), SMALL.n_mels, 3).eval()
     return Bundle(model=model, feature=SMALL, classes=("bell", "dog", "rain")).write(str(folder))

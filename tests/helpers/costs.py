@@ -1,10 +1,10 @@
-"""What each file of tests costs: write the table tests/costs.md, or compare a run with it.
+"""Write the cost of each file of tests to the table tests/costs.md, or compare a run with it.
 
     python tests/helpers/costs.py [--write]
 
 Both read the JUnit files that `make test`, `make test-slow` and `make test-browser` leave in
-build/tests. Without --write, the exit code is 1 where the tests cost a quarter more than the table
-says.
+build/tests. Without --write, the exit code is 1 if the tests cost more than 1.25 times the total
+of the table.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "costs.md"
 RUNS = ("test", "test-slow", "test-browser")
 MOST = 1.25
-"""How much of the table's total a run may cost, at the table's speed."""
+"""A run may cost so many times the table's total, on a machine as fast as the table's."""
 
 _HEAD = """# What the tests cost
 
@@ -40,7 +40,7 @@ slower it is is read off the files themselves (see `slowdown` in tests/helpers/c
 
 @dataclass
 class Cost:
-    """What the tests of a file cost."""
+    """Cost of the tests of a file."""
 
     tests: int = 0
     seconds: float = 0.0
@@ -48,11 +48,11 @@ class Cost:
 
 
 Costs = dict[str, Cost]
-"""By file, such as unit/audio/test_audio.py."""
+"""Costs by file, such as unit/audio/test_audio.py."""
 
 
 def read_runs(files: list[Path]) -> Costs:
-    """Sum up the tests of JUnit files by their file."""
+    """Add up the costs in JUnit files, by the tests' file."""
     costs: Costs = {}
     for file in files:
         for case in ElementTree.parse(file).iter("testcase"):
@@ -69,13 +69,13 @@ def read_runs(files: list[Path]) -> Costs:
 
 
 def read_table(text: str) -> Costs:
-    """The costs that a table states."""
+    """The costs in the text of a table."""
     rows = re.findall(r"^\| ([\w/]+\.py) \| (\d+) \| ([\d.]+) \| (\d+) \|$", text, re.MULTILINE)
     return {name: Cost(int(tests), float(s), int(started)) for name, tests, s, started in rows}
 
 
 def write_table(costs: Costs, machine: str) -> str:
-    """The text of the table, the dearest file first."""
+    """The text of the table, with the slowest file first."""
     lines = [
         f"| {name} | {cost.tests} | {cost.seconds:.1f} | {cost.clusters} |"
         for name, cost in sorted(costs.items(), key=lambda item: (-item[1].seconds, item[0]))
@@ -92,10 +92,10 @@ def total(costs: Costs) -> float:
 
 
 def slowdown(now: Costs, before: Costs) -> float:
-    """How many times slower this machine is than the table's; at least 1.
+    """How many times slower this machine is than the table's machine; at least 1.
 
-    It is the median of what files slowed down by, however dear they are. A few files that grew do
-    not change it, and a machine that is slower changes all of them.
+    It is the median of the ratios of all files that took at least a second. A slower machine
+    changes all ratios. A few files with more or slower tests do not change the median.
     """
     known = [name for name in before if name in now and before[name].seconds >= 1]
     ratios = [now[name].seconds / before[name].seconds for name in known]
@@ -103,7 +103,10 @@ def slowdown(now: Costs, before: Costs) -> float:
 
 
 def growth(now: Costs, before: Costs) -> tuple[float, list[str]]:
-    """How many times the table's total a run cost at the table's speed, and what grew most."""
+    """The ratio of a run's cost to the table's total, and lines on the files that grew most.
+
+    The run's cost is first divided by `slowdown`.
+    """
     slower = slowdown(now, before)
     grown = {
         name: cost.seconds / slower - before.get(name, Cost()).seconds for name, cost in now.items()
@@ -114,13 +117,13 @@ def growth(now: Costs, before: Costs) -> tuple[float, list[str]]:
 
 
 def this_machine() -> str:
-    """Its cores and what they are."""
+    """The number of CPU cores of this machine and their model."""
     found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return f"{os.cpu_count()} cores of {found[1] if found else 'an unknown kind'}"
 
 
 def main() -> int:
-    """Run the command; returns its exit code."""
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=True)
     parser.add_argument("--write", action="store_true", help="write the table anew")
     write = parser.parse_args().write

@@ -1,7 +1,7 @@
-"""Recordings that kill the process that decodes them, as a hole in a decoder would.
+"""Recordings that kill the process that decodes them, as a bug in a decoder could.
 
-The mark lies in a WAV's samples. `sitecustomize`, which Python runs as it starts, puts the hole
-into the processes that decode and into no other; the product knows nothing of it.
+The samples of a WAV contain a mark. Python runs `sitecustomize` when it starts. Ours adds the bug
+to the processes that decode, and to no others. The product has no code for this.
 """
 
 from pathlib import Path
@@ -41,14 +41,14 @@ if any(child in word for child in CHILDREN for word in sys.orig_argv):
 
 
 def hole(folder: Path) -> str:
-    """A folder for PYTHONPATH that makes the processes that decode vulnerable."""
+    """Write a folder for PYTHONPATH that adds the bug to processes that decode; return its path."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(_HOLE)
     return str(folder)
 
 
 def wav(kind: str, codec: str = "PCM_16") -> bytes:
-    """A recording of a second that is deadly where there is a hole."""
+    """A recording of a second that kills a process with the bug, in the way of `MARKS`."""
     import numpy as np
 
     data = bytearray(encode(np.zeros(16_000), 16_000, codec=codec))

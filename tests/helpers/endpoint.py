@@ -1,4 +1,4 @@
-"""A running `audiocnn serve`, and load on an endpoint for as long as a test wants it."""
+"""A running `audiocnn serve`, and load on an endpoint while a test runs."""
 
 import asyncio
 import json
@@ -29,14 +29,14 @@ PATIENT = {
     f"RAY_SERVE_{name}_TIMEOUT_S": str(PATIENCE_S)
     for name in ("PROXY_READY_CHECK", "PROXY_HEALTH_CHECK", "HAPROXY_STARTUP")
 }
-"""Variables for Ray Serve: on a busy machine, its own limits take a proxy that starts for dead."""
+"""Variables for Ray Serve. By default it counts a proxy that starts slowly as dead."""
 
 
 @contextmanager
 def haproxy_ends(folder: Path) -> Iterator[dict[str, str]]:
-    """Variables for a cluster of the block whose HAProxy ends with it, by its own process id.
+    """Yield variables for a cluster, and end its HAProxy after the block, by its process id.
 
-    Ray ends HAProxy where Serve is shut down, and leaves it where a cluster is stopped.
+    Ray ends HAProxy when Serve is shut down, but not when a cluster is stopped.
     """
     script = folder / "haproxy"
     script.write_text(
@@ -54,7 +54,7 @@ def haproxy_ends(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def load(port: int, request: bytes, clients: int) -> Iterator[Outcome]:
-    """So many clients ask again and again while the block runs; what became of it so far."""
+    """Let so many clients send requests while the block runs. Yield the outcome so far."""
     outcome, over = Outcome(), threading.Event()
     asking = closed_loop(port, request, clients, math.inf, until=over.is_set, outcome=outcome)
     with ThreadPoolExecutor(1) as thread:
@@ -67,13 +67,13 @@ def load(port: int, request: bytes, clients: int) -> Iterator[Outcome]:
 
 
 def wait_for_more(outcome: Outcome, count: int) -> None:
-    """Wait until so many more requests were answered well."""
+    """Wait until so many more requests have got status 200."""
     enough = outcome.counts[200] + count
     wait_until(lambda: outcome.counts[200] >= enough, lambda: outcome.counts)
 
 
 def answer_of(raw: socket.socket) -> bytes:
-    """What comes over a connection, up to the end of a short JSON document."""
+    """Return the bytes that a connection receives, up to the end of a short JSON document."""
     raw.settimeout(PATIENCE_S)
     found = b""
     with suppress(OSError):
@@ -83,7 +83,7 @@ def answer_of(raw: socket.socket) -> bytes:
 
 
 class Endpoint:
-    """The command, from when it answers to when it is closed."""
+    """A running `audiocnn serve` that answers requests, until it is closed."""
 
     def __init__(self, bundle: Path, *options: str, **environment: str) -> None:
         self.port, self.metrics_port = free_ports(2)
@@ -98,7 +98,7 @@ class Endpoint:
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        wait_until(lambda: self.saw("answers;") or self.process.poll() is not None, self._told)
+        wait_until(lambda: self.saw("described at") or self.process.poll() is not None, self._told)
         assert self.process.poll() is None, self.said
 
     def _read(self) -> None:
@@ -112,15 +112,15 @@ class Endpoint:
         return any(text in line for line in self.said)
 
     def wait_for(self, text: str) -> None:
-        """Wait until it has said something."""
+        """Wait until it has printed a text."""
         wait_until(lambda: self.saw(text), self._told)
 
     def interrupt(self) -> None:
-        """Do to it what Ctrl-C would."""
+        """Send SIGINT, as Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
 
     def wait(self) -> None:
-        """Wait until it has ended and all that it said is here."""
+        """Wait until it has ended and all its output has been read."""
         self.process.wait(PATIENCE_S)
         self._reader.join(PATIENCE_S)
 
@@ -143,11 +143,11 @@ class Endpoint:
             return error.code, json.loads(error.read())
 
     def load(self, request: bytes, clients: int) -> AbstractContextManager[Outcome]:
-        """As `load`, on this one."""
+        """Call `load` for this endpoint."""
         return load(self.port, request, clients)
 
     def begin(self, path: str, body: bytes) -> socket.socket:
-        """Ask, but for the body's last byte; a replica has begun to read it and waits for that."""
+        """Send a request without its last byte, once a replica has begun to read it."""
         request = post(self.port, path, body, {"Expect": "100-continue"})
         head = request.index(b"\r\n\r\n") + 4
         connection = socket.create_connection(("127.0.0.1", self.port))

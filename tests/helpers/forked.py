@@ -1,7 +1,7 @@
-"""`audiocnn` commands in a fork of a process that has its imports behind it: fast to start.
+"""Run `audiocnn` commands in forks of a process that has imported the modules: they start fast.
 
-Run as a script, it is that process: it imports the modules of its command line, then answers each
-line of JSON on its standard input with one on its standard output.
+Run as a script, this file is that process. It imports the modules that its command line names. Then
+it answers each line of JSON on its standard input with a line on its standard output.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a command left: like subprocess.CompletedProcess, and the modules it had imported."""
+    """Result of a command: subprocess.CompletedProcess and the names of the imported modules."""
 
     returncode: int
     stdout: str
@@ -26,7 +26,7 @@ class Done:
 
 
 class Forked:
-    """A process that has imported the command line and some modules more."""
+    """A process that has imported the command line and more modules."""
 
     def __init__(self, *modules: str) -> None:
         self._process = subprocess.Popen(
@@ -85,7 +85,7 @@ def _answer(arguments: list[str], cwd: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder: its modules have names of their own
+    sys.path.pop(0)  # this folder: its modules would hide others of the same names
     for module in sys.argv[1:]:
         __import__(module)
     for line in sys.stdin:

@@ -1,8 +1,8 @@
-"""A gate that a job stops at until the test opens it: it cannot end before it is killed.
+"""A gate where a job waits until the test opens it, so that it does not end before it is killed.
 
-`sitecustomize`, which Python runs as it starts, wraps two functions in the processes of the job:
-the one that puts a finished part in its place, and the one that trains an epoch. The product does
-not know of it. Ray, which would wait for its own node for 30 s, waits for as long as tests do.
+Python runs `sitecustomize` when it starts. Ours wraps two functions in the processes of the job:
+one moves a finished part to its place, the other trains an epoch. It also makes Ray wait for its
+own node for 600 s instead of 30 s. The product has no code for this.
 """
 
 import os
@@ -136,7 +136,7 @@ if FOLDER:
 
 
 class Gate:
-    """Closed when made. `environment` is for the job; the processes it starts inherit it."""
+    """A gate, closed at first. `environment` is for the job; its child processes inherit it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -146,29 +146,29 @@ class Gate:
         self.let(0)
 
     def let(self, count: int) -> None:
-        """Let so many parts pass in all, or train so many epochs."""
+        """Let this many parts pass in total, or this many epochs be trained."""
         new = self._limit.with_suffix(".new")
         new.write_text(str(count))
         new.replace(self._limit)
 
     def open(self) -> None:
-        """Let everything pass from now on."""
+        """Let all parts and epochs pass from now on."""
         self.let(1 << 40)
 
     @property
     def passed(self) -> int:
-        """How many parts have passed so far, counting every run of the job."""
+        """Number of parts that have passed so far, in all runs of the job."""
         return self._passed.stat().st_size if self._passed.exists() else 0
 
 
 FRONT_END, WORKER = "audiocnn.features.extractor_child", "MapWorker"
-"""What the processes of `ingest` and `label` have in their command lines."""
+"""Texts in the command lines of the processes of `ingest` and `label`."""
 
 
 class Job:
-    """A command that waits at a gate of its own; what it says is kept in files.
+    """A command that waits at its own gate. Its output is written to files.
 
-    With AUDIOCNN_PATIENCE_S it waits so long for a store that is away.
+    AUDIOCNN_PATIENCE_S is the time in seconds that it waits for a store that does not answer.
     """
 
     def __init__(self, folder: Path, *command: object, **environment: str) -> None:
@@ -185,33 +185,33 @@ class Job:
 
     @property
     def out(self) -> str:
-        """What it has written to its standard output."""
+        """The standard output so far."""
         return self._said[0].read_text(errors="replace")
 
     @property
     def err(self) -> str:
-        """What it has written to its standard error."""
+        """The standard error so far."""
         return self._said[1].read_text(errors="replace")
 
     @property
     def told(self) -> str:
-        """Both."""
+        """The standard output and the standard error so far."""
         return self.out + self.err
 
     def wait_until(self, happened: Callable[[], object]) -> None:
-        """Wait for something. Raises AssertionError where the job ends before."""
+        """Wait until something happens. Raises AssertionError if the job ends before."""
         wait_until(lambda: happened() or self.process.poll() is not None, lambda: self.told)
         assert self.process.poll() is None, f"{self.process.returncode}: {self.told}"
 
     def end(self, meanwhile: Callable[[], object] = lambda: None) -> int:
-        """Wait until it ends by itself, and do something again and again; returns its code."""
+        """Wait until it ends by itself, and return its exit code. Call `meanwhile` repeatedly."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         wait_until(lambda: (meanwhile(), self.process.poll())[1] is not None, lambda: self.told)
         return self.process.returncode
 
     def tell(self, text: str) -> None:
-        """Write a line to its standard input, and wait until it says that this is done."""
+        """Write a line to its standard input, and wait until it prints that this is done."""
         assert self.process.stdin is not None
         done = f"done: {text}\n"
         before = self.out.count(done)
@@ -220,24 +220,24 @@ class Job:
         self.wait_until(lambda: self.out.count(done) > before)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the whole group, as a terminal does."""
+        """Send a signal to the whole process group, as a terminal does."""
         self._started = psutil.Process(self.process.pid).children(recursive=True)
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """Kill the whole group. What it has started ends a moment later."""
+        """Kill the whole process group. Other processes that it started end a moment later."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
     def wait_until_gone(self) -> None:
-        """Wait until what a killed one had started has ended too."""
+        """Wait until all processes that it had started before a signal have ended."""
         wait_until(lambda: not any(map(_runs, self._started)))
 
     def kill_one(self, kind: str, chance: random.Random) -> None:
-        """Kill one of its processes of a kind, once there are such.
+        """Wait until the job has processes of this kind, and kill one of them.
 
-        A worker loses one front end at most: what ends two of them at one recording is blamed on
-        the recording.
+        A worker loses at most one front end: if two end at the same recording, the job counts the
+        recording as failed.
         """
         self.wait_until(lambda: self._struck(kind, chance))
 
@@ -255,7 +255,7 @@ class Job:
         return False
 
     def close(self) -> None:
-        """End whatever is left of it."""
+        """Kill the job and the processes that it started."""
         if self.process.poll() is None:
             self.kill()
         for process in self._started:
@@ -264,7 +264,7 @@ class Job:
 
 
 Start = Callable[..., Job]
-"""The fixture `start` of the kills: a job in a folder of the test's."""
+"""Type of the fixture `start` of tests/integration/kills, which starts a job."""
 
 
 def _runs(process: psutil.Process) -> bool:
@@ -303,4 +303,7 @@ job.join()
 sys.stdout.flush()
 os._exit(0 if ended else 1)  # Ray's own exit handlers ask for nodes that are gone
 """
-"""A verb on two nodes. Told `remove`, the second one is killed; told `add`, another one comes."""
+"""A program that runs a verb on two nodes.
+
+The line `remove` on its standard input kills the second node. The line `add` starts another one.
+"""

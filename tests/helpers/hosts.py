@@ -1,7 +1,7 @@
-"""Hosts with addresses and disks of their own, on this machine: network and mount namespaces.
+"""Hosts on this machine, each with its own address and disk: network and mount namespaces.
 
-They need root and `ip`; each sees the code, which an image would bring, and none of what another
-one writes.
+They need root and `ip`. Each host sees the code, which an image would contain on a real host. No
+host sees the files that another host writes.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ mkdir -p {own} {home} && mount -t tmpfs tmpfs {own} && mount -t tmpfs tmpfs {hom
 
 
 def require_namespaces() -> None:
-    """Skip the test where none can be made."""
+    """Skip the test if this process cannot make namespaces."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and `ip`")
     probe = subprocess.run(["unshare", "-n", "-m", "true"], capture_output=True, check=False)
@@ -43,12 +43,12 @@ def require_namespaces() -> None:
 
 
 class Network:
-    """A bridge, and a host behind each of its ports, for as long as the block lasts."""
+    """A bridge with a host behind each of its ports. It exists while the block runs."""
 
     def __init__(self, hosts: int) -> None:
         mine = uuid.uuid4()
         self._name = f"ac{mine.hex[:6]}"
-        net = f"10.{64 + mine.bytes[0] % 64}.{mine.bytes[1]}"  # not a killed test's
+        net = f"10.{64 + mine.bytes[0] % 64}.{mine.bytes[1]}"  # random: a killed test may leave one
         self.gateway = f"{net}.254"
         self.addresses = [f"{net}.{number + 1}" for number in range(hosts)]
         self._home = f"/run/audiocnn-{self._name}"
@@ -77,7 +77,7 @@ class Network:
         Path(self._home).rmdir()
 
     def start(self, number: int, *command: object, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a command on a host, whose disk is empty but for the code."""
+        """Start a command on a host. The disk of the host has only the code."""
         home = self._home
         here = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
         script = _INSIDE.format(own=_OWN, home=home)
@@ -94,7 +94,7 @@ class Network:
         return process
 
     def kill(self, number: int) -> None:
-        """Pull the plug of a host: SIGKILL to all that runs on it."""
+        """Send SIGKILL to all processes of a host, as if its power failed."""
         listed = subprocess.run(
             ["ip", "netns", "pids", f"{self._name}-{number}"],
             capture_output=True, text=True, check=False,
@@ -113,7 +113,7 @@ def _ip(*arguments: str) -> None:
 
 
 class Relay:
-    """Lets hosts reach a port of this machine's loopback by the bridge's address."""
+    """A server at the bridge's address that connects hosts to a port of this machine's loopback."""
 
     def __init__(self, address: str, port: int) -> None:
         self._address, self._port = address, port
@@ -125,7 +125,7 @@ class Relay:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def close(self) -> None:
-        """Let nobody pass any more."""
+        """Close the server and all its connections."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop)
 
     async def _end(self) -> None:
@@ -160,7 +160,7 @@ class Cluster:
     network: Network
     environment: dict[str, str]
     of_head: tuple[str, ...] = ()
-    """More that `ray start` is told there."""
+    """More options of `ray start` on the head."""
 
     @property
     def head(self) -> str:
@@ -181,25 +181,25 @@ class Cluster:
 
         def is_there() -> bool:
             nonlocal process
-            if process.poll() is not None:  # on a slow machine `ray start` loses its patience
+            if process.poll() is not None:  # on a slow machine `ray start` gives up
                 process = self.network.start(number, *start, **self.environment)
             return mine in self.nodes()
 
         wait_until(is_there)
 
     def lose(self, number: int) -> None:
-        """Pull a host's plug, and wait until the head has seen it."""
+        """Kill all processes of a host, and wait until the head knows that it is lost."""
         node = self._node(number)
         self.network.kill(number)
         wait_until(lambda: self._is_gone(node))
 
     def replace(self, number: int) -> None:
-        """Lose a host, and bring another one with its address."""
+        """Lose a host, and start another one at the same address."""
         self.lose(number)
         self.add(number)
 
     def drain(self, number: int, seconds: int) -> None:
-        """Announce that a host goes so soon, as spot markets do, and wait until it is time."""
+        """Announce, as spot markets do, that a host ends in so many seconds. Wait until then."""
         node = self._node(number)
         self.run(
             "ray", "drain-node", f"--address={self.head}:6379", f"--node-id={node}",
@@ -210,7 +210,7 @@ class Cluster:
         wait_until(lambda: time.time() > deadline or self._is_gone(node))
 
     def _node(self, number: int) -> str | None:
-        """The id of a host; None where it has ended by itself, as a drained one may."""
+        """The node id of a host; None if it has ended by itself, as a drained host may."""
         there = dict[str, str]()
         wait_until(lambda: there or there.update(self.nodes()))
         return there.get(self.network.addresses[number])
@@ -220,7 +220,7 @@ class Cluster:
         return bool(there) and node not in there.values()
 
     def run(self, *command: object) -> None:
-        """Run a command of this installation, from this machine, with the cluster's token."""
+        """Run a command of this installation on this machine, with the cluster's token."""
         first, *rest = map(str, command)
         done = subprocess.run(
             [BIN / first, *rest],
@@ -230,9 +230,10 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def nodes(self) -> dict[str, str]:
-        """Ids of the hosts that are alive, by address; of two with the same one the younger's.
+        """The node ids of the hosts that are alive, by address.
 
-        None while the head does not answer.
+        If two have the same address, it is the id of the host that started later. The result is
+        empty while the head does not answer.
         """
         try:
             found = self._said_by("/api/v0/nodes?detail=1")["data"]["result"]["result"]
@@ -242,7 +243,7 @@ class Cluster:
         return {node["node_ip"]: node["node_id"] for node in found if node["state"] == "ALIVE"}
 
     def replicas(self) -> int:
-        """Copies of the endpoint that run."""
+        """Number of replicas of the endpoint that run on hosts that are alive."""
         try:
             found = self._said_by("/api/serve/applications/")["applications"]["audiocnn"]
             copies = found["deployments"]["Endpoint"]["replicas"]
@@ -252,7 +253,7 @@ class Cluster:
         return sum(one["state"] == "RUNNING" and one["node_id"] in alive for one in copies)
 
     def ask(self, key: str = "", host: int = 0) -> int:
-        """The status of a host's answer about the model; 0 for none."""
+        """The HTTP status of /v1/model on a host; 0 if it does not answer."""
         url = f"http://{self.network.addresses[host]}:8000/v1/model"
         return status(url, **({"x-api-key": key} if key else {}))
 
@@ -260,7 +261,7 @@ class Cluster:
         return read_json(f"{self.dashboard}{path}", Authorization=f"Bearer {TOKEN}")
 
     def submit(self, *command: object, meanwhile: Callable[["Said"], None] | None = None) -> str:
-        """Run a verb as a job, and something while it runs; returns what it said."""
+        """Run a verb as a job, and call `meanwhile` while it runs. Return the job's output."""
         running = subprocess.Popen(
             [AUDIOCNN, "submit", f"--address={self.dashboard}", *map(str, command)],
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -278,7 +279,7 @@ class Cluster:
 
 
 class Said:
-    """What a command says, while it says it."""
+    """The output of a command, which can be read while the command runs."""
 
     def __init__(self, running: subprocess.Popen[str]) -> None:
         self._running, self._lines = running, list[str]()
@@ -286,11 +287,11 @@ class Said:
         self._reader.start()
 
     def count(self, text: str) -> int:
-        """In how many lines a text is."""
+        """Number of lines that contain a text."""
         return sum(text in line for line in self._lines)
 
     def until(self, happened: Callable[[], object]) -> None:
-        """Wait for something to happen while the command runs."""
+        """Wait until something happens. Raises AssertionError if the command ends before."""
 
         def happened_or_over() -> bool:
             over = self._running.poll() is not None
@@ -302,7 +303,7 @@ class Said:
         wait_until(happened_or_over, lambda: "".join(self._lines))
 
     def to_the_end(self) -> str:
-        """All of it."""
+        """Wait until the command ends, and return its whole output."""
         try:
             self._running.wait(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -318,7 +319,7 @@ class Said:
 
 @contextmanager
 def running_cluster(s3: SeaweedFS, *, redis: bool = False, **environment: str) -> Iterator[Cluster]:
-    """Three hosts that reach a bucket; with `redis` on a fourth, which remembers for the head."""
+    """A head and two hosts that reach a bucket. With `redis`, a fourth keeps the head's state."""
     require_namespaces()
     with Network(4) as network, closing(Relay(network.gateway, s3.ports["s3"])) as relay:
         given = {
@@ -327,7 +328,7 @@ def running_cluster(s3: SeaweedFS, *, redis: bool = False, **environment: str) -
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
-            # A lost host is told from a slow one after five looks: these follow each other closely.
+            # Ray counts a host as lost after five failed checks: check often.
             "RAY_health_check_period_ms": "500",
             **PATIENT,
             **environment,
@@ -337,7 +338,7 @@ def running_cluster(s3: SeaweedFS, *, redis: bool = False, **environment: str) -
             options = ["--protected-mode", "no", "--requirepass", TOKEN, "--dir", _OWN]
             network.start(3, "redis-server", *options)
             of_head = (f"--redis-password={TOKEN}",)
-            # As KubeRay sets them: nodes wait for the next head.
+            # These are KubeRay's settings: nodes wait for the next head.
             given["RAY_REDIS_ADDRESS"] = f"{network.addresses[3]}:6379"
             given["RAY_external_storage_namespace"] = "audiocnn"
             given["RAY_gcs_rpc_server_reconnect_timeout_s"] = "600"

@@ -1,10 +1,10 @@
-"""What each earlier format of bundles, features and labels is kept of, and how one is made.
+"""Make a folder of tests/contract/kept: a bundle, features and labels of an earlier version.
 
     git worktree add ../old COMMIT
     PYTHONPATH=../old .venv/bin/python tests/helpers/kept.py 2026-12-31
 
-The verbs of the code at COMMIT run on sounds in an S3 server of their own, and write to
-/tmp/sounds: so nothing that they write names a folder of this machine.
+The verbs of the code at COMMIT read sounds from an S3 server of their own, and write to
+/tmp/sounds. So their files contain no other path of this machine.
 """
 
 import io
@@ -39,7 +39,7 @@ _MODEL = ["--stages", "1", "1", "1", "1", "--channels", "2", "--epochs", "20", "
 
 
 def sound(kind: str, pitch_hz: int, seconds: float) -> bytes:
-    """A WAV of whole numbers, so that it is the same to the last bit wherever it is made."""
+    """A WAV computed with integers, so that it has the same bytes on every machine."""
     n = np.arange(round(seconds * _RATE))
     samples = {
         "click": np.where(n * pitch_hz % _RATE < pitch_hz, 12_000, 0),
@@ -56,12 +56,12 @@ def sound(kind: str, pitch_hz: int, seconds: float) -> bytes:
 
 
 def known_sound() -> bytes:
-    """What each kept bundle was asked about."""
+    """The recording for which `known.json` has the prediction of each kept bundle."""
     return sound("saw", 333, 2.5)
 
 
 def put_sounds(client: Any) -> None:
-    """Put the corpus and the bucket that everything was made of into an S3 server, once."""
+    """Write the corpus and the bucket of all kept files to an S3 server, if they are not there."""
     if any(bucket["Name"] == "sounds" for bucket in client.list_buckets()["Buckets"]):
         return
     client.create_bucket(Bucket="sounds")
@@ -85,9 +85,9 @@ def _sounds() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Make what is kept of the code that Python finds."""
+    """Make a folder of tests/contract/kept with the code that Python imports."""
     to = KEPT / sys.argv[1]
-    # Of this version, whatever version Python finds.
+    # From this checkout, because Python imports the modules of the other one.
     server = runpy.run_path(str(ROOT / "benchmarks" / "seaweed.py"))["SeaweedFS"]()
     try:
         _PLACE.mkdir()
@@ -119,7 +119,7 @@ def _run_verbs() -> None:
         from audiocnn.model.bundle import recalibrate
         from audiocnn.model.calibration import Calibration
 
-        thresholds = (0.3, 0.99, 0.3)  # one that is not always reached
+        thresholds = (0.3, 0.99, 0.3)  # 0.99 is not always reached
         recalibrate(str(_PLACE / "bundle"), Calibration(temperature=1.5, thresholds=thresholds))
     label = ["label", BUCKET, "--bundle", "bundle", "--to", "labels", "--workers", "1", "--top-k"]
     if not _has("labelset"):

@@ -1,4 +1,4 @@
-"""Tests of `label` share a small bucket, options of a run, and sums that must add up."""
+"""Helpers of the tests of `label`: a small bucket, options of a run, checks of the results."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def sound(seed: int, seconds: float = 1.0, container: str = "flac") -> bytes:
 
 
 def fill_bucket(folder: Path) -> Path:
-    """Sixty recordings, three of them none, and two other files."""
+    """Write 60 recordings, 3 of which cannot be read, and two other files; return the folder."""
     for index in range(60):
         path = folder / f"{index % 3}" / f"{index:03d}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ def fill_bucket(folder: Path) -> Path:
 
 
 def options(bucket: Path, bundle: Path, to: Path, **others: Any) -> Label:
-    """Options of a run; one worker is quick to start."""
+    """Options of a run with one worker, which starts fast."""
     return Label(bucket=str(bucket), bundle=str(bundle), to=str(to), **{"workers": 1, **others})
 
 
 def rows(to: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """What any reader of the parts finds, by recording; fails where one is there twice."""
+    """The rows of all parts by recording. Fails if a window is there twice."""
     found: dict[str, list[tuple[Any, ...]]] = {}
     query = f"SELECT uri, start_s, end_s, label, score, version FROM '{to}/parts/*.parquet'"
     for uri, *row in duckdb.sql(query).fetchall():

@@ -1,8 +1,8 @@
-"""Label Studio's own SDK on what we export for it: run by its own environment's Python.
+"""Check our export for Label Studio with its own SDK, in an environment of its own.
 
-    .venv/label-studio/bin/python tests/label_studio.py FOLDER
+    .venv/label-studio/bin/python tests/helpers/label_studio.py FOLDER
 
-Prints the URIs of the tasks; leaves with an error where the SDK refuses something.
+It prints the URIs of the tasks, and ends with an error if the SDK refuses something.
 """
 
 import json
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     tasks = json.loads((folder / "label_studio.json").read_bytes())
     for task in tasks:
         TaskValue(**task)
-        # Apart: its check of whole tasks calls its own checks of predictions without arguments.
+        # Without the predictions: validate_task calls their checks without the needed arguments.
         assert interface.validate_task({"data": task["data"]})
         for prediction in task["predictions"]:
             assert interface.validate_prediction(prediction, return_errors=True) == []

@@ -1,4 +1,4 @@
-"""The objects that cluster/kuberay makes, as Kubernetes would get them."""
+"""The objects of cluster/kuberay as kubectl would send them to Kubernetes."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ each_overlay = pytest.mark.parametrize("overlay", GPU)
 
 @cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
-    """The objects that `kubectl apply -k` would send."""
+    """The objects that `kubectl apply -k` would send for an overlay of `GPU`."""
     kubectl = Path(sys.executable).with_name("kubectl")
     folder, _, fault_tolerant = overlay.partition(", ")
     with tempfile.TemporaryDirectory() as mine:
@@ -45,7 +45,7 @@ def of_kind(overlay: str, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def clusters(overlay: str) -> dict[str, dict[str, Any]]:
-    """The specs of all Ray clusters, by kind and name."""
+    """The specs of all Ray clusters by 'KIND NAME', also of those in a RayJob or RayService."""
     where = {"RayCluster": (), "RayJob": ("rayClusterSpec",), "RayService": ("rayClusterConfig",)}
     found = {}
     for kind, path in where.items():
@@ -58,7 +58,7 @@ def clusters(overlay: str) -> dict[str, dict[str, Any]]:
 
 
 def templates(overlay: str) -> dict[str, dict[str, Any]]:
-    """The templates of all pods, with the autoscaler where KubeRay puts it."""
+    """The templates of all pods. Those of heads have the autoscaler that KubeRay adds."""
     found = {}
     for name, cluster in clusters(overlay).items():
         found[f"{name}: head"] = head = copy.deepcopy(cluster["headGroupSpec"]["template"])

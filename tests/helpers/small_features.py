@@ -1,4 +1,4 @@
-"""Features without ingest: windows by their number, in parts of unlike sizes."""
+"""Features written without ingest: numbered windows in parts of different sizes."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from helpers.common import SMALL
 
 
 def write_features(folder: str) -> FeatureSet:
-    """90 windows of two classes and three folds in 9 parts; each begins with its number."""
+    """Write 90 windows of two classes and three folds in 9 parts. Each begins with its number."""
     columns = schema(SMALL)
     number, parts = 0, {}
     for part in range(9):

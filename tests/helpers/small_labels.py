@@ -1,4 +1,4 @@
-"""Folders of labels without Ray: of real sounds, or of rows as a test wants them."""
+"""Write folders of labels without Ray: from real sounds, or from rows that a test gives."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from audiocnn.storage.listing import list_files
 
 
 def write_notes(to: str, bucket: str, predictor: Predictor, bundle: str, **changes: Any) -> None:
-    """What `label` writes beside its parts."""
+    """Write `labels.json` and `summary.json` beside the parts, as `label` does."""
     made_with = {
         "bundle": predictor.bundle.fingerprint,
         "features": predictor.bundle.feature.fingerprint,
@@ -42,7 +42,7 @@ def write_notes(to: str, bucket: str, predictor: Predictor, bundle: str, **chang
 
 
 def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> None:
-    """Labels of a folder of sounds, in parts of ten recordings, as the job makes them."""
+    """Label a folder of sounds, in parts of ten recordings, as the job does."""
     score = Scorer(predictor, embeddings=True).score
     found = [
         Entry(recording=Recording(uri=f.uri, size=f.size, version=f.version), wrong=None)
@@ -58,7 +58,7 @@ def label_bucket(to: str, bucket: str, predictor: Predictor, bundle: str) -> Non
 
 
 def write_parts(to: Path, rows: Sequence[dict[str, Any]], parts: int = 3) -> None:
-    """Rows as parts of labels, recordings whole; what a row does not say is filled in."""
+    """Write rows, completed by `filled`, as parts of labels. A recording is in one part only."""
     size = next((len(row["embedding"]) for row in rows if "embedding" in row), None)
     uris = list(dict.fromkeys(row["uri"] for row in rows))
     (to / "parts").mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def write_parts(to: Path, rows: Sequence[dict[str, Any]], parts: int = 3) -> Non
 
 
 def filled(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with what a test does not care for."""
+    """The row, with default values for the fields that it lacks."""
     plain = {"version": "v", "end_s": row["start_s"] + 1.0, "bundle": "f00d", "score": 0.5}
     row = {**plain, "label": "dog", **row}
     best = {"label": row["label"], "score": row["score"]}

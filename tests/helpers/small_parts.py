@@ -1,4 +1,4 @@
-"""Real parts of features and of labels, as a run that is no more left them."""
+"""Real parts of features and of labels, as if an earlier run had left them."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ _EMPTY = AudioError("empty", "no bytes")
 
 
 def features_part(to: Path) -> Path:
-    """Write a part of features, of one clip that failed; returns its path."""
+    """Write a part of features with one clip that failed, and return its path."""
     item = {"clip_id": "a", "uri": "a.wav", "fold": 1, "key": "f00d"}
     path = to / part_name(SMALL, [item])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def features_part(to: Path) -> Path:
 
 
 def left_behind(path: Path) -> Path:
-    """Write half of a file under a path, as a process of another machine left it long ago."""
+    """Write an incomplete file with an old date, as if another machine had left it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"half of a file")
     os.utime(path, (0, 0))
@@ -35,7 +35,7 @@ def left_behind(path: Path) -> Path:
 
 
 def labels_part(to: Path, bundle: Path, listing: str = "0000aaaa") -> Path:
-    """Write a part of labels, likewise."""
+    """Write a part of labels with one recording that failed, and return its path."""
     path = to / labels_part_name(listing, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     with LabelWriter(str(path), Bundle.read(str(bundle)), 1) as writer:

@@ -1,4 +1,4 @@
-"""Files of somebody else, named like a job's own: none of them may be lost or changed."""
+"""Files that no job wrote, but with names like those of a job. No job may change them."""
 
 from pathlib import Path
 
@@ -35,11 +35,11 @@ NAMES = (
     "clips/deep/0001.wav",
     "bucket.old/0001.wav",
 )
-"""Paths below an output that no verb writes, and that look as if one did."""
+"""Paths below an output. No verb writes them, but they look as if one did."""
 
 
 def plant(folder: Path, names: tuple[str, ...] = NAMES) -> dict[str, bytes]:
-    """Write a stranger's file under each name; returns them by path."""
+    """Write a file under each name. Return the contents by name."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,5 +48,5 @@ def plant(folder: Path, names: tuple[str, ...] = NAMES) -> dict[str, bytes]:
 
 
 def found(folder: Path, names: tuple[str, ...] = NAMES) -> dict[str, bytes]:
-    """What is there now under these names."""
+    """The contents, by name, of the files that exist under these names."""
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}

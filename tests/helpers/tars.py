@@ -1,4 +1,4 @@
-"""Tar shards as Python, and so WebDataset's own writer, makes them."""
+"""Tar shards, written by Python's tarfile as WebDataset's own writer does it."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""What `cluster/watching/` asks of Prometheus, and what there is to ask for."""
+"""The PromQL expressions of `cluster/watching/`, and the metrics that exist."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_s
 
 
 def ours() -> dict[str, set[str]]:
-    """The names that our metrics have in Prometheus, each with its labels."""
+    """The names of our metrics in Prometheus, each with its labels."""
     found: dict[str, set[str]] = {}
     for path in (
         ROOT / "serve" / "deploy" / "ray_metrics.py",
@@ -38,7 +38,7 @@ def ours() -> dict[str, set[str]]:
 
 
 def rays() -> set[str]:
-    """The names that Ray's own Grafana dashboards ask for, and what Serve says of applications."""
+    """The names of the metrics in Ray's own Grafana dashboards, and of Serve's applications."""
     ray_folder = Path(ray.__file__).parent
     folder = ray_folder / "dashboard" / "modules" / "metrics" / "dashboards"
     texts = [path.read_text() for path in folder.glob("*.py")]
@@ -48,7 +48,7 @@ def rays() -> set[str]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """The names of metrics that a text has."""
+    """The names of Ray's and the autoscaler's metrics in a text."""
     return set(re.findall(r"\b(?:ray|autoscaler)_[a-z_]+", text))
 
 

@@ -217,14 +217,14 @@ def _check(file: BinaryIO) -> Mp3:
     """Count an MP3's frames. Raises AudioError: decode if it has none, empty, truncated."""
     mp3 = read_mp3(file)
     if mp3 is None:
-        raise AudioError("decode", "no MP3 frames follow each other in it")
+        raise AudioError("decode", "it has no two consecutive MP3 frames")
     if mp3.frames == 0:
-        raise AudioError("empty", "the file has no frame of sound")
+        raise AudioError("empty", "it has no MP3 frame with sound")
     if not mp3.whole:
         length = file.seek(0, io.SEEK_END)
         raise AudioError(
             "truncated",
-            f"{mp3.frames} whole MP3 frames end at byte {mp3.end} of {length}, and none begins "
-            "there",
+            f"{mp3.frames} whole MP3 frames end at byte {mp3.end} of {length}: a frame is "
+            "cut or missing, or other data follows",
         )
     return mp3

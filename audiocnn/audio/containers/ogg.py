@@ -126,7 +126,7 @@ class _Chained:
             frames += link.info.frames
         self.info = replace(infos[0], frames=frames)
         if any(replace(info, frames=frames) != self.info for info in infos):
-            raise AudioError("decode", "its streams have not all one rate and as many channels")
+            raise AudioError("decode", "its streams differ in sample rate or number of channels")
 
     def block_before(self, frame: int) -> int:
         place = bisect_right(self._starts, frame) - 1

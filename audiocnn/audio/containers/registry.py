@@ -86,7 +86,7 @@ def find_container(file: BinaryIO) -> tuple[Container, int]:
     start = behind_id3(file, 0)
     head = read_at(file, start, _HEAD)
     if head[:3] == b"ID3":
-        raise AudioError("unrecognised", f"over {MOST_TAGS} ID3 tags stand in front of it")
+        raise AudioError("unrecognised", f"it begins with more than {MOST_TAGS} ID3 tags")
     for container in CONTAINERS:
         if container.begins(head):
             return container, start

@@ -156,8 +156,8 @@ def _present(file: BinaryIO, stated: WavHeader, length: int) -> int:
         return present
     raise AudioError(
         "truncated",
-        f"its header says {size} bytes of sound, and {present} bytes follow that header: whether "
-        "they are all sound cannot be told",
+        f"its header states {size} bytes of sound, and {present} bytes follow: it is unclear "
+        "whether all of them are sound",
     )
 
 

@@ -54,7 +54,7 @@ def clip_of_file(
 
 def not_found(uri: str, where: str) -> Rejected:
     """Return the rejected entry of a recording that the file `where` names but that is missing."""
-    detail = f"{where} names it, and it is not there"
+    detail = f"{where} names it, but the file is missing"
     return Rejected(uri=storage.printable(uri), reason="unreadable", detail=detail)
 
 

@@ -20,7 +20,7 @@ _FOLDS = {
     "test": 3, "testing": 3, "eval": 3, "evaluation": 3,
 }  # fmt: skip
 """Fold numbers by folder name, the same numbers as in Speech Commands."""
-_MEND = "a manifest can say otherwise"
+_MEND = "use a manifest to change this"
 _FOLD = re.compile(r"fold[ _-]?(\d{1,4})", re.IGNORECASE)
 
 
@@ -71,15 +71,15 @@ def read_meaning(paths: Iterable[Folders]) -> Meaning:
     said = []
     if fold is not None:
         numbers = sorted({(_fold(path[fold]), path[fold]) for path in paths})
-        said.append("folds are by folder: " + few([f"{n} is {name}" for n, name in numbers]))
+        said.append("the folds are folders: " + few([f"{n} is {name}" for n, name in numbers]))
     elif levels:
         named, others = few(levels[0].folds), few(levels[0].others)
-        said.append(f"{named} are no folds, for {others} is beside them ({_MEND})")
+        said.append(f"{named} are not folds, because they are beside {others} ({_MEND})")
     if outer:
         where = few(outer)
         said.append(f"classes are the innermost folders, the same in each of {where} ({_MEND})")
     elif any(len(rest) > 1 for rest in rests):
-        said.append(f"classes are the outermost folders, whatever folders are in them ({_MEND})")
+        said.append(f"classes are the outermost folders, not the folders inside them ({_MEND})")
     return Meaning(
         passed_over=passed_over, fold=fold, label=-1 if outer else 0, said="; ".join(said) or None
     )
@@ -158,7 +158,7 @@ class FolderPerClass:
         numbered = all(self._number.match(folder) for folder in folders)
         labels = {f: self._number.sub("", f) if numbered else f for f in folders}
         if len(set(labels.values())) < len(folders):
-            raise CorpusError(f"{uri}: two class folders have one name behind their numbers")
+            raise CorpusError(f"{uri}: two class folders have the same name after their numbers")
         esc = [self._esc_name.match(file.path.rsplit("/", 1)[-1]) for file in files]
         named = all(esc)
         for file, path, match in zip(files, paths, esc, strict=True):

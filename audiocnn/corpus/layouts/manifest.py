@@ -56,7 +56,7 @@ class Manifest:
     def _wrong_path(self, base: str, name: str) -> str | None:
         """Return why a manifest in the folder `base` may not name this path, or None."""
         if re.search(r"(^|::)(file|local):", name) or name.startswith("/"):
-            return None if storage.is_local(base) else "a local path, and its manifest is elsewhere"
+            return None if storage.is_local(base) else "a local path, but its manifest is not local"
         normal = posixpath.normpath(name)
         if storage.is_local(name) and (normal in (".", "..") or normal.startswith("../")):
             return "it leads out of the manifest's folder"

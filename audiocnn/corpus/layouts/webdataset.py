@@ -86,7 +86,7 @@ def _samples(members: list[tar_index.Member]) -> dict[str, _Sample]:
 def _entries(tar: StoredFile, key: str, sample: _Sample) -> Iterator[Clip | Rejected]:
     try:
         label, fold, source = _said(sample.labels)
-        wrong = "" if sample.sounds else "a label and no sound"
+        wrong = "" if sample.sounds else "it has a label but no sound"
     except (ValueError, RecursionError) as error:
         wrong = f"no label could be read: {error}"
     if wrong:
@@ -114,11 +114,11 @@ def _said(labels: dict[str, tar_index.Member]) -> tuple[str, str, str]:
     texts = {}
     for extension, member in labels.items():
         if member.text is None:
-            raise ValueError(f"its .{extension} has {member.size} bytes")
+            raise ValueError(f"its .{extension} has {member.size} bytes, which is too long")
         texts[extension] = member.text.decode()
     plain = json.loads(texts.get("json", "{}"))
     if not isinstance(plain, dict):
-        raise ValueError("its .json is no object")
+        raise ValueError("its .json is not an object")
     label = next((plain[name] for name in ("label", "class", "category") if name in plain), None)
     values = (texts.get("cls", label), plain.get("fold"), plain.get("source"))
     if any(isinstance(value, dict | list) for value in values):

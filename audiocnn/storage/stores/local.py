@@ -137,10 +137,10 @@ def open_file(path: str, version: str | None = None) -> BinaryIO:
     no longer has the version that it was opened with.
     """
     if "\0" in path:
-        raise UnreadableError(f"{path!r}: its name is none that a file can have")
+        raise UnreadableError(f"{path!r}: a file name cannot contain a NUL")
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise UnreadableError(f"{path}: {what}")
     return io.BufferedReader(_OneVersion(path, version))
 

@@ -27,7 +27,7 @@ class RangeFile(io.RawIOBase):
         """Set and return the position, without a request. Raises ValueError if it is below 0."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence]
         if start + offset < 0:
-            raise ValueError(f"no position {start + offset}")
+            raise ValueError(f"position {start + offset} is before the start")
         self.at = start + offset
         return self.at
 

@@ -24,8 +24,8 @@ _NO_KEYS = (
     botocore.exceptions.ProfileNotFound,
     botocore.exceptions.CredentialRetrievalError,
 )
-_EXPIRED = "the session's keys have expired; renew them, and the same command goes on"
-_REGION = "the bucket is in another region: set AWS_DEFAULT_REGION to it"
+_EXPIRED = "the session's keys have expired; renew them and run the same command again to continue"
+_REGION = "the bucket is in another region: set AWS_DEFAULT_REGION to that region"
 _MEANS = {
     "NoSuchBucket": "no such bucket at {endpoint}",
     "InvalidAccessKeyId": "access denied: the access key is not known to {endpoint}",
@@ -33,7 +33,7 @@ _MEANS = {
     "ExpiredToken": _EXPIRED,
     "TokenRefreshRequired": _EXPIRED,
     "InvalidToken": "access denied: the session token is not accepted by {endpoint}",
-    "RequestTimeTooSkewed": "access denied: this machine's clock is not that of {endpoint}",
+    "RequestTimeTooSkewed": "access denied: the clocks of this machine and of {endpoint} differ",
     "AccessDenied": "access denied by {endpoint}",
     "403": "access denied by {endpoint}",
     "NoSuchKey": "not found",

@@ -33,7 +33,7 @@ class Context:
         if not beside:
             return self.current()
         if self.beside is None:
-            raise Problem("not-found", "no bundle stands beside: this endpoint was given none")
+            raise Problem("not-found", "this endpoint has no second bundle: start it with --beside")
         return self.beside()
 
 

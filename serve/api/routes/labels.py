@@ -17,7 +17,7 @@ def add(api: FastAPI, context: Context) -> None:
 
     def there() -> Results:
         if context.results is None:
-            raise Problem("not-found", "this endpoint shows no labels: it was given no --labels")
+            raise Problem("not-found", "this endpoint has no labels: start it with --labels")
         return context.results
 
     @api.get(

@@ -27,7 +27,7 @@ def add(api: FastAPI, context: Context) -> None:
     )
     async def _problem(name: str) -> str:
         if name not in KINDS:
-            raise Problem("not-found", f"no problem of this name: {', '.join(KINDS)}")
+            raise Problem("not-found", f"no problem {name!r}; the problems are {', '.join(KINDS)}")
         kind = KINDS[name]
         return f"{kind.status} {kind.title}\n\nWhat to do: {kind.mend}.\n"
 

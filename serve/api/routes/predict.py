@@ -91,4 +91,4 @@ def _from_base64(body: bytes) -> bytes:
         message = 'the body must be {"audio_data": "a recording in base64"}'
         raise Problem("malformed", message) from error
     except (binascii.Error, ValueError) as error:
-        raise Problem("malformed", f"audio_data is no base64: {error}") from error
+        raise Problem("malformed", f"audio_data is not base64: {error}") from error

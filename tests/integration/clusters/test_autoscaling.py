@@ -1,7 +1,7 @@
-"""A cluster whose nodes come when a job wants them, and go when none does: no real GPU in it.
+"""A cluster with an autoscaler: nodes start when a job needs them, and end when it is done.
 
-The provider is Ray's own fake one, which starts raylets of this machine with the resources of the
-nodes that it is asked for.
+The provider is Ray's own fake one. It starts raylets on this machine that declare the resources of
+the requested nodes. So no GPU is real.
 """
 
 import json
@@ -28,7 +28,7 @@ NODES = {
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    """Where a job waits until its nodes were seen."""
+    """A gate where a job waits until the test has seen its nodes."""
     return Gate(tmp_path_factory.mktemp("growing") / "gate")
 
 
@@ -54,7 +54,7 @@ def head(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]
     path = tmp_path_factory.mktemp("autoscaler") / "cluster.json"
     path.write_text(json.dumps(config))
     fake = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-    # The fake provider's nodes look for their head there and nowhere else.
+    # The nodes of the fake provider look for their head only at this address.
     ip = get_node_ip_address()
     there = ("--port=6379", f"--node-ip-address={ip}")
     options = ("--num-cpus=0", f"--autoscaling-config={path}", *there)
@@ -64,13 +64,13 @@ def head(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]
 
 
 def kinds(head: Head) -> Counter[str]:
-    """How many nodes of each kind there are."""
+    """Number of nodes of each kind."""
     told = [node["resources_total"] for node in head.nodes()]
     return Counter("gpu" if n.get("GPU") else "cpu" if n.get("CPU") else "head" for n in told)
 
 
 def run(head: Head, gate: Gate, kind: str, *command: object) -> tuple[str, Counter[str]]:
-    """What a command says, and the most nodes that were seen, one of a kind among them."""
+    """Run a command, and wait for a node of a kind. Return its output, and the nodes seen."""
     gate.let(gate.passed)
     shared = {"RAY_ADDRESS": head.address, "AUDIOCNN_SHARED_DISK": "1"}
     with head.running("audiocnn", *command, **shared) as job:

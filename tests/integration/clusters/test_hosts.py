@@ -1,7 +1,7 @@
-"""The whole line on hosts with addresses and disks of their own, which are drained and killed.
+"""All verbs on hosts with their own addresses and disks, which are drained and killed.
 
-What is in the bucket in the end is what an undisturbed run puts there. Jobs stop at a gate while
-their hosts are disturbed: none is over before.
+The results in the bucket are those of an undisturbed run. Jobs wait at a gate while their hosts are
+disturbed, so that no job ends before.
 """
 
 import random
@@ -48,7 +48,7 @@ def bucket(s3: SeaweedFS) -> str:
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    """Open, but while a host is disturbed."""
+    """A gate that is open, except while a host is disturbed."""
     gate = Gate(tmp_path_factory.mktemp("hosts") / "gate")
     gate.open()
     return gate
@@ -68,7 +68,7 @@ def parts(uri: str) -> int:
 
 @pytest.fixture(scope="module")
 def features(cluster: Cluster, gate: Gate, bucket: str) -> str:
-    """Ingested while one host is drained and gone."""
+    """Features that are ingested while one host is drained and lost."""
 
     def drain(said: Said) -> None:
         said.until(lambda: parts(f"{bucket}/features") == 3)
@@ -100,7 +100,7 @@ TRAIN = ["--recipe", "demo", "--epochs", EPOCHS, "--workers", "3", "--checkpoint
 
 @pytest.fixture(scope="module")
 def model(cluster: Cluster, features: str, bucket: str) -> str:
-    """A bundle of three workers on two hosts that nobody disturbed."""
+    """A bundle, trained by three workers on two hosts without a disturbance."""
     cluster.submit("train", features, "--to", f"{bucket}/model", *TRAIN)
     return f"{bucket}/model"
 
@@ -109,7 +109,7 @@ def model(cluster: Cluster, features: str, bucket: str) -> str:
 def test_a_job_that_loses_its_hosts_gives_what_it_would_have_given(
     cluster: Cluster, gate: Gate, bucket: str, chance: random.Random, thorough: bool
 ) -> None:
-    """One of two kinds of job, drawn by chance; both by `make test-all`."""
+    """A run tries one of two kinds of job, drawn by chance; `make test-all` tries both."""
     jobs = [train_on_lost_hosts, label_on_lost_hosts]
     for job in jobs if thorough else [chance.choice(jobs)]:
         print(job.__name__)
@@ -121,7 +121,7 @@ def train_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
     to = f"{bucket}/disturbed"
 
     def disturb(said: Said) -> None:
-        # A checkpoint is left out while the last one is on its way to the bucket.
+        # No checkpoint is written while the previous one is still being uploaded.
         for epoch in count(1):
             gate.let(epoch)
             said.until(lambda n=epoch: said.count(f"epoch {n:>2}/"))
@@ -130,22 +130,22 @@ def train_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
                 break
         assert epoch < EPOCHS
         cluster.replace(2)
-        said.until(lambda: said.count("going on after epoch") == 1)
+        said.until(lambda: said.count("continuing after epoch") == 1)
         cluster.drain(1, 2)
         cluster.replace(1)
-        said.until(lambda: said.count("going on after epoch") == 2)
+        said.until(lambda: said.count("continuing after epoch") == 2)
         gate.open()
 
     gate.let(0)
     out = cluster.submit("train", f"{bucket}/features", "--to", to, *TRAIN, meanwhile=disturb)
     assert "was lost" in out
-    assert out.count("going on after epoch") == 2
+    assert out.count("continuing after epoch") == 2
     again = read_summary(to)["weights_sha256"]
     assert again == read_summary(f"{bucket}/model")["weights_sha256"]
 
 
 def label_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
-    """One host is drained and one lost for good, and the labels are whole."""
+    """One host is drained, one is lost for good, and the labels are complete."""
 
     def disturb(said: Said) -> None:
         said.until(lambda: parts(f"{bucket}/labels") == 1)
@@ -162,12 +162,12 @@ def label_on_lost_hosts(cluster: Cluster, gate: Gate, bucket: str) -> None:
     cluster.add(1)
     assert f"{CLIPS} listed = {CLIPS} labelled + 0 skipped + 0 failed" in out
     uris = label_set.read_labels(f"{bucket}/labels")["uri"].to_pylist()
-    assert len(set(uris)) == len(uris) == CLIPS  # a window each
+    assert len(set(uris)) == len(uris) == CLIPS  # each has one window
 
 
 @pytest.fixture
 def served(cluster: Cluster, model: str) -> Iterator[None]:
-    """A model is served by a job; stopped, it leaves the cluster as it was."""
+    """Serve a model by a job. Stop the job and Serve after the test."""
     out = cluster.submit(
         "--env", "AUDIOCNN_API_KEYS", "--detach",
         "serve", model, "--host", "0.0.0.0", "--replicas", "3",
@@ -192,7 +192,7 @@ def test_the_endpoint_answers_while_each_host_is_lost(cluster: Cluster) -> None:
         wait_until(lambda: cluster.replicas() == 3)
         before = len(statuses)
         wait_until(lambda: len(statuses) > before + 100)
-    # What a host was answering when its plug was pulled, and no more: a client each time.
+    # Only requests that a lost host was answering fail: four clients, and two hosts.
     assert len(statuses) - statuses.count(200) <= 8, statuses
     assert statuses[before:].count(200) == len(statuses) - before
 
@@ -201,7 +201,7 @@ def test_the_endpoint_answers_while_each_host_is_lost(cluster: Cluster) -> None:
 def test_copies_answer_while_the_head_is_lost(
     cluster: Cluster, s3: SeaweedFS, tmp_path: Path
 ) -> None:
-    """The manifest's endpoint: its copies answer on, and the next head has them."""
+    """The replicas of the manifest's endpoint go on answering, and the next head has them."""
     make_bundle(tmp_path / "bundle")
     service = next(yaml.safe_load_all(MANIFEST.read_text()))
     config = service["spec"]["serveConfigV2"].replace(

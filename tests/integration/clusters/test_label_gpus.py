@@ -1,6 +1,7 @@
-"""Models on GPUs that Ray counts, here CPUs: several of them, too few of them, lost ones.
+"""Labelling with models on GPUs: on shares of one, on too few, and on nodes that are lost.
 
-Labels stop at a gate while a model is lost: recordings that no model has judged are left then.
+Ray only counts the GPUs; the models run on CPUs. Labelling waits at a gate while a model is lost,
+so that some recordings are not scored yet.
 """
 
 import os
@@ -37,12 +38,12 @@ pytestmark = pytest.mark.slow
 Rows = dict[tuple[str, float], tuple[str, float]]
 RECORDINGS, A_PART = 200, 8
 SCORED_AHEAD = 6
-"""Parts that may be whole but for the gate: two workers are at three each."""
+"""Parts that may be scored and wait at the gate: two workers process three each."""
 
 
 @dataclass(kw_only=True)
 class Work:
-    """A bucket to label, and where."""
+    """A bucket to label, a bundle, and the cluster."""
 
     bucket: Path
     bundle: Path
@@ -53,7 +54,7 @@ class Work:
         return Label(bucket=str(self.bucket), bundle=str(self.bundle), to=str(to), **others)
 
     def gpu_nodes(self, count: int) -> list[Node]:
-        """Have so many nodes, each with one GPU."""
+        """Add or remove nodes until there are so many, each with one GPU; return them."""
         there = list(self.cluster.worker_nodes)
         for node in there[count:]:
             self.cluster.remove_node(node, allow_graceful=False)
@@ -67,7 +68,7 @@ class Work:
 
     @contextmanager
     def labelling(self, to: Path, models: int) -> Iterator["Running"]:
-        """Label with so many models, of which one has judged; after the block, to the end."""
+        """Label with so many models. The block runs once a part is done; then the job ends."""
         options, before = self.options(to, gpu=True, models=models), self.gate.passed
         self.gate.let(before + 1)
         with ThreadPoolExecutor() as pool:
@@ -82,13 +83,13 @@ class Work:
 
 @dataclass
 class Running:
-    """Labels that are being made."""
+    """A running job of `label`."""
 
     job: Future[Any]
     to: Path
     gate: Gate
     before: int
-    """Parts that passed the gate for others."""
+    """Number of parts of earlier jobs that passed the gate."""
 
     @property
     def parts(self) -> int:
@@ -100,22 +101,22 @@ class Running:
         return self.parts + SCORED_AHEAD < RECORDINGS / A_PART
 
     def let(self, parts: int) -> None:
-        """Let so many parts be done."""
+        """Let so many parts of this job pass the gate."""
         self.gate.let(self.before + parts)
 
     def wait(self, parts: int) -> None:
-        """Wait until so many are done."""
+        """Wait until so many parts are done."""
         self.until(lambda: self.parts == parts)
 
     def until(self, happened: Callable[[], object]) -> None:
-        """Wait for something to happen while it runs."""
+        """Wait until something happens. Raises AssertionError if the job ends before."""
         wait_until(lambda: happened() or self.job.done())
         assert not self.job.done(), self.job.result()
 
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings of ten seconds, of ten sounds."""
+    """A folder of 200 recordings of ten seconds, of ten different sounds."""
     folder = tmp_path_factory.mktemp("bucket")
     for index, name in enumerate(synthetic.SOUNDS):
         samples = synthetic.sound(name, index, 10.0, 16_000)
@@ -127,7 +128,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
-    """On a head without a GPU, instead of the cluster that other tests of this process share."""
+    """A cluster whose head has no GPU. It replaces the cluster that other tests share."""
     folder = tmp_path_factory.mktemp("gpus")
     make_bundle(folder / "bundle")
     gate = Gate(folder / "gate")
@@ -149,14 +150,14 @@ def work(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
 
 @pytest.fixture(scope="module")
 def rows(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """What CPUs say of it, undisturbed."""
+    """The rows of an undisturbed run without GPUs."""
     to = tmp_path_factory.mktemp("cpu") / "labels"
     label(work.options(to))
     return rows_of(to)
 
 
 def rows_of(to: Path) -> Rows:
-    """Label and score by recording and time; fails where a window is there twice."""
+    """Label and score by recording and time. Fails if a window is there twice."""
     found: Rows = {}
     for part in find_parts(str(to)):
         for row in storage.read_parquet(part.uri).to_pylist():
@@ -179,7 +180,7 @@ def test_models_on_shares_of_a_gpu_give_the_same(work: Work, rows: Rows, tmp_pat
 
 
 def test_a_model_of_a_drained_node_is_taken_back(work: Work, rows: Rows, tmp_path: Path) -> None:
-    """As a spot node goes, with the only model; another node comes."""
+    """The node of the only model is drained and lost, as a spot node; another node comes."""
     (node,) = work.gpu_nodes(1)
     with work.labelling(tmp_path, models=1) as running:
         gcs = ray._raylet.GcsClient(address=work.cluster.address)
@@ -202,7 +203,7 @@ def test_models_that_have_no_gpu_or_lose_it_are_left_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of three models one never gets a GPU, one loses its node, one its process."""
+    """One of three models never gets a GPU, one loses its node, and one loses its process."""
     monkeypatch.setenv(MOST, "CPU=2,GPU=3")
     node, _ = work.gpu_nodes(2)
 
@@ -212,12 +213,12 @@ def test_models_that_have_no_gpu_or_lose_it_are_left_alone(
     with work.labelling(tmp_path, models=3) as running:
         running.let(12)
         work.cluster.remove_node(node, allow_graceful=False)
-        running.wait(12)  # more than were scored before: the other one goes on
+        running.wait(12)  # more than were scored before: the other model goes on
         running.until(lambda: len(models()) == 1)
         running.let(14)
         models()[0].kill()
         running.wait(14)
         assert running.is_far_from_over
     said = capsys.readouterr().out
-    assert re.search("[12] of 3 models have a GPU; the others join when they have", said), said
+    assert re.search("[12] of 3 models have a GPU; the others join when they get one", said), said
     assert rows_of(tmp_path) == rows

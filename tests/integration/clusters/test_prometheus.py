@@ -1,4 +1,4 @@
-"""A real Prometheus beside a real cluster: what alerts and panels ask for is there, and adds up."""
+"""A real Prometheus beside a real cluster: the metrics of alerts and panels exist and add up."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 class Prometheus:
-    """Started by our own configuration file, which is told where the head is; faster under test."""
+    """Prometheus with our configuration file, but another head address and shorter intervals."""
 
     def __init__(self, head: Head, folder: Path) -> None:
         shutil.copytree(WATCHING, folder, dirs_exist_ok=True)
@@ -55,7 +55,7 @@ class Prometheus:
             return json.loads(response.read())["data"]
 
     def value(self, expression: str) -> dict[str, float]:
-        """Of each series, by its labels' values."""
+        """The value of each series of an expression, by the values of its labels."""
         found: list[Any] = self.ask("query", query=expression)["result"]
         return {
             " ".join(v for k, v in sorted(one["metric"].items()) if k != "__name__"):
@@ -64,7 +64,7 @@ class Prometheus:
         }  # fmt: skip
 
     def ever(self, expression: str) -> list[Any]:
-        """The series that it gave at any time: gauges go with the process that told them."""
+        """The series of an expression at any time. Gauges disappear with their process."""
         span = {"start": str(self._began), "end": str(time.time()), "step": "2"}
         found: list[Any] = self.ask("query_range", query=expression, **span)["result"]
         return found
@@ -80,7 +80,7 @@ def head() -> Iterator[Head]:
 def prometheus(
     head: Head, corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """It has watched each verb do its work."""
+    """A Prometheus that has scraped metrics while each verb did its work."""
     folder = tmp_path_factory.mktemp("prometheus")
     bucket, bundle = folder / "bucket", folder / "bundle"
     shutil.copytree(corpus, bucket)
@@ -97,7 +97,7 @@ def prometheus(
         sound = next(corpus.rglob("*.wav")).read_bytes()
         with serving(head, bundle) as url:
             predict = partial(status, f"{url}/v1/predict", **{"content-type": "audio/wav"})
-            # Until the answers are counted in two scrapes, which a rate needs.
+            # Wait until two scrapes have counted the answers: a rate needs two.
             wait_until(
                 lambda: (
                     predict(sound) == 200
@@ -110,7 +110,7 @@ def prometheus(
 
 @contextmanager
 def serving(head: Head, bundle: Path) -> Iterator[str]:
-    """An endpoint on the cluster; its address, once it answers."""
+    """Run an endpoint on the cluster; yield its URL once it answers."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = ["audiocnn", "serve", bundle, "--port", port]
@@ -154,7 +154,7 @@ def test_the_rules_are_well_and_nothing_is_wrong(prometheus: Prometheus) -> None
         found: list[Any] = group["rules"]
         return found
 
-    wait_until(lambda: "unknown" not in {rule["health"] for rule in rules()})  # not asked yet
+    wait_until(lambda: "unknown" not in {rule["health"] for rule in rules()})  # not evaluated yet
     assert {rule["health"] for rule in rules()} == {"ok"}
     assert [rule["name"] for rule in rules() if rule["state"] == "firing"] == []
 
@@ -170,7 +170,7 @@ threading.Event().wait()
 
 
 def test_a_job_that_does_nothing_is_still_seen_to_run(head: Head, prometheus: Prometheus) -> None:
-    """It told so once; Ray forgets that, here after 6 s."""
+    """The job sets its gauge once. Ray drops a gauge that is not repeated, here after 6 s."""
     series = 'ray_audiocnn_job{verb="still",what="running"}'
 
     def seen_s() -> float:

@@ -1,4 +1,4 @@
-"""The newcomer's walk of cluster/README.md, line by line, and what else can be asked there."""
+"""The walk of cluster/README.md, line by line, and more commands on its cluster."""
 
 import os
 import random
@@ -28,16 +28,16 @@ SHARED = {"AUDIOCNN_SHARED_DISK": "1"}
 
 
 def walk() -> str:
-    """The lines of the walk."""
+    """The shell commands of the walk in cluster/README.md."""
     text = (ROOT / "cluster" / "README.md").read_text()
     part = text[text.index("<!-- walk:") : text.index("<!-- walk ends -->")]
     return "\n".join(re.findall(r"```sh\n(.*?)```", part, re.DOTALL)).rstrip()
 
 
 def ports_in_a_row(count: int) -> int:
-    """The first of so many ports that are free, with those 10,000 higher.
+    """The first of so many consecutive free ports. The ports 10,000 above them are free too.
 
-    Below 20,000 Ray has its workers', from 32,768 on Linux has those that it gives to connections.
+    Ray's workers use ports below 20,000. From 32,768 on, Linux gives ports to connections.
     """
     for first in random.sample(range(20_000, 22_000), 2_000):
         try:
@@ -51,17 +51,17 @@ def ports_in_a_row(count: int) -> int:
 
 
 class Walk(Reach):
-    """The cluster that the walk has made: what was said, and by what it is found."""
+    """The cluster that the walk started, and the output of the walk."""
 
     said: str
     session: Path
-    """Where its head has its files."""
+    """Folder with the files of the head."""
     ports: tuple[int, ...]
 
 
 @pytest.fixture(scope="module")
 def walked() -> Iterator[Walk]:
-    """All lines but the last one, on other ports than the usual: these may be somebody's."""
+    """Run all lines of the walk but the last, on other ports: the usual ones may be in use."""
     assert not STATE.exists(), f"somebody's cluster is up: {DOWN}"
     lines = walk()
     assert lines.endswith(f"\n{DOWN}")
@@ -77,7 +77,7 @@ def walked() -> Iterator[Walk]:
         "RAY_TMPDIR": str(here), "RAY_worker_niceness": "0",
         "RAY_prestart_worker_first_driver": "0",
     }  # fmt: skip
-    clean["PYTHONDONTWRITEBYTECODE"] = "1"  # jobs would write it to what was sent
+    clean["PYTHONDONTWRITEBYTECODE"] = "1"  # else jobs add .pyc files to the sent code
     before = set(here.glob("ray/session_[!l]*"))
     lines = lines.removesuffix(DOWN).replace(endpoint, str(first + 10))
     try:
@@ -96,7 +96,7 @@ def walked() -> Iterator[Walk]:
         address = f"127.0.0.1:{ports['RAY_PORT']}"
         found = Walk(address, environment["RAY_API_SERVER_ADDRESS"], environment)
         found.said = done.stdout + done.stderr
-        found.session = min(set(here.glob("ray/session_[!l]*")) - before)  # a date is in its name
+        found.session = min(set(here.glob("ray/session_[!l]*")) - before)  # the name has a date
         found.ports = tuple(ports.values())
         yield found
     finally:
@@ -105,7 +105,7 @@ def walked() -> Iterator[Walk]:
 
 @pytest.fixture
 def bucket(walked: Walk) -> fsspec.AbstractFileSystem:
-    """The walk's S3 server, as another client sees it."""
+    """A client of the walk's S3 server."""
     there = walked.environment
     return fsspec.filesystem(
         "s3", key=there["AWS_ACCESS_KEY_ID"], secret=there["AWS_SECRET_ACCESS_KEY"],
@@ -116,7 +116,7 @@ def bucket(walked: Walk) -> fsspec.AbstractFileSystem:
 def test_from_nothing_to_trained_served_and_labelled(
     walked: Walk, bucket: fsspec.AbstractFileSystem
 ) -> None:
-    """Two nodes with a token, and S3: each verb is a job there, and its log is here."""
+    """Two nodes with a token, and S3: each verb is a job there, and its log is printed here."""
     assert walk().count("audiocnn submit") == 3
     assert "two nodes and an S3 server are up" in walked.said
     for verb in ("ingest", "train", "label"):
@@ -136,7 +136,7 @@ def test_what_is_sent_is_the_code_alone(walked: Walk) -> None:
     there = walked.session / "runtime_resources" / "working_dir_files"
     (folder,) = there.glob("_ray_pkg_*/")
     sent = [path for path in folder.rglob("*") if path.is_file()]
-    # Whatever else lies in the checkout, keys and results among it.
+    # No other files of the checkout are sent, such as keys or results.
     kinds = {path.relative_to(folder).parts[0] for path in sent}
     assert kinds == {"audiocnn", "pipelines", "serve", "pyproject.toml"}
     assert not (folder / "serve" / "dashboard").exists()
@@ -158,10 +158,10 @@ def test_a_jobs_exit_code_is_ours(walked: Walk, tmp_path: Path) -> None:
     [
         (["train", "s3://a/f", "--to", "s3://a/b", "--workers", "0"], {}, "workers must be"),
         (["train", "s3://a/f", "--to", "/somewhere/b"], {}, "a path of one machine"),
-        (["train", "s3://a/f", "--to", "b"], SHARED, "give a whole path"),
+        (["train", "s3://a/f", "--to", "b"], SHARED, "give an absolute path"),
         (["--env", "NOT_SET_AT_ALL", "doctor"], {}, "--env NOT_SET_AT_ALL: not set here"),
-        (["doctor"], {"RAY_AUTH_TOKEN": "f" * 32}, "the cluster wants its token"),
-        (["doctor"], {"RAY_AUTH_TOKEN": ""}, "the cluster wants its token"),
+        (["doctor"], {"RAY_AUTH_TOKEN": "f" * 32}, "the cluster requires its token"),
+        (["doctor"], {"RAY_AUTH_TOKEN": ""}, "the cluster requires its token"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_sent(
@@ -174,7 +174,7 @@ def test_mistakes_are_told_before_anything_is_sent(
 
 
 def test_a_relative_path_of_a_job_is_refused(walked: Walk) -> None:
-    """With Ray's own command too: what it wrote would be gone with its working directory."""
+    """Also if Ray's own command submits it: Ray deletes the working directory after the job."""
     done = walked.run(
         "ray", "job", "submit", "--runtime-env-json", '{"env_vars": {"AUDIOCNN_SHARED_DISK": "1"}}',
         "--", "audiocnn", "ingest", "s3://sounds/corpus", "--to", "features", *SMALL_FLAGS,
@@ -213,7 +213,7 @@ def test_a_verb_joins_from_outside(walked: Walk, bucket: fsspec.AbstractFileSyst
 def test_an_interrupt_stops_the_job_and_the_same_command_goes_on(
     walked: Walk, corpus: Path, tmp_path: Path
 ) -> None:
-    """It is stopped where two parts are done: the others wait at a gate."""
+    """The job is stopped when two parts are done. The others wait at a gate."""
     gate = Gate(tmp_path / "gate")
     gate.let(2)
     command = [
@@ -252,7 +252,7 @@ def test_taken_down_nothing_of_it_is_left(walked: Walk) -> None:
         for parent in [psutil.Process(int(file.read_text()))]
         for child in (parent, *parent.children(recursive=True))
     ]
-    assert len(its) > 6  # S3, and of each node Ray's own processes
+    assert len(its) > 6  # S3, and Ray's own processes on each node
     done = subprocess.run(["bash", "-c", DOWN], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not STATE.exists()

@@ -1,4 +1,4 @@
-"""A corpus of everything that can go wrong: each bad file is a row, the rest is ingested."""
+"""Ingest of every kind of bad file: each is a row of the failures, and the rest is ingested."""
 
 import ctypes
 import os
@@ -36,13 +36,13 @@ NAMES = (
 
 
 def drop_override() -> None:
-    """Root may read everything; from here on this process may read what its owner may."""
+    """Drop root's right to read all files, for the program that this process executes next."""
     for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
         ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 def largest_process(run: subprocess.Popen[str]) -> list[int]:
-    """A list whose only element grows to the most memory that a process of the job had, bytes."""
+    """A list with one number: the most memory that a process of the job has had so far, bytes."""
     peak = [0]
 
     def watch() -> None:
@@ -59,7 +59,7 @@ def largest_process(run: subprocess.Popen[str]) -> list[int]:
 
 
 def failures_of(features: Path) -> dict[str, str]:
-    """The reasons of the failures by name."""
+    """The reasons of the failures, by URI."""
     return {
         row["uri"]: row["reason"]
         for row in pq.read_table(features / "failures.parquet").to_pylist()
@@ -68,7 +68,7 @@ def failures_of(features: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every hostile and every odd recording, odd names, and two that may not be read."""
+    """All hostile and odd recordings, odd names, and four files that cannot be opened."""
     folder = tmp_path_factory.mktemp("hostile") / "corpus"
     for label in ("bad", "good", "odd"):
         (folder / label).mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_each_bad_file_is_a_row_and_the_rest_is_ingested(folder: Path, tmp_path:
     assert counts["listed"] == counts["ingested"] + counts["failed"]
     assert counts["failed"] == len(HOSTILE) + 4
     assert "not found" in named["broken link.wav"]
-    assert "no regular file" in named["pipe.wav"]
+    assert "not a regular file" in named["pipe.wav"]
     assert len(HOSTILE) >= 40
     assert 0 < peak[0] < 1 << 30
 
@@ -140,4 +140,4 @@ def test_bad_rows_of_a_manifest(
     assert features.counts["failed"] == 8
     reasons = sorted(reason.split(":")[0] for reason in failures.values())
     assert set(reasons) == {"duplicate", "gone", "label", "path", "unreadable"}
-    assert "no regular file" in failures["/dev/zero"]
+    assert "not a regular file" in failures["/dev/zero"]

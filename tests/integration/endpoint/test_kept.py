@@ -1,4 +1,4 @@
-"""A copy that starts while its URI has another bundle, or half of one, is of the one served."""
+"""A replica starts while its URI has another or an incomplete bundle: it uses the served one."""
 
 import asyncio
 import shutil
@@ -26,7 +26,7 @@ def forgotten(ray_cluster: None) -> None:
 
 @ray.remote(num_cpus=0)
 def read_elsewhere(fingerprint: str) -> str | None:
-    """What another process of the cluster finds."""
+    """Return the fingerprint of the bundle that another process of the cluster reads."""
     bundle = served_bundles.read(fingerprint)
     return None if bundle is None else bundle.fingerprint
 
@@ -87,7 +87,7 @@ def test_the_one_beside_is_kept_too(tmp_path: Path) -> None:
 
 
 def test_without_a_fingerprint_it_is_what_lies_at_the_uri(tmp_path: Path) -> None:
-    """As `serve deploy` has it: another bundle has another URI."""
+    """`serve deploy` gives no fingerprint: each bundle has its own URI there."""
     uri = str(tmp_path / "served")
     served_bundles.keep(str(make_at(tmp_path / "served", 0)))
     second = Bundle.read(str(make_at(tmp_path / "served", 1))).fingerprint
@@ -108,7 +108,7 @@ def make_at(folder: Path, seed: int) -> Path:
 def test_what_is_served_and_what_was_before_is_kept_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_bundles, "_PIECE", 10_000)  # so that weights are several messages
+    monkeypatch.setattr(served_bundles, "_PIECE", 10_000)  # so that weights take several messages
     found = [served_bundles.keep(str(make_at(tmp_path / str(seed), seed))) for seed in range(4)]
     assert len(set(found)) == 4
     assert served_bundles.served() is None
@@ -127,12 +127,12 @@ def test_half_a_bundle_is_not_kept(tmp_path: Path) -> None:
     folder = make_at(tmp_path / "b", 0)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(AudioCNNError, match="is not the one that"):
+    with pytest.raises(AudioCNNError, match="does not match bundle"):
         served_bundles.keep(str(folder))
 
 
 def test_a_roll_over_labels_of_another_bundle_is_refused(tmp_path: Path) -> None:
-    """Before anything of it is deployed; and what is served stays as it is kept."""
+    """It is refused before anything is deployed, and the served bundle is still kept."""
     folder = tmp_path / "b"
     first = Predictor(make_bundle(folder))
     (tmp_path / "bucket").mkdir()
@@ -142,7 +142,7 @@ def test_a_roll_over_labels_of_another_bundle_is_refused(tmp_path: Path) -> None
     served_bundles.settle({"fingerprint": served})
     second = make_bundle(folder, seed=1).fingerprint
     options = Serve(bundle=str(folder), labels=str(tmp_path / "labels"))
-    with pytest.raises(MismatchError, match=f"made by bundle {served}, and .* is {second}"):
+    with pytest.raises(MismatchError, match=f"made by bundle {served}, but .* is bundle {second}"):
         run.roll(options, ())
     assert served_bundles.served() == {"fingerprint": served}
     assert served_bundles.read(served) is not None

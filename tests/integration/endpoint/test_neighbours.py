@@ -1,4 +1,4 @@
-"""Endpoints on one machine: each answers for itself alone, wherever it listens."""
+"""Two endpoints on one machine: each only answers its own requests, at any address."""
 
 import json
 import urllib.error
@@ -24,7 +24,7 @@ KEYS = {"first": "the-first-endpoints-key", "second": "the-second-endpoints-key"
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """Two bundles: folders and fingerprints."""
+    """The folder and the fingerprint of two bundles."""
     folder = tmp_path_factory.mktemp("bundles")
     return {
         name: (folder / name, make_bundle(folder / name, seed).fingerprint)
@@ -39,7 +39,7 @@ class Six(Endpoint):
 
 @pytest.fixture(scope="module")
 def neighbours(bundles: dict[str, tuple[Path, str]]) -> Iterator[dict[str, Endpoint]]:
-    """One with a copy, at an IPv6 address, and one without any while nobody asks."""
+    """An endpoint at an IPv6 address with one replica, and one that starts without replicas."""
     given = {
         "first": (Six, ["--host", "::1", "--replicas", "1", "--streams", "1"]),
         "second": (Endpoint, ["--replicas", "0", "1"]),
@@ -57,7 +57,7 @@ def neighbours(bundles: dict[str, tuple[Path, str]]) -> Iterator[dict[str, Endpo
 
 
 def asked(endpoint: Endpoint, key: str) -> tuple[int, str]:
-    """The status and the bundle that answers, where one does."""
+    """Send a request. Return the status and the bundle that answers, or an empty string."""
     request = urllib.request.Request(
         endpoint.url("/v1/predict?spectrogram=false"), sound("wav"), {"x-api-key": key}
     )
@@ -77,7 +77,7 @@ def test_nobody_answers_in_the_place_of_a_neighbour_without_copies(
     outcomes: Counter[tuple[str, int, str]] = Counter()
 
     def ask_the_second(times: int) -> bool:
-        """Whether it answers; who answered, and with which key, is counted."""
+        """Return whether it answers. Count the status and the bundle of each answer, by key."""
         for _ in range(times):
             for name, key in KEYS.items():
                 outcomes[(name, *asked(second, key))] += 1
@@ -86,7 +86,7 @@ def test_nobody_answers_in_the_place_of_a_neighbour_without_copies(
     assert asked(first, KEYS["first"]) == (200, bundles["first"][1])
     assert second.replicas() == []
     ask_the_second(5)
-    wait_until(lambda: ask_the_second(1), lambda: outcomes)  # it comes when it is asked
+    wait_until(lambda: ask_the_second(1), lambda: outcomes)  # requests start a replica
     for _ in range(2):
         for replica in second.replicas():
             replica.kill()
@@ -96,7 +96,7 @@ def test_nobody_answers_in_the_place_of_a_neighbour_without_copies(
     assert answered == {("second", bundles["second"][1])}, outcomes
     assert {code for name, code, _ in outcomes if name == "first"} <= {0, 401, 502, 503}, outcomes
     assert asked(first, KEYS["first"]) == (200, bundles["first"][1])
-    for replica in [*first.replicas(), *second.replicas()]:  # whom only their HAProxy may ask
+    for replica in [*first.replicas(), *second.replicas()]:  # they only answer their HAProxy
         ports = [
             connection.laddr.port
             for connection in replica.net_connections("tcp")

@@ -1,4 +1,4 @@
-"""HAProxy as Ray sets it up and `audiocnn serve` mends it, before a replica that misbehaves."""
+"""HAProxy with Ray's settings as `audiocnn serve` changes them, before a faulty replica."""
 
 import json
 import socket
@@ -28,7 +28,7 @@ HOSTS = ("127.0.0.1", "0.0.0.0", "localhost", "::1", "::")
 
 
 class Misbehaves(BaseHTTPRequestHandler):
-    """A replica that is lost or silent when it is asked to be, and else says what it was told."""
+    """A replica that closes for /lost, is silent for /silent, and else returns the headers."""
 
     protocol_version = "HTTP/1.1"
 
@@ -53,7 +53,7 @@ silence = threading.Event()
 
 @contextmanager
 def haproxy(folder: Path, host: str, port: int, *, replica: int | None = None) -> Iterator[None]:
-    """HAProxy, as Ray starts it, before a replica at a port or before nothing."""
+    """Run HAProxy as Ray starts it, before a replica at a port or without a replica."""
     configured(folder, host, port, replica)
     with running(folder, Serve(bundle="b", host=host, port=port).address):
         yield
@@ -72,7 +72,7 @@ def running(folder: Path, address: str) -> Iterator[None]:
 
 
 def configured(folder: Path, host: str, port: int, replica: int | None = None) -> str:
-    """Write Ray's configuration; returns the path of what is started in the place of HAProxy."""
+    """Write Ray's configuration; return the path of the script that starts as HAProxy."""
     address = Serve(bundle="b", host=host, port=port).address
     binary = proxy.install(folder, str(get_haproxy_binary()), address, "the-token")
     metrics, stats = free_ports(2)
@@ -121,7 +121,7 @@ def answer(url: str, **headers: str) -> tuple[int, dict[str, str], Any]:
 
 
 def wait_for(url: str) -> tuple[int, dict[str, str], Any]:
-    """An answer; HAProxy may just close, where it lost a connection that it had used before."""
+    """Return an answer. Retry if HAProxy closes without one: a connection it reused was lost."""
     found: list[tuple[int, dict[str, str], Any]] = []
 
     def asked() -> bool:
@@ -189,7 +189,7 @@ def test_its_own_answers_are_problems(tmp_path: Path, replica: int) -> None:
         found = wait_for(f"{url}/lost")
         assert problem(found, "lost")["retry-after"] == "1"
         problem(answer(f"{url}/silent"), "slow-answer")
-        assert answer(f"{url}/{'x' * 60_000}")[0] == 200  # what is too long is said by the routes
+        assert answer(f"{url}/{'x' * 60_000}")[0] == 200  # the routes refuse what is too long
         rules = tmp_path / "rules.sed"
         assert rules.read_text().count("http-request 30s") == 1
     configured(tmp_path, "127.0.0.1", port, replica)
@@ -203,7 +203,7 @@ def test_its_own_answers_are_problems(tmp_path: Path, replica: int) -> None:
                 connection.sendall(head)
                 said = file.read()
             assert said.startswith(f"HTTP/1.1 {code} ".encode())
-            # Compiled into HAProxy 2.8; where it is a problem by now, docs/serving.md must say so.
+            # HAProxy 2.8 contains these answers. Once it sends problems, change docs/serving.md.
             assert b"<html>" in said
 
 

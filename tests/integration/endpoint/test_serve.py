@@ -1,4 +1,4 @@
-"""The endpoint over real HTTP on a real Ray Serve: one command, two replicas."""
+"""The endpoint of one command, with two replicas, over HTTP on a real Ray Serve."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def test_it_says_where_it_answers_and_nothing_else(endpoint: Endpoint) -> None:
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in endpoint.said]
     assert len(lines) == 3
     assert lines[0].startswith("▸ serve ")
-    assert f"{endpoint.url('')} shows" in lines[1]
+    assert f"dashboard: {endpoint.url('')} " in lines[1]
     assert endpoint.url("/v1/predict") in lines[2]
     assert endpoint.ask("/readyz")[0] == 200
 
@@ -153,7 +153,7 @@ def test_every_route_keeps_its_contract(endpoint: Endpoint, tmp_path: Path) -> N
         [
             BIN / "schemathesis", "run", endpoint.url("/openapi.json"), "--max-examples", "30",
             "--seed", "1", "--no-color", "--request-timeout", str(PATIENCE_S),
-            # That bytes are a recording is beyond what a schema can say; see the next test.
+            # A schema cannot express that bytes are a recording; see the next test.
             "--exclude-checks", "positive_data_acceptance",
         ],
         capture_output=True, text=True, check=False, cwd=tmp_path,
@@ -217,7 +217,7 @@ def test_slow_endless_and_vanishing_clients_cost_nobody_else(
     for one in gone:
         one.sendall(f"{start}Content-Length: 100000\r\n\r\n".encode() + b"x" * 5_000)
         one.close()
-    for _ in range(10):  # who asks and does not wait for the answer
+    for _ in range(10):  # clients that do not wait for the answer
         with socket.create_connection(address) as one:
             one.sendall(post(endpoint.port, "/v1/predict", sound("wav")))
     endless = socket.create_connection(address)
@@ -271,7 +271,7 @@ def test_a_bundle_rolls_in_under_load_and_a_broken_one_does_not(
     assert json.loads(outcome.bodies[200])["bundle"] == new[0]
     weights = bundle / "model.safetensors"
     kept = weights.read_bytes()
-    outcome = under_load(lambda: weights.write_bytes(kept[:-1]), "goes on")
+    outcome = under_load(lambda: weights.write_bytes(kept[:-1]), "still answers")
     weights.write_bytes(kept)
     assert set(outcome.counts) == {200}
     assert endpoint.ask("/healthz")[1]["bundle"] == new[0]

@@ -1,4 +1,4 @@
-"""`serve deploy` of a config file on a cluster: two deployments, GPUs that are only counted."""
+"""`serve deploy` of a config file with two deployments, on a cluster that only counts GPUs."""
 
 import asyncio
 import csv
@@ -29,7 +29,7 @@ KEY = "a-key-that-nobody-would-guess"
 
 
 class Deployed:
-    """An application of a config file that can be changed."""
+    """A deployed application. Its config file can be changed."""
 
     def __init__(self, head: Head, folder: Path, port: int, metrics: int, stats: int) -> None:
         self.head, self.port, self.metrics = head, port, f"http://127.0.0.1:{metrics}/metrics"
@@ -39,24 +39,24 @@ class Deployed:
 
     @property
     def deployments(self) -> list[dict[str, Any]]:
-        """What the config says of each deployment."""
+        """The config of each deployment."""
         found: list[dict[str, Any]] = self.config["applications"][0]["deployments"]
         return found
 
     def deploy(self) -> None:
-        """Let Ray's command deploy the file."""
+        """Deploy the file with Ray's command."""
         done = self.head.run("serve", "deploy", self.file, "-a", self.head.dashboard)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def change(self, bundle: Path) -> None:
-        """Ask for another bundle, and whatever else changed, as that command does it."""
+        """Deploy the config with another bundle and its other changes, by that command's API."""
         for deployment in self.deployments:
             deployment["user_config"]["bundle"] = str(bundle)
         data = json.dumps(self.config).encode()
         urllib.request.urlopen(self._api(data, "PUT"), timeout=PATIENCE_S).close()
 
     def status(self) -> dict[str, Any]:
-        """What Ray says of the application."""
+        """The state of the application, as Ray reports it."""
         with urllib.request.urlopen(self._api(None, "GET"), timeout=PATIENCE_S) as answer:
             found: dict[str, Any] = json.load(answer)["applications"]["audiocnn"]
         return found
@@ -84,18 +84,18 @@ class Deployed:
         return load(self.port, self.request(**what), clients)
 
     def running(self, name: str) -> int:
-        """How many copies of a deployment answer, as Ray says."""
+        """Number of replicas of a deployment that run, as Ray reports it."""
         copies = self.status()["deployments"].get(name, {}).get("replicas", [])
         return sum(one["state"] == "RUNNING" for one in copies)
 
     def fewest(self, name: str) -> int:
-        """How many copies of a deployment Ray keeps at least, by the config that it follows now."""
+        """The fewest replicas of a deployment that Ray keeps, by its current config."""
         deployment = self.status()["deployments"].get(name)
         config = deployment and deployment["deployment_config"]["autoscaling_config"]
         return int(config["min_replicas"]) if config else 0
 
     def reached(self) -> int:
-        """To how many copies HAProxy passes requests on."""
+        """Number of replicas that HAProxy passes requests on to."""
         with urllib.request.urlopen(self.stats, timeout=PATIENCE_S) as answer:
             rows = csv.DictReader(answer.read().decode().removeprefix("# ").splitlines())
         return sum(
@@ -108,14 +108,14 @@ class Deployed:
         return {p.pid for p in descendants(self.head.process.pid, f"audiocnn:{name}")}
 
     def logged(self, text: str) -> int:
-        """How many replicas' logs have a text."""
+        """Number of replicas' logs that contain a text."""
         logs = Path(os.environ["RAY_TMPDIR"]).glob("ray/session_[!l]*/logs/serve/replica_*.log")
         return sum(text in log.read_text() for log in logs)
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """Two bundles and a broken one: folders and fingerprints."""
+    """The folder and the fingerprint of two bundles and of a damaged one."""
     folder = tmp_path_factory.mktemp("bundles")
     found = {
         name: (folder / name, make_bundle(folder / name, seed).fingerprint)
@@ -189,12 +189,12 @@ def test_a_model_on_a_gpu_is_measured_too(deployed: Deployed) -> None:
 def test_a_command_that_means_another_address_is_told_so(
     deployed: Deployed, bundles: dict[str, tuple[Path, str]]
 ) -> None:
-    """Without keys it would have taken the place of an application that has some, or ended it."""
+    """A command without keys must not replace or end an application that has keys."""
     (port,) = free_ports(1)
     address = {"RAY_ADDRESS": deployed.head.address, "AUDIOCNN_API_KEYS": ""}
     refused = deployed.head.run("audiocnn", "serve", bundles["old"][0], "--port", port, **address)
     assert refused.returncode == 2, refused.stdout + refused.stderr
-    assert f"listens at 127.0.0.1:{deployed.port} already" in refused.stderr
+    assert f"already listens at 127.0.0.1:{deployed.port}" in refused.stderr
     assert deployed.ask(key="wrong")[0] == 401
 
 
@@ -202,7 +202,7 @@ def test_another_bundle_rolls_in_without_a_failure_or_a_new_process(
     deployed: Deployed, bundles: dict[str, tuple[Path, str]]
 ) -> None:
     before = deployed.replicas("Endpoint"), deployed.replicas("Model")
-    # With the one of `until` three at once: the fourth is where another copy is made (queue / 2).
+    # With `until` these are three requests at once; from four on, Ray adds a replica (queue / 2).
     with deployed.load(2) as outcome:
         wait_for_more(outcome, 25)
         deployed.change(bundles["new"][0])
@@ -227,7 +227,7 @@ def test_one_that_does_not_load_changes_nothing(
 
 
 def test_load_brings_another_copy_and_too_much_is_refused_at_once(deployed: Deployed) -> None:
-    # What a model takes long for: those that wait, wait for it.
+    # The model takes long for this path, so that requests wait for the model.
     path = "/v1/predict?spectrogram=false&explain=dog&sound=true"
     with deployed.load(24, path=path) as outcome:
         wait_until(
@@ -243,7 +243,7 @@ def test_a_replica_killed_under_load_costs_at_most_what_it_was_at(
     (endpoint,) = (one for one in deployed.deployments if one["name"] == "Endpoint")
     endpoint["autoscaling_config"] = {"min_replicas": 2, "max_replicas": 2}
     deployed.change(bundles["new"][0])
-    # A copy that the load before had brought may be on its way out, a new one not reached yet.
+    # A replica of the earlier load may be stopping, and HAProxy may not reach a new one yet.
     wait_until(
         lambda: (
             deployed.fewest("Endpoint") == deployed.reached() == 2

@@ -1,4 +1,4 @@
-"""Jobs that wait at gates, and a disk that is soon full."""
+"""Fixtures of tests that kill jobs: jobs that wait at a gate, and a small disk."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from helpers.gate import Job, Start
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a command at a closed gate of its own; none outlives the test."""
+    """A function that starts a command at its own closed gate. It is killed after the test."""
     jobs: list[Job] = []
 
     def begin(*command: object, **environment: str) -> Job:
@@ -25,6 +25,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A folder of the test's own on a disk that it can fill, where that can be made."""
+    """A small disk that the test can fill, or a folder if no disk can be mounted."""
     with small_disk(tmp_path / "disk") as disk:
         yield disk

@@ -1,4 +1,4 @@
-"""Ingest killed for real: its driver, its workers, a node; afterwards every clip is there once."""
+"""Ingest after its driver, workers or a node were killed: each clip is there exactly once."""
 
 import os
 import random
@@ -20,13 +20,13 @@ from helpers.gate import FRONT_END, NODES, WORKER, Job, Start
 pytestmark = pytest.mark.slow
 
 CLIPS = 96
-"""Sixteen parts: of six clips each, for two workers."""
+"""With two workers, these are 16 parts of six clips."""
 OPTIONS = ["--recipe", "demo", "--folds", "4", "--workers", "2"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of 15 s in FLAC, so that a part takes long enough to be hit; 24 files, many names."""
+    """FLAC clips of 15 s, so that a kill can hit a part; 24 files with 96 names (hard links)."""
     folder = tmp_path_factory.mktemp("kills") / "corpus"
     rng = np.random.default_rng(0)
     for index in range(24):
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(corpus: Path) -> FeatureSet:
-    """What a run that nobody disturbs gives."""
+    """The features of an undisturbed run."""
     to = corpus.parent / "whole"
     command = [AUDIOCNN, "ingest", corpus, "--to", to, *OPTIONS]
     features = finish(Job(corpus.parent / "job", *command), to)
@@ -56,7 +56,7 @@ def to(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ingest(start: Start, corpus: Path, to: Path) -> Callable[..., Job]:
-    """A function that starts the verb, by another command perhaps."""
+    """A function that starts `ingest`, optionally by another command."""
     return partial(start_verb, start, corpus, to)
 
 
@@ -75,7 +75,7 @@ def parts(to: Path) -> dict[str, int]:
 
 
 def check_whole(features: FeatureSet, whole: FeatureSet) -> None:
-    """Every clip once in what any reader finds; and what is named is what is there."""
+    """Check that the files in parts/ contain each clip once, and that the result equals `whole`."""
     folder = Path(features.uri) / "parts"
     rows = [
         (row["clip_id"], row["start_s"])
@@ -88,7 +88,7 @@ def check_whole(features: FeatureSet, whole: FeatureSet) -> None:
 
 
 def kill_after(more: int, job: Job, to: Path, chance: random.Random) -> None:
-    """Kill a driver once there are so many parts more, or up to two more than that."""
+    """Kill a driver once there are so many more parts, or up to two more than that."""
     goal = len(parts(to)) + more
     job.gate.let(more + chance.randint(0, 2))
     job.wait_until(lambda: len(parts(to)) >= goal)
@@ -110,7 +110,7 @@ def test_a_killed_driver(
         kept |= parts(to)
         assert len(kept) < len(whole.parts)
     check_whole(finish(ingest(), to), whole)
-    assert kept.items() <= parts(to).items()  # what was there was not written again
+    assert kept.items() <= parts(to).items()  # these parts were not written again
 
 
 def test_killed_workers_and_front_ends(

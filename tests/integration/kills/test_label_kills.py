@@ -1,6 +1,6 @@
-"""Labelling on a real S3 server, killed for real: its driver, workers, nodes, the store, the disk.
+"""Labelling on a real S3 server while its driver, workers, nodes, store or disk fail.
 
-After each kill what readers see is compared row by row with a run that nobody disturbed.
+After each failure, the rows that readers see are compared with those of an undisturbed run.
 """
 
 import http.client
@@ -36,7 +36,7 @@ Rows = dict[tuple[str, float], tuple[Any, ...]]
 
 
 class Bucket(NamedTuple):
-    """A bucket of recordings, the bundle to label it with, and what an undisturbed run gives."""
+    """A bucket of recordings, the bundle that labels it, and the results of an undisturbed run."""
 
     uri: str
     bundle: str
@@ -45,7 +45,7 @@ class Bucket(NamedTuple):
 
 
 def rows_of(to: str) -> tuple[Rows, dict[str, str]]:
-    """What readers of the parts see, by recording and time, and what failed; each once."""
+    """The rows of all parts by recording and time, and the failures. Each must be there once."""
     rows: Rows = {}
     failures: dict[str, str] = {}
     for part in label_set.find_parts(to):
@@ -62,7 +62,7 @@ def rows_of(to: str) -> tuple[Rows, dict[str, str]]:
 
 
 def check_part_of(to: str, whole: Bucket) -> None:
-    """What is there so far is what the undisturbed run gave."""
+    """Check that the rows and failures so far are among those of the undisturbed run."""
     rows, failures = rows_of(to)
     assert rows.items() <= whole.rows.items()
     assert failures.items() <= whole.failures.items()
@@ -90,7 +90,7 @@ def finish(job: Job) -> None:
 
 
 def parts(to: str) -> dict[str, str]:
-    """The parts that are there, and their versions."""
+    """The versions of the parts that are there, by path."""
     if not storage.exists(f"{to}/parts"):
         return {}
     return {f.path: f.version for f in listing.iter_files(f"{to}/parts") if f.path[0] != "."}
@@ -100,7 +100,7 @@ def parts(to: str) -> dict[str, str]:
 def whole(
     s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Bucket:
-    """Copies of each recording of ESC-10, everything hostile, and files that are neither."""
+    """Two or four copies of each recording of ESC-10, all hostile recordings, and a text file."""
     copies = 4 if request.config.getoption("thorough") else 2
     folder = tmp_path_factory.mktemp("bucket")
     fill_bucket(folder, copies)
@@ -139,12 +139,12 @@ def to(whole: Bucket, s3: SeaweedFS) -> str:
 
 @pytest.fixture
 def label(start: Start, whole: Bucket, to: str) -> Callable[..., Job]:
-    """A function that starts the verb."""
+    """A function that starts `label`."""
     return partial(start, AUDIOCNN, *command(whole, to))
 
 
 def kill_somewhere(job: Job, to: str, chance: random.Random) -> None:
-    """Kill a driver, now and then before there is a manifest, or before the first part of it."""
+    """Kill a driver after some new parts, or after 0.5 to 10 s, perhaps before its manifest."""
     more = chance.choice([0, 1, 2, 4])
     goal = len(parts(to)) + more
     if more:
@@ -161,7 +161,7 @@ def test_a_driver_killed_again_and_again(
 ) -> None:
     killed: list[Job] = []
     for _ in range(8 if thorough else 3):
-        killed.append(label())  # while what the last one started may still write
+        killed.append(label())  # the last one's processes may still write
         kill_somewhere(killed[-1], to, chance)
         assert not storage.exists(f"{to}/summary.json")
         check_part_of(to, whole)
@@ -170,7 +170,7 @@ def test_a_driver_killed_again_and_again(
     before = parts(to)
     finish(label())
     check_whole(to, whole)
-    assert before.items() <= parts(to).items()  # what was there was not written again
+    assert before.items() <= parts(to).items()  # these parts were not written again
 
 
 def test_workers_and_front_ends_killed(
@@ -206,7 +206,7 @@ def test_nodes_killed(
 
 
 def turn_away(port: int, job: Job) -> None:
-    """Close connections to a port until it is seen that the job asks again."""
+    """Close connections to a port until the job has tried three times."""
     turned = list[socket.socket]()
     with socket.create_server(("127.0.0.1", port)) as door:
         door.setblocking(False)
@@ -225,7 +225,7 @@ EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The token has expired</Mess
 
 @contextmanager
 def front_of(endpoint: str) -> Iterator[tuple[str, threading.Event]]:
-    """A front of the store, and what makes it say that the keys have expired."""
+    """Yield the URL of a proxy of the store, and an event: once set, the keys have expired."""
     expired, port = threading.Event(), urlsplit(endpoint).port
 
     class Front(BaseHTTPRequestHandler):
@@ -270,7 +270,7 @@ Way = Callable[[SeaweedFS, Callable[..., Job], str], None]
 
 @pytest.fixture
 def ways(chance: random.Random, thorough: bool) -> list[Way]:
-    """The ways in which a store goes away that this run tries."""
+    """The ways in which the store fails in this run: one, drawn by chance, or all."""
     every: list[Way] = [let_keys_expire, take_down, take_down_for_a_while]
     return every if thorough else [chance.choice(every)]
 
@@ -278,9 +278,9 @@ def ways(chance: random.Random, thorough: bool) -> list[Way]:
 def test_a_store_that_goes_away_costs_nothing(
     s3: SeaweedFS, label: Callable[..., Job], whole: Bucket, to: str, ways: list[Way]
 ) -> None:
-    """Its keys expire or it stays down, and the same command goes on; or it comes back.
+    """The keys expire or the store stays down, and the same command goes on; or it comes back.
 
-    One of the three, drawn by chance; all of them by `make test-all`.
+    A run tries one of the three, drawn by chance; `make test-all` tries all.
     """
     for way in ways:
         print(way.__name__)
@@ -300,7 +300,7 @@ def let_keys_expire(s3: SeaweedFS, label: Callable[..., Job], to: str) -> None:
         expired.set()
         job.gate.open()
         assert job.end() == 2, job.told
-    assert "keys have expired; renew them, and the same command goes on" in job.err
+    assert "keys have expired; renew them and run the same command again" in job.err
     assert job.err.count("\n") == 1
 
 
@@ -327,7 +327,7 @@ def take_down_for_a_while(s3: SeaweedFS, label: Callable[..., Job], to: str) -> 
 
 
 def begun(job: Job, to: str) -> None:
-    """Let it add a part to those that are there; more are on their way."""
+    """Let the job add a part. More parts are in progress then."""
     there = len(parts(to))
     job.gate.let(2)
     job.wait_until(lambda: len(parts(to)) > there)

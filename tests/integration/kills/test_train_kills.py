@@ -1,4 +1,4 @@
-"""Training killed for real: workers, its controller, a node, the whole job; then bit for bit."""
+"""Training after workers, its controller, a node or the job were killed: the same weights."""
 
 import random
 import re
@@ -44,7 +44,7 @@ def features(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(features: Path) -> str:
-    """The weights of a run that nobody disturbs."""
+    """SHA-256 of the weights of an undisturbed run."""
     to = features.parent / "whole"
     return finish(Job(features.parent / "job", *verb(features, to)), to)
 
@@ -56,13 +56,13 @@ def to(disk: Disk) -> Path:
 
 @pytest.fixture
 def train(start: Start, features: Path, to: Path) -> Callable[..., Job]:
-    """A function that starts the verb, with more options perhaps."""
+    """A function that starts `train`, optionally with more options."""
     return partial(start, *verb(features, to))
 
 
 @pytest.fixture
 def train_on_nodes(start: Start, features: Path, to: Path) -> Callable[..., Job]:
-    """The same on two nodes."""
+    """A function that starts `train` on two nodes."""
     return partial(start, *verb(features, to, sys.executable, "-c", NODES))
 
 
@@ -78,7 +78,7 @@ def finish(job: Job, to: Path) -> str:
 
 
 def train_until(job: Job, epoch: int, there: Callable[[], bool], more: int = 0) -> None:
-    """Wait until an epoch is over and a checkpoint is there; let it train so many more."""
+    """Wait until an epoch is over and there is a checkpoint. Let so many more be trained."""
     job.gate.let(epoch + more)
     job.wait_until(
         lambda: any(int(told) >= epoch for told in re.findall(r"epoch +(\d+)/", job.out))
@@ -87,9 +87,9 @@ def train_until(job: Job, epoch: int, there: Callable[[], bool], more: int = 0) 
 
 
 def further(job: Job, trained: int, to: Path, chance: random.Random) -> int:
-    """Train further, and then a moment longer: to a step of one of the next two epochs.
+    """Train one or two more epochs, and for up to 0.3 s more, into one of the next two epochs.
 
-    Returns how many epochs it can have trained by then.
+    Return the number of epochs that it can have trained by then.
     """
     epoch, more = trained + chance.randint(1, 2), chance.randint(1, 2)
     train_until(job, epoch, (to / "checkpoint.pt").exists, more)
@@ -100,7 +100,7 @@ def further(job: Job, trained: int, to: Path, chance: random.Random) -> int:
 def test_a_stopped_job_goes_on_to_the_same_weights(
     train: Callable[..., Job], whole: str, disk: Disk, chance: random.Random, thorough: bool
 ) -> None:
-    """In one of the four ways, drawn by chance; in all of them, twice, by `make test-all`."""
+    """A run tries one of four ways, drawn by chance; `make test-all` tries all of them, twice."""
     to, ways = disk.path / "b", [lose_workers, kill_all, kill_controller, press_ctrl_c]
     for _ in range(2 if thorough else 1):
         trained = 0
@@ -115,20 +115,20 @@ def test_a_stopped_job_goes_on_to_the_same_weights(
             fill_disk(train(), trained, disk)
         other = train("--max-lr", "0.5")
         assert other.end() == 2
-        assert "unfinished run is there with another training" in other.told
+        assert "unfinished run there differs in training" in other.told
         assert finish(train(), to) == whole
         shutil.rmtree(to)
 
 
 def lose_workers(job: Job, trained: int, to: Path, chance: random.Random) -> int:
-    """Kill a worker, which is replaced, and later one more than `--max-failures`."""
+    """Kill a worker, which is replaced. Later kill one more than `--max-failures` allows."""
     job.kill_one(RANK, chance)
-    job.wait_until(lambda: "was lost: going on from the last checkpoint" in job.out)
+    job.wait_until(lambda: "was lost: continuing from the last checkpoint" in job.out)
     trained = further(job, trained, to, chance)
     job.kill_one(RANK, chance)
     assert job.end() == 2
     assert re.search(r"audiocnn: (a worker was lost|worker .* lost)", job.told)
-    assert "goes on from the last checkpoint" in job.told
+    assert "to continue from the last checkpoint" in job.told
     return trained
 
 
@@ -141,14 +141,14 @@ def kill_all(job: Job, trained: int, to: Path, chance: random.Random) -> int:
 def kill_controller(job: Job, trained: int, to: Path, chance: random.Random) -> int:
     descendants(job.process.pid, "TrainController")[0].kill()
     assert job.end() == 2
-    assert "audiocnn: the process that led the training was lost; the same command" in job.told
+    assert "audiocnn: Ray Train's controller process was lost; run the same" in job.told
     return trained
 
 
 def press_ctrl_c(job: Job, trained: int, to: Path, chance: random.Random) -> int:
     job.signal(signal.SIGINT)
     assert job.end() == 130
-    assert "stopped; the same command goes on from the last checkpoint" in job.told
+    assert "stopped; run the same command again to continue from the last" in job.told
     return trained
 
 
@@ -157,7 +157,7 @@ def fill_disk(job: Job, trained: int, disk: Disk) -> None:
     train_until(job, trained + 1, kept.exists)
     disk.fill()
     job.gate.open()
-    # Again and again: a checkpoint that was on its way leaves the room of the one before.
+    # Fill it repeatedly: a new checkpoint frees the space of the previous one.
     assert job.end(meanwhile=disk.fill) == 2, job.told
     assert re.search(r"audiocnn: .*No space left", job.told)
     assert "Traceback" not in job.told
@@ -172,13 +172,13 @@ def test_a_loss_that_is_no_number_ends_the_job_at_once(train: Callable[..., Job]
     told = job.told
     assert re.search(r"audiocnn: the (loss is nan in epoch \d+|weights are not finite)", told)
     assert "--max-lr" in told
-    assert "going on" not in told  # a mistake is not tried again
+    assert "continuing" not in told  # a mistake is not retried
     assert "Traceback" not in told
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SeaweedFS]:
-    """A store of the test's own, which it may kill."""
+    """A store that only this test uses, and may kill."""
     with closing(SeaweedFS()) as server, monkeypatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
@@ -214,7 +214,7 @@ def test_a_run_in_a_bucket_is_killed_and_then_its_bucket_goes_away(
     job = train()
     job.gate.open()
     assert job.end() == 0, job.told
-    assert "going on after epoch" in job.told
+    assert "continuing after epoch" in job.told
     storage.configure({})
     assert read_summary(f"{bucket}/b")["weights_sha256"] == whole
     assert not there()
@@ -228,7 +228,7 @@ def test_a_lost_node(
     job = train_on_nodes(*(["--workers", "1", "2"] if how == "elastic" else []))
     further(job, chance.randint(0, 7), to, chance)
     job.tell("remove")
-    job.wait_until(lambda: "was lost: going on from the last checkpoint" in job.out)
+    job.wait_until(lambda: "was lost: continuing from the last checkpoint" in job.out)
     if how == "replaced":
         job.tell("add")
     weights = finish(job, to)

@@ -1,4 +1,4 @@
-"""The benchmarks run: figures are not looked at, only that each claim has one."""
+"""The benchmarks run, and each claim has a figure. Their speed is not checked."""
 
 import json
 import math
@@ -45,14 +45,14 @@ RATIOS = {
 PEERS = {"ingest": "datasets", "label": "datasets", "serve": "litserve"}
 MOST = {
     "body_vs_nested_json": 0.1,
-    "resume_bytes_fraction": 0.3,  # a quarter is left when it is killed
+    "resume_bytes_fraction": 0.3,  # a quarter is left at the kill
     "listing_memory_20000_vs_2000": 1.2,
 }
-"""Ratios of bytes: they do not depend on how fast the machine is."""
+"""Limits of ratios of bytes, which do not depend on the speed of the machine."""
 
 
 def check_quick_run(name: str, corpus: Path, to: Path) -> None:
-    """Run a benchmark at its shortest, and look for each of its figures."""
+    """Run a benchmark with its quick options, and check that all its figures are there."""
     if name in PEERS:
         pytest.importorskip(PEERS[name], reason="a peer is missing: `make bench-*` installs it")
     command = [sys.executable, "-m", f"benchmarks.{name}", *QUICK[name], "--out", str(to)]
@@ -67,7 +67,7 @@ def check_quick_run(name: str, corpus: Path, to: Path) -> None:
         assert low <= row["median"] <= high
     ratios = result["ratios"]
     assert set(ratios) >= RATIOS[name]
-    assert name in ("ingest", "label") or set(ratios) == RATIOS[name]  # these name each peer too
+    assert name in ("ingest", "label") or set(ratios) == RATIOS[name]  # both name each peer
     if name != "float16":  # an accuracy may be 0 after one epoch
         assert all(math.isfinite(value) and value > 0 for value in ratios.values())
     assert all(ratios[claim] < MOST[claim] for claim in ratios.keys() & MOST.keys())
@@ -79,7 +79,7 @@ def check_quick_run(name: str, corpus: Path, to: Path) -> None:
 
 @pytest.mark.slow
 def test_one_of_the_benchmarks_runs(chance: random.Random, corpus: Path, tmp_path: Path) -> None:
-    name = chance.choice(sorted(QUICK.keys() - {"train", "label"}))  # which take minutes
+    name = chance.choice(sorted(QUICK.keys() - {"train", "label"}))  # these take minutes
     print(f"the quick run of {name}")
     check_quick_run(name, corpus, tmp_path / "result.json")
 

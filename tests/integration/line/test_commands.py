@@ -1,4 +1,4 @@
-"""The commands as somebody types them, in processes of their own: printing, kills, exit codes."""
+"""Whole commands in processes of their own: their output, files and exit codes."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_the_demo_fits_on_two_screens_and_says_what_it_wrote(tmp_path: Path) -> 
 
 
 def test_failures_warn_and_do_not_fail(tmp_path: Path, corpus: Path) -> None:
-    """Exit code 0 with a warning line for bad files; 2 for a bundle that is none."""
+    """Bad files give a warning and exit code 0. A bundle that cannot be read gives exit code 2."""
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "bundle.json").write_text('{"format": "audiocnn.bundle/99"}')
     code, out, err = run("label", corpus, "--bundle", "bundle", "--to", "labels", cwd=tmp_path)

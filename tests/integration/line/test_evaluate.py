@@ -1,4 +1,4 @@
-"""Cross-validation on a real Ray: folds side by side, seeds, leaks, scores that mean something."""
+"""Cross-validation on a real Ray: parallel folds, seeds, leaks, and calibrated scores."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def final(features: FeatureSet, to: Path, **options: object) -> Train:
 
 @pytest.fixture(scope="module")
 def evaluated(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A report on two folds, and what the command said; tests copy it before they change it."""
+    """A report on two folds, and the output of the command. Tests only change copies of it."""
     to, said = tmp_path_factory.mktemp("report") / "r", io.StringIO()
     with redirect_stdout(said):
         evaluate(asked(features, to))
@@ -61,7 +61,7 @@ def evaluated(features: FeatureSet, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def report(evaluated: tuple[Path, str], tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the report."""
     shutil.copytree(evaluated[0], tmp_path / "r")
     return tmp_path / "r"
 
@@ -83,13 +83,13 @@ def test_cross_validation_and_its_report(
     page = (report / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count('<img src="data:image/png;base64,') >= 4
-    assert "the last of 5 epochs was used, so none was chosen by the tested fold" in page
+    assert "the last of 5 epochs was used: this choice does not depend on the tested fold" in page
     for fold in summary["folds"]:
         assert fold["bundle"] in page
 
-    (report / "report.json").unlink()  # as if stopped before the end
+    (report / "report.json").unlink()  # as if it had been stopped
     assert evaluate(options) == summary == json.loads((report / "report.json").read_text())
-    assert "2 bundles are there already" in capsys.readouterr().out
+    assert "2 bundles exist already" in capsys.readouterr().out
 
 
 def test_a_fold_is_calibrated_by_the_others_and_answers_so(
@@ -116,7 +116,7 @@ def test_a_fold_is_calibrated_by_the_others_and_answers_so(
     assert whole.calibration.temperature == found["temperature"]
     assert list(whole.calibration.thresholds) == found["thresholds"]
     (report / "report.json").write_text(json.dumps({**summary, "features": "others"}))
-    with pytest.raises(MismatchError, match="the report of other features"):
+    with pytest.raises(MismatchError, match="this report is of other features"):
         train(final(features, tmp_path / "c", calibration=str(report)))
     with pytest.raises(ConfigError, match="calibration is for a model of all folds"):
         final(features, tmp_path / "c", calibration="r", test_fold=1)
@@ -135,7 +135,7 @@ def test_a_finished_evaluation_takes_more_folds_and_more_seeds(
     with pytest.raises(ConfigError, match=r"report\.json is there already"):
         evaluate(asked(features, report, folds=(4,)))
     summary = evaluate(asked(features, report, folds=(1,), seeds=2))
-    assert "2 bundles are there already" in capsys.readouterr().out
+    assert "2 bundles exist already" in capsys.readouterr().out
     rows = [(row["fold"], row["seed"]) for row in summary["folds"]]
     assert rows == [(1, 0), (4, 0), (1, 1), (4, 1)]
     assert len({row["bundle"] for row in summary["folds"]}) == 4
@@ -157,7 +157,7 @@ def test_bundles_of_other_options_are_refused_before_anything_is_trained(
     features: FeatureSet, report: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in report.rglob("*")}
-    with pytest.raises(MismatchError, match="made with another training"):
+    with pytest.raises(MismatchError, match="this bundle differs in training"):
         evaluate(asked(features, report, folds=(2,), training=replace(SHORT, epochs=1)))
     assert {path: path.stat().st_mtime_ns for path in report.rglob("*")} == before
 
@@ -175,7 +175,7 @@ def test_a_sound_in_two_folds_is_refused_unless_it_is_allowed(
 
 
 def with_a_leak(features: FeatureSet, to: Path) -> FeatureSet:
-    """The features with one window of fold 1 in the place of one of fold 4."""
+    """Write features where one window of fold 4 is replaced by one of fold 1, and return them."""
     copy = replace(features, uri=str(to))
     rows = features.load([1])
     parts, copied = {}, False

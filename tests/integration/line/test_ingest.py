@@ -1,4 +1,4 @@
-"""Ingest begun, stopped, gone on with, grown: every clip once, and nothing read twice."""
+"""Ingest of new, stopped and changed features: each clip is there once, and is read once."""
 
 import json
 import os
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifty clips of ten classes, with no folds of their own, and one that is no sound."""
+    """A corpus of 50 clips in ten classes without folds, and a file that is no sound."""
     folder = tmp_path_factory.mktemp("ingest") / "sounds"
     for name in synthetic.SOUNDS:
         for take in range(5):
@@ -68,7 +68,7 @@ def options(sounds: Path, **others: object) -> Ingest:
 
 
 def rows(features: FeatureSet) -> list[tuple[str, float]]:
-    """(clip_id, start) of every row that the listed parts, and any reader by pattern, has."""
+    """(clip_id, start_s) of each row. The files in parts/ must be exactly the listed parts."""
     folder = Path(features.uri) / "parts"
     assert {f"parts/{path.name}" for path in folder.iterdir()} == set(features.parts)
     table = pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
@@ -76,7 +76,7 @@ def rows(features: FeatureSet) -> list[tuple[str, float]]:
 
 
 def written(features: FeatureSet) -> dict[str, int]:
-    """When each part was written."""
+    """The time when each part was written, in ns, by name."""
     return {p.name: p.stat().st_mtime_ns for p in (Path(features.uri) / "parts").iterdir()}
 
 
@@ -94,7 +94,7 @@ def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
     for name in lost:
         (Path(first.uri) / "parts" / name).unlink()
     (Path(first.uri) / "features.json").unlink()
-    for prefix in ("", "audiocnn-"):  # the first is an earlier version's
+    for prefix in ("", "audiocnn-"):  # the first name is an earlier version's
         left_behind(Path(first.uri) / "parts" / f".{prefix}{'0f' * 16}.tmp")
     finished = ingest(options(sounds))
     read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
@@ -106,7 +106,7 @@ def test_a_stopped_run_is_finished_and_nothing_is_read_twice(
 
 
 def test_nothing_waits_for_an_api_server_that_is_not_there(first: FeatureSet) -> None:
-    """Where Ray Train did, the end of each training took 12 s."""
+    """If Ray Train waited for one, the end of each training would take 12 s longer."""
 
     @ray.remote
     def ask() -> None:
@@ -168,7 +168,7 @@ def test_what_is_new_or_changed_is_read_and_what_is_gone_is_taken_out(
     capsys.readouterr()
     now = ingest(options(corpus, to=to, workers=2))
     read = int(capsys.readouterr().out.split(" clips read in")[0].split()[-1])
-    assert 12 <= read <= 12 + 3 * 5  # in parts of six
+    assert 12 <= read <= 12 + 3 * 5  # parts have six clips
     after = dict(rows(now))
     assert len(after) == 50 + 10 - 1
     assert {"thuds/moved.wav", "siren/take 8.wav"} <= after.keys()
@@ -186,12 +186,12 @@ def test_of_two_at_once_the_one_that_began_later_finishes_and_the_other_leaves_n
 
     def meanwhile(*arguments: Any) -> list[FeatureLedger]:
         monkeypatch.undo()
-        # Of two workers the parts are others.
+        # With two workers, the parts are different ones.
         made.append(ingest(options(sounds, to=to, workers=2)))
         return real(*arguments)
 
     monkeypatch.setattr(job, "_run", meanwhile)
-    with pytest.raises(ConfigError, match=f"^--to {to}: another ingest of it began meanwhile"):
+    with pytest.raises(ConfigError, match=f"^--to {to}: another ingest into this folder has"):
         ingest(options(sounds, to=to))
     assert len(rows(made[0])) == made[0].counts["windows"]  # of all parts that are there
     FeatureSet.read(to)
@@ -209,7 +209,7 @@ def test_a_corpus_that_is_read_otherwise_is_refused_until_it_is_overwritten(
     write_clip(corpus / "extra", "siren", 0)
     write_clip(corpus / "extra", "siren", 1)
     before = written(features)
-    with pytest.raises(ConfigError, match=r"it had folds by its names, and has none now; test, tr"):
+    with pytest.raises(ConfigError, match=r"its names gave the folds, but give none now; test, tr"):
         ingest(options(corpus, to=to))
     assert written(FeatureSet.read(to)) == before
     anew = ingest(options(corpus, to=to, folds=2, overwrite=True))

@@ -1,4 +1,4 @@
-"""Labels of a bucket on a real Ray: once each, whatever changes between one run and the next."""
+"""Labels of a bucket on a real Ray: each recording once, also if the bucket changes."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_what_is_new_changed_or_gone_is_all_that_is_done_again(
     (bucket / "0" / "003.flac").write_bytes(sound(99, 2.0))
     (bucket / "1" / "004.flac").unlink()
     (bucket / "new.wav").write_bytes(sound(7, container="wav"))
-    (bucket / "1" / "001.flac").write_bytes(sound(1))  # failed before
+    (bucket / "1" / "001.flac").write_bytes(sound(1))  # it failed before
     third = label(options(bucket, bundle, to))
     check_sums(to, third)
     assert third["done_now"] == 3
@@ -76,11 +76,11 @@ def test_what_is_new_changed_or_gone_is_all_that_is_done_again(
         assert [row[2] for row in after[uri]] == [w.label for w in expected.windows]
         found = [row[3] for row in after[uri]]
         assert found == pytest.approx([w.score for w in expected.windows], abs=1e-5)
-    # A format asked for once is kept up to date.
+    # A format that an earlier run wrote is updated.
     csv = duckdb.sql(f"SELECT DISTINCT uri FROM '{to}/events.csv'").fetchall()
     assert {uri for (uri,) in csv} == after.keys()
 
-    (bucket / "0" / "000.flac").unlink()  # failed, and gone now
+    (bucket / "0" / "000.flac").unlink()  # it failed, and is deleted now
     fourth = label(options(bucket, bundle, to, retry_failed=True))
     check_sums(to, fourth)
     assert fourth["failed"] == fourth["done_now"] == third["failed"] - 1
@@ -103,7 +103,7 @@ def test_what_left_or_changed_between_listing_and_reading_is_a_failure_that_says
     monkeypatch.undo()
     check_sums(to, summary)
     assert (summary["reasons"]["gone"], summary["reasons"]["changed"]) == (1, 1)
-    after = label(options(bucket, bundle, to))  # lists anew
+    after = label(options(bucket, bundle, to))  # it lists again
     check_sums(to, after)
     assert "gone" not in after["reasons"]
     assert "changed" not in after["reasons"]
@@ -113,7 +113,7 @@ def test_what_left_or_changed_between_listing_and_reading_is_a_failure_that_says
 def test_a_bundle_that_is_replaced_as_the_job_starts_labels_nothing(
     bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows would be by another bundle than `labels.json` says."""
+    """Otherwise `labels.json` would name another bundle than the one that made the rows."""
     to, folder = tmp_path / "labels", tmp_path / "bundle"
     meant, real = make_bundle(folder), job._do
 
@@ -122,7 +122,7 @@ def test_a_bundle_that_is_replaced_as_the_job_starts_labels_nothing(
         return real(*arguments)
 
     monkeypatch.setattr(job, "_do", replaced)
-    with pytest.raises(MismatchError, match=f"began with {meant.fingerprint}"):
+    with pytest.raises(MismatchError, match=f"started with {meant.fingerprint}"):
         label(options(bucket, folder, to))
     assert not parts(to)
 
@@ -145,7 +145,7 @@ def test_labels_by_another_bundle_are_refused_or_another_version(
     assert made["bundle"] == second.fingerprint
     check_sums(to / "version-2", made)
     assert rows(to) == before
-    again = label(options(bucket, other, to))  # goes on where its labels are
+    again = label(options(bucket, other, to))  # it goes on in version-2
     assert again["done_now"] == 0
     assert json.loads((to / "version-2" / "summary.json").read_text()) == again
     (to / "mine.txt").write_text("kept")
@@ -154,7 +154,7 @@ def test_labels_by_another_bundle_are_refused_or_another_version(
     check_sums(to, anew)
     assert anew["bundle"] == second.fingerprint
     assert (to / "mine.txt").exists()
-    # What --new-version kept, --overwrite keeps too.
+    # --overwrite replaces the labels in `to`, and keeps version-2.
     assert {path: path.read_bytes() for path in kept} == kept
 
 
@@ -245,8 +245,8 @@ def test_sums_that_do_not_add_up_are_an_error(
     first = label(options(bucket, bundle, to))
     (bucket / "new.flac").write_bytes(sound(7))
     with monkeypatch.context() as patched:
-        patched.setattr(job, "_do", lose)  # a part of the first listing
-        with pytest.raises(LedgerError, match=r"61 recordings listed, but .* The same command"):
+        patched.setattr(job, "_do", lose)  # it deletes a part of the first listing
+        with pytest.raises(LedgerError, match=r"61 recordings listed, but .* the same command"):
             label(options(bucket, bundle, to))
     assert not (to / "summary.json").exists()
     mended = label(options(bucket, bundle, to))
@@ -256,7 +256,7 @@ def test_sums_that_do_not_add_up_are_an_error(
 
 
 def test_a_job_may_wait_for_as_long_as_it_takes() -> None:
-    """Ray Data would end one in which no shard ended for half an hour."""
+    """By default Ray Data ends a job in which no shard ends for half an hour."""
     assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == -1
 
 
@@ -279,8 +279,8 @@ def test_a_bundle_that_workers_do_not_see_is_told_in_a_line(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"models": 2}, "of models on GPUs: give gpu too"),
-        ({"gpus_per_model": 0.5}, "of models on GPUs: give gpu too"),
+        ({"models": 2}, "for models on GPUs: give gpu too"),
+        ({"gpus_per_model": 0.5}, "for models on GPUs: give gpu too"),
         ({"gpu": True, "gpus_per_model": 1.5}, "above 1 must be a whole number"),
         ({"gpu": True, "gpus_per_model": 0.00001}, "must be at least 0.01"),
     ],

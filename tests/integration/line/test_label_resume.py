@@ -1,4 +1,4 @@
-"""A stopped run goes on where it was, and two runs at once give one result, on a real Ray."""
+"""On a real Ray, a stopped run goes on where it was, and two runs at once give one result."""
 
 import json
 import os
@@ -51,10 +51,10 @@ def test_a_stopped_run_does_what_has_no_part_yet(
     lost_rows = len({row["uri"] for row in pq.read_table(lost).to_pylist()})
     lost.unlink()
     (to / "summary.json").unlink()
-    # What came after the listing is not this run's.
+    # This run does not label recordings that came after its listing.
     (bucket / "later.flac").write_bytes(sound(1))
     strays = [labels_part(to, bundle), left_behind(to / "parts" / f".audiocnn-{'0f' * 16}.tmp")]
-    strays.append(left_behind(to / f".{'0f' * 16}.tmp"))  # half of a manifest, of a killed driver
+    strays.append(left_behind(to / f".{'0f' * 16}.tmp"))  # half of a killed driver's manifest
     (to / "parts" / "mine.txt").write_text("kept")
     kept = {name: at for name, at in parts(to).items() if "0000aaaa" not in name}
     capsys.readouterr()
@@ -88,7 +88,7 @@ def test_a_stopped_run_whose_manifest_was_deleted_lists_again(
 def test_two_that_list_at_once_give_one_result(
     bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the second one lists, the first, which had begun to, ends."""
+    """The first run is stopped while it lists. It goes on and ends while the second one lists."""
     to, asked = tmp_path / "labels", options(bucket, bundle, tmp_path / "labels")
     names = iter(["aaaaaaaa", "bbbbbbbb", "aaaaaaaa"])
     mine = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=next(names)))
@@ -127,7 +127,7 @@ def test_what_a_later_run_asks_for_of_a_stopped_one(
     label(options(bucket, bundle, to))
     assert (to / "events.csv").exists()
     (to / "summary.json").unlink()
-    (bucket / "1" / "001.flac").write_bytes(sound(1))  # failed before
+    (bucket / "1" / "001.flac").write_bytes(sound(1))  # it failed before
     again = label(options(bucket, bundle, to, retry_failed=True))
     check_sums(to, again)
     assert (again["failed"], again["done_now"]) == (first["failed"] - 1, first["failed"])
@@ -147,7 +147,7 @@ def test_two_runs_at_once_give_one_result(
         return real(run, *arguments)
 
     monkeypatch.setattr(job, "_do", meanwhile)
-    with pytest.raises(ConfigError, match="another run of it began meanwhile"):
+    with pytest.raises(ConfigError, match="another run into this folder has started"):
         label(options(bucket, bundle, to))
     summary = label(options(bucket, bundle, to))
     check_sums(to, summary)
@@ -171,12 +171,12 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(bundle: Path, tmp_path: Path)
     with suppress(subprocess.TimeoutExpired):
         run.wait(PATIENCE_S)
     if run.poll() is None:
-        run.send_signal(signal.SIGABRT)  # it says what its threads are at
+        run.send_signal(signal.SIGABRT)  # it prints the stacks of its threads
     out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 130, out + err
     assert "Traceback" not in out + err
     assert err.startswith("audiocnn: stopped; ")
-    assert "of 200 recordings are done, and the same command goes on" in err
+    assert "of 200 recordings are done; run the same command again to continue" in err
 
 
 def test_labels_of_an_earlier_version_go_on(s3: SeaweedFS, tmp_path: Path) -> None:

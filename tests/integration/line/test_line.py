@@ -1,4 +1,4 @@
-"""The whole line on a real Ray: corpus -> features -> bundle -> report -> labels."""
+"""All steps on a real Ray: corpus -> features -> bundle -> report -> labels."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ BAD = {"buzz/cut.wav": b"RIFF", "bell/empty.wav": b"", "siren/text.wav": b"not a
 
 @pytest.fixture(scope="module")
 def features(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """Features of the synthetic corpus and three clips that are none."""
+    """Features of the synthetic corpus and of three files that are no sounds."""
     folder = tmp_path_factory.mktemp("line")
     shutil.copytree(corpus, folder / "corpus")
     for index, (name, data) in enumerate(BAD.items()):
@@ -196,7 +196,7 @@ def test_a_damaged_bundle_is_one_line_and_no_pool_of_dying_workers(
     shutil.copytree(bundle, tmp_path / "bundle")
     weights = tmp_path / "bundle" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(FormatError, match=r"model\.safetensors is not the one"):
+    with pytest.raises(FormatError, match=r"model\.safetensors does not match"):
         label(
             Label(bucket=features.corpus, bundle=str(tmp_path / "bundle"), to=str(tmp_path / "l"))
         )
@@ -208,7 +208,7 @@ def test_a_report_refuses_predictions_that_are_not_the_bundles(
     shutil.copytree(bundle, tmp_path / "bundle")
     predictions = tmp_path / "bundle" / "predictions.parquet"
     pq.write_table(pq.read_table(predictions).slice(1), predictions)
-    with pytest.raises(FormatError, match=r"predictions\.parquet is not the one"):
+    with pytest.raises(FormatError, match=r"predictions\.parquet does not match"):
         report_on(str(tmp_path / "bundle"), features, str(tmp_path / "r"))
 
 
@@ -239,7 +239,7 @@ def test_the_tested_clips_are_the_folds_and_the_accuracy_is_theirs(
     rows = pq.read_table(bundle / "predictions.parquet").to_pylist()
     assert {r["clip_id"] for r in rows} == set(features.load([1]).clip_ids)
     right = []
-    for clip_id in {r["clip_id"] for r in rows}:  # a row a window: a clip's score is their mean
+    for clip_id in {r["clip_id"] for r in rows}:  # each row is a window of a clip
         windows = [r for r in rows if r["clip_id"] == clip_id]
         total = sum(r["duration_s"] * np.array(r["scores"]) for r in windows)
         right.append(features.classes[int(np.argmax(total))] == windows[0]["label"])
@@ -286,10 +286,10 @@ def test_a_validation_fold_chooses_the_epoch_and_streaming_trains(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test_fold": 9}, "no fold 9; there are 1, 2, 3, 4, 5"),
+        ({"test_fold": 9}, "no fold 9; the folds are 1, 2, 3, 4, 5"),
         ({"workers": 64, "settings": {"batch_size": 128}}, "--workers 64: the cluster has"),
         ({"gpu": True}, "has 0 GPUs"),
-        ({"settings": {"batch_size": 500}}, "--batch-size 500: there are 160 windows"),
+        ({"settings": {"batch_size": 500}}, "--batch-size 500: there are only 160 windows"),
         ({"data": "stream", "settings": {"batch_size": 80}, "workers": 40}, "--data stream"),
     ],
 )
@@ -312,7 +312,7 @@ def test_an_unfinished_run_with_other_options_is_refused(
     job = replace(plan(training(features, to, settings={"epochs": 9}), features), to=str(to))
     storage.write_json(f"{to}/job.json", job.note)
     checkpoint.write(job.checkpoint, {"job": job.fingerprint})
-    with pytest.raises(MismatchError, match=r"unfinished run is there with another .*training"):
+    with pytest.raises(MismatchError, match=r"unfinished run there differs in .*training"):
         train(training(features, to))
 
 
@@ -355,7 +355,7 @@ def test_200_good_and_20_bad_recordings(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_path: Path) -> None:
-    """Contract 1: a stereo 44.1 kHz file gives the same arrays by every way."""
+    """A stereo file of 44.1 kHz gives the same arrays in ingest, `Predictor`, `LogMel`, label."""
     left = synthetic.sound("siren", 5, 2.7, 44_100)
     right = synthetic.sound("bell", 6, 2.7, 44_100)
     data = synthetic.encode(np.stack([left, right], axis=1), 44_100, "flac")

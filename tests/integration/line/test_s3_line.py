@@ -1,4 +1,4 @@
-"""The whole line on object storage: a real S3 server and a real Ray."""
+"""Ingest, train, label, evaluate and doctor on a real S3 server and a real Ray."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pipelines.options import Doctor, Evaluate, Ingest, Label, Train
 from pipelines.tools.doctor import doctor
 from pipelines.train.job import train
 
-# The server first, for its variables are those of the cluster's processes too.
+# The server starts first, so that the cluster's processes inherit its variables.
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("s3", "ray_cluster")]
 
 TINY = ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0)
@@ -29,7 +29,7 @@ SHORT = TrainConfig(epochs=2, batch_size=16)
 
 @pytest.fixture(scope="module")
 def lake(s3: SeaweedFS, corpus: Path) -> str:
-    """A bucket with the synthetic corpus and a clip that is none."""
+    """A bucket with the synthetic corpus and a file that is no sound."""
     uri = s3.bucket()
     for file in listing.list_files(str(corpus)):
         storage.write_bytes(f"{uri}/corpus/{file.path}", storage.read_bytes(file.uri))
@@ -60,7 +60,7 @@ def test_the_same_features_as_from_disk(
     assert features.counts["failed"] == 1
     assert features.fingerprint != ""
     of_s3, of_disk = (f.load(list(f.folds)) for f in (FeatureSet.read(f"{lake}/features"), local))
-    # Parts are named by their clips' URIs, and lie in another order; what is trained on does not.
+    # Parts are named by the URIs of their clips, so their order differs. That of clips does not.
     assert list(FeatureSet.read(f"{lake}/features").parts) != list(local.parts)
     assert of_s3.clip_ids == of_disk.clip_ids == sorted(of_disk.clip_ids)
     assert (of_s3.logmel == of_disk.logmel).all()
@@ -91,7 +91,7 @@ def test_a_bucket_is_labelled_and_a_fold_evaluated(
     evaluate(options)
     assert storage.exists(f"{lake}/report/report.html")
     storage.remove(f"{lake}/report/report.json")
-    assert evaluate(options)["clips"] == 20  # from the fold's bundle that is there
+    assert evaluate(options)["clips"] == 20  # the bundle of the fold is used again
 
 
 def test_an_output_is_replaced_when_asked_for(features: FeatureSet, lake: str) -> None:

@@ -1,4 +1,4 @@
-"""Storage options reach every process of a job, and are written nowhere."""
+"""Storage options reach every process of a job, and no file contains them."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ from pipelines.train.job import train
 
 @pytest.fixture
 def blind_cluster(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster whose processes, like this one, know neither the endpoint nor the keys."""
+    """A cluster. Its processes and this one know neither the endpoint nor the keys of the store."""
     import ray
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -28,7 +28,7 @@ def blind_cluster(s3: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     storage.configure({})
-    ray.shutdown()  # that of other tests, whose processes know both
+    ray.shutdown()  # processes of other tests' cluster know both
     session.connect()
     yield
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""Every verb into a folder full of somebody else's files: all of them are there afterwards."""
+"""Each verb writes to a folder with other people's files: all of them are there afterwards."""
 
 import json
 import shutil
@@ -29,12 +29,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 TINY = ModelConfig(stages=(1, 1, 1, 1), channels=8, dropout=0.0)
 SHORT = TrainConfig(epochs=1, batch_size=4, max_lr=1e-2)
 NAMES = tuple(name for name in strangers.NAMES if not name.startswith("parts/part-"))
-"""Without what readers of all parts by a pattern would stumble over."""
+"""Without names that match the pattern of parts, so that readers do not read those files."""
 
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folds of six sounds of two classes."""
+    """A corpus of two folds, each with six sounds of two classes."""
     folder = tmp_path_factory.mktemp("strangers") / "mini"
     for take in range(12):
         name = ("bell", "buzz")[take % 2]
@@ -109,12 +109,12 @@ def test_label_and_review_cost_nobody_a_file(
     selections = min((to / "raven").rglob("[0-9]*.selections.txt"))
     ours = selections.read_text()
     selections.write_text("boxes of my own")
-    assert "is not as label wrote it" not in capsys.readouterr().out
+    assert "is not the file that label wrote" not in capsys.readouterr().out
 
     check_sums(to, label(Label(**given)))  # type: ignore[arg-type]
     kept = selections.with_name(f"{selections.name}.kept-1")
     assert (selections.read_text(), kept.read_text()) == (ours, "boxes of my own")
-    assert "is not as label wrote it: it is kept as" in capsys.readouterr().out
+    assert "is not the file that label wrote: it is kept as" in capsys.readouterr().out
 
     other = strangers.plant(to, ("parts/part-00000.parquet", "raven/mine-too.txt"))
     label(Label(**given, overwrite=True, formats=("raven",)))  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def test_label_and_review_cost_nobody_a_file(
     assert strangers.found(to, NAMES) == planted
     assert strangers.found(to, tuple(other)) == other
     assert kept.read_text() == "boxes of my own"
-    assert not (to / "events.csv").exists()  # of the labels before, and nobody had changed it
+    assert not (to / "events.csv").exists()  # the labels before had it, unchanged
     assert len(read_labels(str(to))) > 0
 
     planted = strangers.plant(tmp_path / "review")

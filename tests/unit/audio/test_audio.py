@@ -87,9 +87,9 @@ def test_a_second_of_silence_is_a_recording_like_any_other() -> None:
 
 @pytest.mark.parametrize("rate", [44_100, 192_000])
 def test_what_gives_not_one_sample_is_too_short_and_gives_no_window(rate: int) -> None:
-    """A window of no length would weigh nothing in the mean of a recording, and fill no event."""
+    """A window of length 0 would have no weight in a recording's mean, and no time in an event."""
     data, limits = encode(np.full(1, 0.1), rate), AudioLimits(min_duration_s=1e-6)
-    with pytest.raises(AudioError, match="too_short: not one sample at 16000 Hz"):
+    with pytest.raises(AudioError, match="too_short: less than one sample at 16000 Hz"):
         list(windows(data, ONE_SECOND, limits))
 
 
@@ -146,7 +146,7 @@ def test_flipped_bytes_give_windows_or_an_audio_error(container: str) -> None:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_an_mp3_that_does_not_say_its_length_is_read_to_its_end(rate: int, channels: int) -> None:
-    """libsndfile alone guesses from the first frame, and stops there: VBR, loud first, loses."""
+    """libsndfile guesses the length from the first frame: it would cut a VBR that begins loud."""
     rng = np.random.default_rng(0)
     loud = rng.standard_normal(4 * rate) * 0.2
     samples = np.concatenate([loud, loud * 0.001])

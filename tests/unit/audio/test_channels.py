@@ -1,4 +1,4 @@
-"""Channels that cancel each other out are not averaged away; all others are averaged."""
+"""Channels that cancel each other out are not averaged; all other channels are averaged."""
 
 import io
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def level(samples: Noise) -> float:
 @pytest.mark.parametrize("container", ["wav", "flac"])
 @pytest.mark.parametrize("slip", [0.0, 0.02, -0.1])
 def test_a_side_wired_the_wrong_way_round_is_heard(container: str, slip: float) -> None:
-    """To some part alike: cables and microphones differ a little."""
+    """The levels differ by a factor of 1 + `slip`: cables and microphones are not all equal."""
     left = noise()
     found_ = found(left, -(1 + slip) * left, container=container)
     for window, start in zip(found_, range(3), strict=True):
@@ -81,7 +81,7 @@ def test_ordinary_channels_are_averaged_as_ever(name: str) -> None:
 
 
 def test_the_choice_is_one_of_some_seconds_and_each_window_says_it(tmp_path: Path) -> None:
-    """A recorder whose cable was turned round after a while."""
+    """The right channel is reversed after the first block, as if somebody swapped its wires."""
     block = BLOCK_FRAMES / RATE
     sound = noise(4 * block)
     right = np.where(np.arange(len(sound)) < BLOCK_FRAMES, sound, -sound)

@@ -1,4 +1,4 @@
-"""All that a file holds is read, whatever its header says; or it is said how much is not."""
+"""All sound in a file is read, even if its header is wrong, or an error says how much was found."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ WHOLE = {container: decoded(sound(container)) for container in ("wav", "flac", "
 
 
 class Counting(io.BytesIO):
-    """A file that knows how often it was read, and how many bytes."""
+    """A file that counts its reads, and the bytes that they returned."""
 
     reads = count = 0
 
@@ -37,7 +37,7 @@ class Counting(io.BytesIO):
 
 
 def with_size(data: bytes, size: int) -> bytes:
-    """A WAV with another size of its data chunk."""
+    """Return a WAV with another size in the header of its data chunk."""
     at = data.index(b"data") + 4
     return data[:at] + struct.pack("<I", size) + data[at + 4 :]
 
@@ -64,7 +64,7 @@ def test_what_does_not_sound_like_it_is_not_read_and_not_passed_over() -> None:
 
 @pytest.mark.parametrize("behind", [4, 0x1_0000])
 def test_a_wav_of_over_4_gb_is_as_long_as_it_is(tmp_path: Path, behind: int) -> None:
-    """Its size has 32 bits, and what is left of it is small."""
+    """The size field has 32 bits, so the size wraps around to a small number."""
     size = (1 << 32) + 64_000
     path = tmp_path / "long.wav"
     with path.open("wb") as file:
@@ -84,8 +84,8 @@ def test_sizes_in_64_bits_are_believed(magic: bytes) -> None:
 
 
 def test_libsndfile_is_given_a_plain_header(tmp_path: Path) -> None:
-    """So that it reads what was found to be sound, also beyond 4 GB."""
-    size = (1 << 32) + 48_002  # whole frames of three bytes
+    """libsndfile then reads exactly the bytes that are sound, also beyond 4 GB."""
+    size = (1 << 32) + 48_002  # a whole number of frames of three bytes
     path = tmp_path / "long.wav"
     tail = np.random.default_rng(0).integers(-(2**20), 2**20, 16_000, np.int32)
     with path.open("wb") as file:
@@ -112,7 +112,7 @@ def test_a_stream_that_was_taken_up_again_is_read_to_its_end(links: int) -> None
     joined = b"".join(parts)
     assert np.array_equal(decoded(joined), expected)
     assert read_info(joined).frames == len(expected)
-    # Also where the line broke before the stream could be ended, and bytes of it are lost.
+    # After a broken connection, the first stream lacks its last page; other bytes replace it.
     broken = parts[0][: parts[0].rfind(b"OggS")] + b"lost" + joined[len(parts[0]) :]
     assert np.array_equal(decoded(broken)[-len(decoded(parts[-1])) :], decoded(parts[-1]))
 
@@ -176,7 +176,7 @@ def test_tags_in_front_of_a_recording_are_passed_over(container: str, tags: byte
 
 
 def id3(size: int, said: int | None = None) -> bytes:
-    """A tag of so many bytes behind its header, and what that says of them."""
+    """Return a tag with `size` bytes after its header; the header states `said` bytes."""
     said = size if said is None else said
     return b"ID3\x04\0\0" + bytes(said >> bits & 0x7F for bits in (21, 14, 7, 0)) + bytes(size)
 
@@ -191,7 +191,7 @@ def test_a_tag_at_the_end_may_hold_what_looks_like_sound() -> None:
 @pytest.mark.parametrize("container", ["wav", "flac", "ogg", "mp3"])
 def test_thousands_of_tags_in_a_row_are_not_read_to_their_end(container: str) -> None:
     file = Counting(100_000 * id3(0) + sound(container))
-    with pytest.raises(AudioError, match="unrecognised: over 100 ID3 tags stand in front of it"):
+    with pytest.raises(AudioError, match="unrecognised: it begins with more than 100 ID3 tags"):
         read_info(file)
     assert file.reads < 200
     assert np.array_equal(decoded(100 * id3(0) + sound(container)), WHOLE[container])
@@ -219,7 +219,7 @@ def test_a_tag_that_lies_about_its_size_hides_no_sound(said: int) -> None:
 
 
 def test_what_might_begin_a_frame_at_every_place_is_looked_at_once() -> None:
-    file = Counting(400_000 * b"\xff\xfb\x90\0")  # each would be of 417 bytes
+    file = Counting(400_000 * b"\xff\xfb\x90\0")  # each could begin a frame of 417 bytes
     assert read_mp3(file) is None
     assert file.reads < 10
     assert file.count < 2 * len(file.getvalue())
@@ -228,14 +228,14 @@ def test_what_might_begin_a_frame_at_every_place_is_looked_at_once() -> None:
 @pytest.mark.parametrize("container", ["wav", "flac"])
 @pytest.mark.parametrize("second_s", [0.2, 3.0])
 def test_a_recording_behind_another_is_not_passed_over(container: str, second_s: float) -> None:
-    """As `cat a.wav b.wav > c.wav` makes it."""
+    """The file is like the result of `cat a.wav b.wav > c.wav`."""
     noise = 0.1 * np.random.default_rng(0).standard_normal(round(16_000 * second_s))
     with pytest.raises(AudioError, match="truncated: another recording follows its"):
         decoded(sound(container) + encode(noise, 16_000, container))
 
 
 def test_a_size_that_a_pipe_might_give_is_believed_where_so_much_is_there(tmp_path: Path) -> None:
-    """Recorders begin another file at 2 GiB, and may have chunks behind the sound."""
+    """Recorders begin a new file at 2 GiB, and may write chunks after the sound."""
     size, path = 0x7FFF_F000, tmp_path / "long.wav"
     with path.open("wb") as file:
         file.write(wav(pcm(), data=size)[:44])

@@ -1,4 +1,4 @@
-"""Mutated recordings, by the hundred, through the front end's process: none may end it."""
+"""Hundreds of mutated recordings are read by the front end's process; none may end it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ LIMITS = AudioLimits(max_duration_s=600)
 
 
 def seeds() -> list[bytes]:
-    """A sound of each container, odd and hostile ones, and real recordings where they are."""
+    """Return a sound in each container, odd and hostile files, and real recordings if available."""
     found = [sound(container) for container in ("wav", "flac", "ogg", "mp3")]
     found += [data for data in TOLERATED.values() if len(data) < 1 << 18]
     found += [data for data, _ in HOSTILE.values() if 40 < len(data) < 1 << 18]

@@ -1,4 +1,4 @@
-"""Recordings read from a file as they are decoded: hours in flat memory, and the same samples."""
+"""Files are decoded while they are read: memory stays constant, and samples are the same."""
 
 import io
 import struct
@@ -44,7 +44,7 @@ def test_16_bit_wav_has_the_samples_that_libsndfile_reads(channels: int) -> None
 
 
 def test_one_block_and_many_are_resampled_alike(tone: Tone) -> None:
-    """A recording of one block goes through soxr at once, a longer one as a stream."""
+    """soxr resamples a recording of one block in one call, and a longer one as a stream."""
     second = samples_of(encode(tone(12.0, 44_100), 44_100), 22_050)
     first = samples_of(encode(tone(3.0, 44_100), 44_100), 22_050)
     inside = len(first) - 2_000
@@ -74,7 +74,7 @@ def test_rf64_is_wav() -> None:
 
 
 class Failing(io.BytesIO):
-    """A file whose reading fails behind a place, as a connection does."""
+    """A file that fails after byte 60,000, as if it were read over a broken connection."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell() > 60_000:
@@ -97,7 +97,7 @@ def test_a_cut_file_is_truncated_whichever_way_it_is_read() -> None:
 
 
 def long_wav(path: Path, hours: float, rate: int) -> None:
-    """A WAV of hours that takes no space on the disk."""
+    """Write a WAV of `hours` hours, which is sparse and takes no space on the disk."""
     size = int(hours * 3_600) * rate * 2
     fmt = struct.pack("<HHIIHH", 1, 1, rate, rate * 2, 2, 16)
     head = b"RIFF" + struct.pack("<I", size + 36) + b"WAVEfmt " + struct.pack("<I", 16) + fmt

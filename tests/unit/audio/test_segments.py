@@ -1,4 +1,4 @@
-"""A segment is jumped to, and has the samples that the whole recording has there."""
+"""A segment has the samples of the whole recording; the decoder jumps to the segment."""
 
 import io
 import struct
@@ -17,14 +17,14 @@ RATE, SECONDS = 22_050, 90.0
 
 
 def noise(seconds: float = SECONDS, rate: int = RATE, channels: int = 1) -> np.ndarray:
-    """Noise whose level wavers, so that no place sounds like another."""
+    """Return noise, [samples, channels], with a changing level, so that all places differ."""
     samples = np.random.default_rng(0).standard_normal((round(seconds * rate), channels))
     level = 0.02 + 0.1 * np.abs(np.sin(np.arange(len(samples)) / rate))
     return samples * level[:, None]
 
 
 def encoded(samples: np.ndarray, rate: int, container: str, codec: str | None = None) -> bytes:
-    """In pieces: libsndfile's Vorbis encoder crashes on long ones at once."""
+    """Encode one second at a time: libsndfile's Vorbis encoder crashes on long arrays."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(
         buffer, "w", rate, samples.shape[1], format=container, subtype=codec
@@ -39,7 +39,7 @@ def samples_of(source: Source, rate: int, segment: Segment | None = None) -> np.
 
 
 class Counting(io.BytesIO):
-    """A file that knows how many of its bytes were read."""
+    """A file that counts the bytes that were read from it."""
 
     count = 0
 
@@ -51,7 +51,7 @@ class Counting(io.BytesIO):
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many frames libsndfile was asked for and gave, read by read."""
+    """Number of frames that libsndfile returned in each read."""
     counts: list[int] = []
     read = frames.SoundFileFrames._read
 
@@ -149,7 +149,7 @@ def test_a_rate_that_soxr_only_comes_near_is_decoded_from_the_beginning() -> Non
 
 
 def test_the_end_of_a_recording_of_six_hours(tmp_path: Path) -> None:
-    """Sparse on the disk; 16-bit stereo at 48 kHz, above 4 GB."""
+    """The file is sparse on the disk: 16-bit stereo at 48 kHz, more than 4 GB."""
     rate, hours = 48_000, 6
     frames_there = hours * 3_600 * rate
     tail = np.random.default_rng(0).integers(-5_000, 5_000, (rate, 2)).astype("<i2")

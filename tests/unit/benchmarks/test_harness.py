@@ -1,4 +1,4 @@
-"""The writer of benchmarks' rows and ratios, with figures that are known."""
+"""The writer of benchmark rows and ratios is tested with known figures."""
 
 import json
 from pathlib import Path

@@ -19,7 +19,7 @@ GOOD = [("good 1.wav", "x"), ("good 2.wav", "y")]
 
 
 def manifest(path: Path | str, rows: list[tuple[str, ...]], *more: str) -> str:
-    """Write a CSV of uri,label,... and two good rows; returns its URI."""
+    """Write a CSV with columns uri, label and `more`, and with two good rows; return its URI."""
     with_good = [(*row, *[""] * (2 + len(more) - len(row))) for row in [*rows, *GOOD]]
     frame = pd.DataFrame(with_good, columns=["uri", "label", *more])
     storage.write_bytes(str(path), frame.to_csv(index=False).encode())
@@ -140,7 +140,7 @@ def test_a_row_with_times_is_a_segment_of_its_recording(tmp_path: Path, kind: st
     }
     cut = [clip for clip in corpus.clips if clip.segment]
     assert {clip.uri for clip in cut} == {f"{tmp_path}/long.wav"}
-    assert {clip.source for clip in cut} == {"long.wav"}  # so that one fold has them all
+    assert {clip.source for clip in cut} == {"long.wav"}  # all segments get the same fold
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_names_that_are_not_utf8_cost_their_files(tmp_path: Path) -> None:
 
 
 def clips(*sizes: tuple[str, str, int]) -> Corpus:
-    """A corpus of (class, source, number of clips)."""
+    """Return a corpus from triples (class, source, number of clips)."""
     made = [
         Clip(clip_id=f"{label}/{source}-{i}", uri="", label=label, source=source or None)
         for label, source, count in sizes
@@ -248,7 +248,7 @@ def clips(*sizes: tuple[str, str, int]) -> Corpus:
 
 
 def single(classes: str, count: int, start: int = 0) -> Corpus:
-    """A corpus of sources of one clip."""
+    """Return a corpus with `count` sources in each class, each with one clip."""
     return clips(*[(c, f"{c}{i}", 1) for c in classes for i in range(start, start + count)])
 
 
@@ -276,7 +276,7 @@ def test_dealt_folds_keep_sources_together_whatever_their_sizes() -> None:
     counts = Counter((clip.label, clip.fold) for clip in dealt.clips)
     for label in "abc":
         of_class = [counts[label, fold] for fold in dealt.folds]
-        assert max(of_class) - min(of_class) <= 2  # the last dealt are the smallest
+        assert max(of_class) - min(of_class) <= 2  # the smallest sources are dealt last
 
 
 def test_dealt_folds_depend_on_the_seed_and_on_no_order() -> None:
@@ -319,7 +319,7 @@ def test_clips_without_a_source_are_dealt_and_kept_by_their_names() -> None:
 
 def test_kept_folds_that_cannot_be_are_refused() -> None:
     corpus = single("ab", 6)
-    with pytest.raises(CorpusError, match="'a/a1-0' was in fold 5 of 3"):
+    with pytest.raises(CorpusError, match="'a/a1-0' was in fold 5, but there are 3 folds"):
         with_folds(corpus, 3, kept={"a/a1-0": 5})
     pairs = clips(*[("a", f"a{i}", 2) for i in range(6)], *[("b", f"b{i}", 2) for i in range(6)])
     with pytest.raises(CorpusError, match="source 'a1' is in 2 folds"):

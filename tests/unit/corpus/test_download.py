@@ -1,4 +1,4 @@
-"""The download against a real HTTP server on loopback, one that also breaks off."""
+"""The download from a real HTTP server on loopback, which can break off an answer."""
 
 import io
 import random
@@ -92,7 +92,7 @@ def test_it_comes_whole_and_only_once(server: Server, tmp_path: Path) -> None:
 
 def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.body, server.breaks_after = archive(esc50()), 200
-    with pytest.raises(StorageError, match="the same command goes on"):
+    with pytest.raises(StorageError, match="run the same command again to continue"):
         download.fetch_esc50(tmp_path, url(server))
     assert not (tmp_path / "ESC-50").exists()
     server.breaks_after = None
@@ -106,7 +106,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Pa
 def test_names_that_lead_out_are_refused(server: Server, tmp_path: Path, name: str) -> None:
     server.body = archive({**esc50(), name: b"x"})
     inside = tmp_path / "deep" / "inside"
-    with pytest.raises(CorpusError, match="refused, for it holds"):
+    with pytest.raises(CorpusError, match="refused, because it contains"):
         download.fetch_esc50(inside, url(server))
     assert not [p for p in tmp_path.rglob("*") if "evil" in p.name]
     assert not (inside / "ESC-50").exists()
@@ -148,7 +148,7 @@ def test_a_bomb_is_refused_unopened(
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file of this process may have more than 100 kB, as on a full disk."""
+    """Limit the files of this process to 100 kB each; writing more fails, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_line(server: Server, tmp_path: Path, full: str) -> N
     content = noise if full == "the archive" else bytes(200_000)
     server.body = archive({**esc50(), f"{TOP}/README.md": content})
     name = r"-esc50\.zip\.part" if full == "the archive" else r"-ESC-50\.part"
-    with pytest.raises(StorageError, match=rf"{name}: File too large; make room, and the same"):
+    with pytest.raises(StorageError, match=rf"{name}: File too large; free some space and run"):
         download.fetch_esc50(tmp_path, url(server))
     assert not (tmp_path / "ESC-50").exists()
     assert not (tmp_path / ".audiocnn-ESC-50.part").exists()
@@ -171,7 +171,7 @@ def test_a_full_disk_is_one_line(server: Server, tmp_path: Path, full: str) -> N
 
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"esc50\.zip: .*goes on from here"):
+    with pytest.raises(StorageError, match=r"esc50\.zip: .*run the same command again to continue"):
         download.fetch_esc50(tmp_path, "http://127.0.0.1:9/esc50.zip")
 
 
@@ -181,12 +181,12 @@ def test_a_disk_that_cannot_be_written_is_not_taken_for_the_server(
     server.body = archive(esc50())
     partial = tmp_path / ".audiocnn-esc50.zip.part"
     partial.mkdir()
-    with pytest.raises(StorageError, match=rf"^{partial}: Is a directory; the same command"):
+    with pytest.raises(StorageError, match=rf"^{partial}: Is a directory; run the same command"):
         download.fetch_esc50(tmp_path, url(server))
 
 
 def test_it_costs_nobody_a_file(server: Server, tmp_path: Path) -> None:
-    """Not where it comes whole, and not where it does not."""
+    """Neither a complete download nor a refused one changes files of others."""
     mine = ("esc50.zip", "esc50.zip.part", "ESC-50.part/audio/mine.wav")
     planted = strangers.plant(tmp_path, mine)
     server.body = b"no zip at all"

@@ -26,7 +26,7 @@ def table(path: Path, columns: str, *rows: tuple[object, ...]) -> None:
 
 
 def esc50(root: Path, *rows: tuple[str, int, str, str]) -> Path:
-    """ESC-50 as its repository has it, with rows of (name, fold, category, source)."""
+    """Write the files of ESC-50's repository, with rows of (name, fold, category, source)."""
     columns = "filename,fold,target,category,esc10,src_file,take"
     table(
         root / "meta/esc50.csv",
@@ -36,7 +36,7 @@ def esc50(root: Path, *rows: tuple[str, int, str, str]) -> Path:
     return touch(root, "README.md", *[f"audio/{row[0]}" for row in rows])
 
 
-URBAN = [  # as the published CSV has them
+URBAN = [  # rows of the published CSV
     ("100032-3-0-0.wav", 100032, 0.0, 0.317551, 1, 5, 3, "dog_bark"),
     ("100263-2-0-117.wav", 100263, 58.5, 62.5, 1, 5, 2, "children_playing"),
     ("100263-2-0-121.wav", 100263, 60.5, 64.5, 1, 5, 2, "children_playing"),
@@ -46,7 +46,7 @@ URBAN = [  # as the published CSV has them
 
 
 def urbansound8k(root: Path, rows: list[tuple[object, ...]]) -> Path:
-    """UrbanSound8K as its archive unpacks."""
+    """Write the files that UrbanSound8K's archive unpacks to."""
     columns = "slice_file_name,fsID,start,end,salience,fold,classID,class"
     table(root / "metadata/UrbanSound8K.csv", columns, *rows)
     touch(root, "FREESOUNDCREDITS.txt", "UrbanSound8K_README.txt", "audio/fold1/.DS_Store")
@@ -54,7 +54,7 @@ def urbansound8k(root: Path, rows: list[tuple[object, ...]]) -> Path:
 
 
 def speech_commands(root: Path) -> Path:
-    """Speech Commands v0.02 as its archive unpacks."""
+    """Write the files that the archive of Speech Commands v0.02 unpacks to."""
     touch(
         root,
         "LICENSE",
@@ -86,7 +86,7 @@ def test_esc50s_layout(tmp_path: Path) -> None:
     assert corpus.clips[0].uri == f"{root}/audio/1-10-A-0.wav"
     assert corpus.clips[1].clip_id == "2-11-A-1.wav"
     assert corpus.clips[1].source == "11"
-    assert corpus.ignored == 3  # the CSV, the README, the recording that is not in the CSV
+    assert corpus.ignored == 3  # the CSV, the README, and the recording that is not in the CSV
 
 
 def test_urbansound8ks_layout(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_speech_commands_layout(tmp_path: Path) -> None:
         ("yes/0a7c2a8d_nohash_0.wav", "yes", 1, "0a7c2a8d"),
         ("yes/bb05582b_nohash_3.wav", "yes", 3, "bb05582b"),
     ]
-    assert corpus.ignored == 7  # both lists, two texts, three files of _background_noise_
+    assert corpus.ignored == 7  # two lists, two texts, three files in _background_noise_
     assert with_folds(corpus, 5) == corpus
 
 
@@ -178,7 +178,7 @@ def test_numbers_are_taken_off_all_names_or_none(tmp_path: Path) -> None:
     root = touch(tmp_path, "2-stroke engine/a.wav", "4-stroke engine/b.wav", "7 - Rain/c.wav")
     assert read_corpus(str(root)).classes == ("2-stroke engine", "4-stroke engine", "7 - Rain")
     doubled = touch(tmp_path / "x", "1 - Rain/a.wav", "2 - Rain/b.wav", "3 - Dog/c.wav")
-    with pytest.raises(CorpusError, match="two class folders have one name"):
+    with pytest.raises(CorpusError, match="two class folders have the same name"):
         read_corpus(str(doubled))
 
 
@@ -189,7 +189,7 @@ def test_a_folder_without_a_name_costs_its_recordings(tmp_path: Path) -> None:
 
 
 def read(root: Path, *names: str) -> dict[str, tuple[str, int | None]]:
-    """Class and fold of each clip."""
+    """Return the class and fold of each clip."""
     corpus = read_corpus(str(touch(root, *names)))
     assert corpus.rejected == ()
     return {clip.clip_id: (clip.label, clip.fold) for clip in corpus.clips}
@@ -201,8 +201,8 @@ def test_folders_named_train_and_test_are_folds_and_not_classes(tmp_path: Path) 
                 for name in names}  # fmt: skip
     assert read(tmp_path / "split", *names) == expected
     (remark,) = read_corpus(str(tmp_path / "split")).remarks
-    assert remark == "folds are by folder: 1 is train, 3 is test"
-    # Also within folders that all share, and where one of them lacks a class.
+    assert remark == "the folds are folders: 1 is train, 3 is test"
+    # This also holds below common folders, and if one split lacks a class.
     above = read(tmp_path / "above", *[f"my data/audio/{name}" for name in names[:-2]])
     assert above == {f"my data/audio/{name}": expected[name] for name in names[:-2]}
 
@@ -264,8 +264,8 @@ def test_a_folder_beside_those_of_folds_makes_them_classes_and_that_is_said(
     corpus = read_corpus(str(touch(tmp_path, *names, *folders)))
     assert {"train", "test", "extra7"} <= set(corpus.classes)
     (remark,) = corpus.remarks
-    assert remark.startswith("test, train are no folds, for extra0, extra1, extra10, ")
-    assert "and 12 more is beside them" in remark
+    assert remark.startswith("test, train are not folds, because they are beside extra0, ")
+    assert " and 12 more (use a manifest" in remark
 
 
 def test_a_folder_beside_those_of_folds_in_a_class_is_said_too(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_folder_beside_those_of_folds_in_a_class_is_said_too(tmp_path: Path) -
     found = read(tmp_path / "b", *names, "cat/misc/1.wav")
     assert set(found.values()) == {("dog", None), ("cat", None)}
     (remark,) = read_corpus(str(tmp_path / "b")).remarks
-    assert remark.startswith("test, train are no folds, for misc is beside them")
+    assert remark.startswith("test, train are not folds, because they are beside misc (")
 
 
 def test_a_recording_beside_its_class_folders_costs_its_row(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_sounds_are_loud_enough_and_never_clip() -> None:
 
 
 def test_chirps_differ_in_time_alone() -> None:
-    """Reversed in time, a rising chirp falls: a model that only saw spectra could not tell."""
+    """A reversed rising chirp is a falling one: a model that saw only spectra could not tell."""
     up = np.abs(np.fft.rfft(synthetic.sound("rising chirp", 4)))
     down = np.abs(np.fft.rfft(synthetic.sound("falling chirp", 4)))
     assert np.corrcoef(np.log(up + 1e-3), np.log(down + 1e-3))[0, 1] > 0.5

@@ -21,7 +21,7 @@ GOOD = [("1.wav", SOUND), ("1.cls", b"dog"), ("2.wav", SOUND), ("2.cls", b"cat")
 
 
 def shard(tmp_path: Path, members: list[tuple[str, bytes]]) -> Corpus:
-    """A corpus of one tar of these members, with two good samples before them."""
+    """Return a corpus of one tar: two good samples, and then these members."""
     (tmp_path / "s.tar").write_bytes(tar([*GOOD, *members]))
     return read_corpus(str(tmp_path))
 
@@ -166,12 +166,12 @@ def test_a_tar_that_was_cut_anywhere_gives_what_is_whole_and_says_so(tmp_path: P
     members = [(f"{i}.{kind}", data) for i in range(6) for kind, data in
                [("cls", b"dog" if i % 2 else b"cat"), ("wav", bytes([i]) * 700)]]  # fmt: skip
     whole = tar(members, tarfile.GNU_FORMAT)
-    end = 6 * (2 * 512 + 512 + 1024)  # of the last member; the mark of the end follows
+    end = 6 * (2 * 512 + 512 + 1024)  # end of the last member; the end mark follows
     cuts = [*range(4 * 2560, end + 512, 512), *range(4 * 2560 + 100, end + 512, 512), end - 1]
     for cut in sorted(cuts):
         (tmp_path / "s.tar").write_bytes(whole[:cut])
         corpus = read_corpus(str(tmp_path))
-        count = sum(cut >= 2560 * (i + 1) - 324 for i in range(6))  # padding may be cut off
+        count = sum(cut >= 2560 * (i + 1) - 324 for i in range(6))  # padding may be missing
         assert len(corpus.clips) == count, cut
         assert rows(corpus)["s.tar"] == "truncated", cut
     (tmp_path / "s.tar").write_bytes(whole[: end + 512])
@@ -200,7 +200,7 @@ def test_a_damaged_tar_costs_a_row_and_the_others_are_used(
 
 
 def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A tar header that says any size."""
+    """Return a tar header with any bytes in its size field."""
     info = tarfile.TarInfo(name)
     info.type = kind
     block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
@@ -213,9 +213,9 @@ def header(name: str, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
 @pytest.mark.parametrize(
     "lie",
     [
-        header("3.wav", b"\xff" * 10 + b"\xfc\x00"),  # -1024: back to where it came from
+        header("3.wav", b"\xff" * 10 + b"\xfc\x00"),  # -1024: it leads backwards
         header("3.wav", b"\xff" * 12),
-        header("3.wav", b"\x80" + bytes(3) + b"\xff" * 8),  # more than there is
+        header("3.wav", b"\x80" + bytes(3) + b"\xff" * 8),  # more bytes than the tar has
         header("3", b"77777777777\0", tarfile.GNUTYPE_LONGNAME),  # a name of 8 GB
         header("3", b"\xff" * 10 + b"\xfc\x00", tarfile.GNUTYPE_LONGNAME),
         (header("x", b"00000000006\0", b"x") + b"6 a=b\n".ljust(512, b"\0")) * 3000,
@@ -243,7 +243,7 @@ RANGES: list[tuple[int, int]] = []
 
 
 class Store(MemoryFileSystem):
-    """What was written to memory://, as an object store that counts ranges and may refuse."""
+    """The files of memory:// as an object store that counts ranges, and may refuse or fail."""
 
     protocol = "counted"
 

@@ -1,4 +1,4 @@
-"""Pictures and sounds of a report where there is much of something."""
+"""A report's pictures and sounds, and its remarks about silence and calibration."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ def test_a_picture_has_bounds_and_takes_any_name(count: int) -> None:
 
 
 def said_of(fold: int, scores: list[list[float]], seed: int = 0) -> Predictions:
-    """A clip of class a and one of class b, with these scores."""
+    """Return predictions for a clip of class a and one of class b; `scores` are [2, 2]."""
     return Predictions(
         fold=fold, seed=seed, bundle="f", clip_ids=[f"{fold}-a", f"{fold}-b"], uris=["a", "b"],
         labels=["a", "b"], duration_s=np.ones(2), scores=np.array(scores),
@@ -42,7 +42,7 @@ def said_of(fold: int, scores: list[list[float]], seed: int = 0) -> Predictions:
 
 
 def results(scores: list[list[float]], folds: tuple[int, ...]) -> list[Predictions]:
-    """The same for each fold."""
+    """Return the same predictions for each fold."""
     return [said_of(fold, scores) for fold in folds]
 
 
@@ -54,7 +54,7 @@ RIGHT, HALF_HEARD, SILENT = (
 
 
 def reported(found: list[Predictions], to: Path) -> tuple[dict[str, Any], str]:
-    """The content of `report.json`, as a program reads it that takes no NaN; and the page."""
+    """Write a report; return the content of `report.json`, which has no NaN, and the page."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -80,8 +80,8 @@ def test_clips_of_silence_are_counted_and_a_fold_of_them_is_in_no_mean(
     assert [row["accuracy_mean"] for row in summary["seeds"]] == [1.0, 1.0]
     print_report(summary, "r")
     said = (
-        "3 of 6 clips are silence alone: they have no answer, and count for nothing; fold 2 has no "
-        "other clip, and is in no mean"
+        "3 of 6 clips contain only silence: they have no answer and are not counted; the means "
+        "leave out fold 2, with no other clip"
     )
     assert said in page
     assert f"! {said}" in capsys.readouterr().out
@@ -98,8 +98,8 @@ def test_of_silence_alone_nothing_is_known(
     assert (found["answered"], found["accuracy_of_answers"]) == (None, None)
     assert found["before"]["expected_calibration_error"] is None
     print_report(summary, "r")
-    assert "4 of 4 clips are silence alone" in capsys.readouterr().out
-    assert "No clip can be heard" in page
+    assert "4 of 4 clips contain only silence" in capsys.readouterr().out
+    assert "All clips are silent" in page
     assert "nan" not in re.sub(r'src="data:[^"]*"', "", page)
 
 
@@ -116,7 +116,7 @@ def test_a_report_without_silence_does_not_speak_of_it(
 def test_a_report_says_whether_it_is_calibrated(
     scores: list[list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where every answer was right, and so no temperature was needed."""
+    """This also holds if every prediction is right, so that no temperature is needed."""
     features = write_features(str(tmp_path))
     for folds in ((1, 2), (1,)):
         found = results(scores, folds)
@@ -162,7 +162,7 @@ def test_a_window_of_minutes_is_written_too(tmp_path: Path) -> None:
 def test_a_perfect_evaluation_is_calibrated_where_there_are_other_folds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], *, others: bool
 ) -> None:
-    """Its temperature is 1, which is also that of a bundle that was never calibrated."""
+    """The temperature is 1, but a bundle that was never calibrated has this temperature too."""
     classes = ("bell", "dog")
     features = FeatureSet(
         uri="f", config=SMALL, classes=classes, corpus="c", counts={}, parts={}, folds={}, bands={}

@@ -1,4 +1,4 @@
-"""Features that are no longer what ingest wrote are refused, whatever happened to them."""
+"""Features that changed in any way after ingest wrote them are refused."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipelines.ingest.job import _ledgers
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
-    """Two parts of six clips each, in as many bytes."""
+    """Write features in two parts of six clips each."""
     folder = tmp_path_factory.mktemp("damage")
     items = []
     for index in range(12):
@@ -48,7 +48,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
 
 @pytest.fixture
 def folder(written: FeatureSet, tmp_path: Path) -> Path:
-    """A copy, which this process has not read yet."""
+    """A copy of the features that this process has not read yet."""
     return Path(shutil.copytree(written.uri, tmp_path / "features"))
 
 
@@ -57,7 +57,7 @@ def load(folder: Path) -> rows.FeatureRows:
 
 
 def without_checksums(path: Path) -> None:
-    """Write a part anew as it was written before there were any."""
+    """Write a part again without page checksums, as earlier versions did."""
     table = pq.read_table(path)
     with pq.ParquetWriter(path, table.schema, compression="zstd") as file:
         file.write_table(table, row_group_size=64)
@@ -71,7 +71,7 @@ def damage(path: Path, at: int) -> None:
 
 def test_sixteen_damaged_bytes_anywhere_in_a_part_are_noticed(folder: Path) -> None:
     whole = load(folder)
-    assert len(whole) == 12 * 4 - 12  # the last 0.2 s of each are no window
+    assert len(whole) == 12 * 4 - 12  # the last 0.2 s of each clip give no window
     path = min(folder.glob("parts/*.parquet"))
     data = path.read_bytes()
     for place in range(1, 20):
@@ -85,14 +85,14 @@ def test_sixteen_damaged_bytes_anywhere_in_a_part_are_noticed(folder: Path) -> N
 
 @pytest.mark.parametrize("known", [False, True])
 def test_a_part_in_the_place_of_another_is_noticed(folder: Path, known: bool) -> None:
-    """Also where the one that was there before is known to be whole."""
+    """This also holds if the part's earlier content was already checked (`known`)."""
     first, second = sorted(folder.glob("parts/*.parquet"))
     features = FeatureSet.read(str(folder))
     if known:
         features.load([1])
     shutil.copy(first, second)
     for _ in range(2):
-        with pytest.raises(FormatError, match=rf"{second.name}: its rows are not those .*delete"):
+        with pytest.raises(FormatError, match=rf"{second.name}: its rows do not match .*delete"):
             features.load([1])
 
 
@@ -100,7 +100,7 @@ def test_a_part_in_the_place_of_another_is_not_gone_on_with(folder: Path) -> Non
     first, second = sorted(folder.glob("parts/*.parquet"))
     names = {f"parts/{path.name}" for path in (first, second)}
     assert {ledger.part for ledger in _ledgers(str(folder))} == names
-    first.replace(second)  # it says that it is the first, which is not there
+    first.replace(second)  # its ledger names the first part, which is gone
     assert _ledgers(str(folder)) == []
 
 
@@ -116,13 +116,13 @@ def test_features_that_were_written_without_checksums_load_and_are_compared(
     path = min(older.glob("parts/*.parquet"))
     table = pq.read_table(path)
     logmel = table["logmel"].combine_chunks().to_numpy_ndarray().copy()
-    logmel[1, 2, 3] += 1  # such a file has nothing else that could tell
+    logmel[1, 2, 3] += 1  # without checksums, only the digest of the rows differs
     column = type(table["logmel"].combine_chunks()).from_numpy_ndarray(
         logmel, dim_names=["mel", "frame"]
     )
     place = table.schema.get_field_index("logmel")
     pq.write_table(table.set_column(place, table.schema.field(place), column), path)
-    with pytest.raises(FormatError, match="its rows are not those"):
+    with pytest.raises(FormatError, match="its rows do not match"):
         load(older)
 
 

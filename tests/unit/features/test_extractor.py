@@ -1,4 +1,4 @@
-"""The front end in a process of its own: what kills, hangs or fills it costs one recording."""
+"""A recording that kills or hangs the front end's process, or fills its memory, fails alone."""
 
 import contextlib
 import re
@@ -34,7 +34,7 @@ LIMITS = AudioLimits()
 
 
 def items_of(recordings: list[Recording]) -> list[Item]:
-    """Clips of one class, named by their place."""
+    """Return the items of clips of one class; each clip_id is the clip's index."""
     clips = [
         Clip(
             clip_id=f"{place:03d}",
@@ -52,7 +52,7 @@ def items_of(recordings: list[Recording]) -> list[Item]:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
-    """Twenty-four short recordings: more than are read ahead."""
+    """Write 24 short recordings, more than the process reads ahead."""
     folder = tmp_path_factory.mktemp("sounds")
     found = []
     for index in range(24):
@@ -65,17 +65,17 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
 
 @pytest.fixture(scope="module")
 def extractor() -> Iterator[Extractor]:
-    """One that no test kills."""
+    """An extractor that no test kills."""
     with Extractor(SMALL, LIMITS) as extractor:
         yield extractor
 
 
 Answer = list[np.ndarray] | str
-"""A clip's log-mels, or why it failed."""
+"""A clip's log-mels, each [n_mels, n_frames], or the reason why the clip failed."""
 
 
 def answers_of(ledger: FeatureLedger, path: Path) -> list[Answer]:
-    """What became of each clip, in order."""
+    """Return the answer for each clip, sorted by clip_id."""
     table = pq.read_table(path)
     tensors = table["logmel"].combine_chunks().to_numpy_ndarray()
     rows: dict[str, list[np.ndarray]] = {}
@@ -121,7 +121,7 @@ def test_sums_are_of_the_log_mels_that_are_stored(
 def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(
     tmp_path: Path, extractor: Extractor
 ) -> None:
-    sound = synthetic.sound("siren", 1, 9.3, 22_050)  # another rate than the model's
+    sound = synthetic.sound("siren", 1, 9.3, 22_050)  # not the rate of the front end
     whole = Recording(uri=str(tmp_path / "long.flac"))
     Path(whole.uri).write_bytes(synthetic.encode(sound, 22_050, "flac"))
     (all_of_it,) = read([whole], tmp_path, extractor)
@@ -166,7 +166,7 @@ def test_bad_ones_are_named_and_the_others_go_on(
 
 
 class Clock:
-    """Time that passes only where the first two processes are at the recording that hangs."""
+    """A clock that advances only while the first two processes decode the hanging recording."""
 
     def __init__(self, place: int) -> None:
         self.place, self.now = place, 0.0
@@ -219,7 +219,7 @@ def test_a_process_killed_once_from_outside_costs_nothing(
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(deadly.hole(tmp_path / "hole"))
         extractor = Extractor(SMALL, LIMITS)
-    # It hangs, so that it is killed before it is done; the one after it has no hole.
+    # The first process hangs, so it is killed before it is done. The next one has no hole.
     with extractor, ThreadPoolExecutor(1) as thread:
         before = process_of(extractor)
         writing = thread.submit(extractor.part, items_of(order), str(tmp_path / "part.parquet"))
@@ -300,7 +300,7 @@ def test_a_member_of_a_tar_is_its_bytes(
 def test_what_was_rewritten_since_it_was_listed_is_a_row(
     sounds: list[Recording], tmp_path: Path
 ) -> None:
-    """Its label, or its place in a shard, is of what was there before."""
+    """The label, or the position in the shard, belongs to the earlier content."""
     data = [Path(sound.uri).read_bytes() for sound in sounds[:4]]
     shard = tmp_path / "corpus" / "s.tar"
     names = ["1.wav", "1.cls", "2.wav", "2.cls"]

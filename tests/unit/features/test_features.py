@@ -14,7 +14,7 @@ from audiocnn.features.torch_logmel import TorchLogMel
 from pipelines.recipes import RECIPES
 
 _RANGE_DB = 70
-"""Below a frame's loudest band; further down, the rounding of float32 transforms shows."""
+"""Decibels below a frame's loudest band that are compared; float32 rounding shows below that."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -43,7 +43,7 @@ def test_the_log_mel_is_librosas(recipe: str) -> None:
 
 
 ODD = FeatureConfig(sample_rate=44_100, n_fft=1_103, hop_length=441)
-"""Frames of 25 ms every 10 ms: a whole number of hops, and half a sample at either end of them."""
+"""Frames of 25 ms every 10 ms: a window is a whole number of hops, but `n_fft` is odd."""
 
 
 @pytest.mark.parametrize("config", [*(made().feature for made in RECIPES.values()), ODD])
@@ -109,7 +109,7 @@ def test_the_filters_are_torchaudios() -> None:
 
 
 def test_a_front_end_starts_without_torch() -> None:
-    """It is a process of its own beside each worker: torch takes most of a second and 200 MB."""
+    """Each worker has a front-end process; torch would cost it almost a second and 200 MB."""
     code = "import sys, audiocnn.features.extractor_child; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -16,7 +16,7 @@ from helpers.common import SMALL
 def features(
     folder: Path, pictures: list[np.ndarray], folds: list[int], sources: list[str | None]
 ) -> FeatureSet:
-    """A part for each window."""
+    """Write features of one window per clip, each in its own part."""
     columns = schema(SMALL)
     place = columns.get_field_index("logmel")
     parts = {}
@@ -67,7 +67,7 @@ def test_one_recording_in_another_encoding_is_found(tmp_path: Path) -> None:
     found = features(tmp_path, [noise(0), noise(1), again], [1, 1, 2], [None] * 3)
     leaked = leaks.find(found)
     assert leaked.near == [(("clip0", 1), ("clip2", 2))]
-    leaks.require_none(found, leaked)  # only a suspicion
+    leaks.require_none(found, leaked)  # near pairs are only suspicious
 
 
 def test_a_kind_of_sound_that_all_look_alike_costs_no_memory(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_kind_of_sound_that_all_look_alike_costs_no_memory(tmp_path: Path) -> 
         for _ in range(80)
     ]
     found = leaks.find(features(tmp_path, alike, [1, 2] * 40, [None] * 80))
-    assert len(found.near) == leaks.MOST_NEAR  # of 1,600
+    assert len(found.near) == leaks.MOST_NEAR  # of 1,600 pairs
 
 
 def test_silence_and_sounds_of_one_fold_are_no_leak(tmp_path: Path) -> None:

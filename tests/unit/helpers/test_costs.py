@@ -1,4 +1,4 @@
-"""The table of what tests cost: written, read, and compared with a run on another machine."""
+"""The table of test costs is written, read, and compared with a run on another machine."""
 
 from pathlib import Path
 

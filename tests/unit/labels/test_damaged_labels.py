@@ -1,4 +1,4 @@
-"""Labels and manifests that are no longer what was written or listed are refused by all readers."""
+"""All readers refuse damaged labels and manifests, and parts that changed after their listing."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def damage(path: Path, at: int) -> None:
 
 
 def readers(to: Path, part: LabelPart) -> list[Callable[[], object]]:
-    """All that read a part of labels."""
+    """Return functions that read a part of labels, each in another way."""
     return [
         lambda: label_set.read_labels(str(to)),
         lambda: list(label_set.batches([part], ["uri", "start_s", "score", "embedding"])),
@@ -53,12 +53,12 @@ def readers(to: Path, part: LabelPart) -> list[Callable[[], object]]:
 
 
 def test_a_part_in_the_place_of_another_is_refused(place: Path, tmp_path: Path) -> None:
-    """The sums would add up: it has as many recordings."""
+    """Sums do not show the error if both parts have the same number of recordings."""
     to = Path(shutil.copytree(place / "labels", tmp_path / "labels"))
     (listed,) = label_set.find_parts(str(to), ["aa"])
     label_part.without(listed.uri, {str(place / "bucket" / "0.wav")})
     (part,) = label_set.find_parts(str(to), ["aa"])
-    for read in readers(to, part):  # a part that was rewritten is still itself
+    for read in readers(to, part):  # a rewritten part keeps its name
         read()
     other = to / label_set.part_name("aa", 1)
     shutil.copy(part.uri, other)
@@ -79,7 +79,7 @@ def test_damaged_labels_are_refused_wherever_they_are_read(place: Path, tmp_path
 
 
 def place_of_embeddings(part: Path) -> int:
-    """Where in a part the numbers are that nothing but a checksum can tell from others."""
+    """Return a position within the embeddings of a part: only a checksum shows damage there."""
     group = pq.read_metadata(part).row_group(0)
     columns = (group.column(at) for at in range(group.num_columns))
     (column,) = (one for one in columns if one.path_in_schema.startswith("embedding"))
@@ -101,7 +101,7 @@ def test_damaged_labels_are_no_part_of_what_is_looked_through(place: Path, tmp_p
 
 @pytest.fixture(params=["local", "s3"])
 def copy(request: pytest.FixtureRequest, place: Path, tmp_path: Path) -> str:
-    """A copy of the labels, in each kind of store."""
+    """A copy of the labels, on a local disk and in an S3 store."""
     to = str(tmp_path / "labels")
     if request.param == "s3":
         request.getfixturevalue("connections")
@@ -114,7 +114,7 @@ def copy(request: pytest.FixtureRequest, place: Path, tmp_path: Path) -> str:
 def test_a_part_that_was_written_anew_since_it_was_listed_is_not_read(
     copy: str, place: Path
 ) -> None:
-    """Its rows would be mixed with those that were read before, and be written over."""
+    """Otherwise old and new rows would be mixed, and the new part would be overwritten."""
     opened = open_labels(copy)
     (part,) = parts = label_set.find_parts(copy, ["aa"])
     sums, _, _ = label_set.collect(copy, parts)
@@ -141,7 +141,7 @@ def test_a_part_that_was_written_anew_since_it_was_listed_is_not_read(
     ):
         with pytest.raises(ChangedError, match=rf"{Path(part.uri).name}: it changed meanwhile"):
             read()
-    assert label_set.find_parts(copy, ["aa"]) == now  # nothing was written
+    assert label_set.find_parts(copy, ["aa"]) == now  # no part was rewritten
     assert label_set.collect(copy, now)[0].labelled == sums.labelled - 1
     with pytest.raises(ChangedError):
         take_out()

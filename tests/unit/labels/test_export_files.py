@@ -1,4 +1,4 @@
-"""Exports beside what people did to them, and beside what is not ours."""
+"""An export keeps the files that people edited or added."""
 
 from functools import partial
 from pathlib import Path

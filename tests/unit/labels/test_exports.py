@@ -1,4 +1,4 @@
-"""Events of label rows, and every format read back by a program that is not ours."""
+"""Label rows become events, and other programs read every export format."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def spans(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, float, int]]
 
 
 def names(folder: Path) -> list[str]:
-    """Files below a folder, but for the list of them."""
+    """Return the paths of all files below a folder, except the list of exported files."""
     found = [p for p in folder.rglob("*") if p.is_file() and p.name != EXPORTS]
     return sorted(str(p.relative_to(folder)) for p in found)
 
@@ -68,7 +68,7 @@ HOSTILE = [
     "\uff0d1",
     "\uff201",
 ]
-"""What a spreadsheet would run, or what hides it."""
+"""Texts that a spreadsheet may run as a formula; some begin with invisible characters."""
 
 ODD = [
     "<img src=x onerror=alert(1)>.wav",
@@ -90,7 +90,7 @@ ODD = [
     "deep/" * 300 + "x.wav",
     "trailing. /x.wav",
 ]
-"""Names of recordings that files and readers stumble over."""
+"""Names of recordings that are difficult for file systems or for programs that read exports."""
 
 
 def test_windows_that_touch_or_overlap_are_one_event() -> None:
@@ -129,7 +129,7 @@ def test_another_label_recording_or_bundle_is_another_event() -> None:
     ]
     assert len(list(merged([row(0), row(1, uri=f"{BUCKET}/b.wav")]))) == 2
     assert len(list(merged([row(0), row(1, bundle="beef")]))) == 2
-    # Where windows overlap, so do events; what interrupts an event ends it.
+    # Overlapping windows give overlapping events; a window of another class ends an event.
     assert spans([row(0), row(0.5), row(1, "cat"), row(1.5)]) == [
         ("dog", 0, 1.5, 2),
         ("cat", 1, 2, 1),
@@ -345,7 +345,7 @@ for folder in folders:
     sys.argv[1:] = [folder]
     runpy.run_path(script, run_name="__main__")
 """
-"""Runs a script for each of some folders: Label Studio's SDK takes seconds to import."""
+"""Code that runs a script for several folders: importing Label Studio's SDK takes seconds."""
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_files_of_recordings_stay_in_their_folder_and_apart(tmp_path: Path) -> N
     assert all(name.startswith(("deep/out/raven/", "deep/out/audacity/")) for name in written)
     assert all(len(os.fsencode(part)) <= 255 for name in written for part in name.split("/"))
     assert "deep/out/audacity/back_slash.wav.txt" in written
-    assert "deep/out/audacity/CAPS ü 音.wav.txt" in written  # fit as it is
+    assert "deep/out/audacity/CAPS ü 音.wav.txt" in written  # valid, so unchanged
 
 
 def test_a_name_like_a_changed_one_is_changed_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exports of many events take no more memory than those of few."""
+"""An export of many events takes no more memory than an export of few events."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ BUCKET = "/data/bucket"
 
 def test_memory_is_flat(tmp_path: Path, thorough: bool) -> None:
     count = 200_000 if thorough else 60_000
-    traced_from = count - 20_000  # what is traced is five times as slow
+    traced_from = count - 20_000  # tracing makes the code five times as slow
 
     def rows() -> Iterator[dict[str, Any]]:
         for index in range(count):
@@ -28,5 +28,5 @@ def test_memory_is_flat(tmp_path: Path, thorough: bool) -> None:
     export(FORMATS, merged(rows()), str(tmp_path), BUCKET, high_hz=2_000.0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 4_000_000  # a row group of Parquet; the events that are traced are 6 MB
+    assert peak < 4_000_000  # room for one row group; all traced events take 6 MB
     assert (tmp_path / "events.csv").read_bytes().count(b"\n") == count + 1

@@ -1,4 +1,4 @@
-"""Manifests, parts of labels, and what changed: all that `label` does without Ray."""
+"""Manifests, parts and changes of labels: the work of `label` that needs no Ray."""
 
 import os
 import random
@@ -66,8 +66,8 @@ def test_large_recordings_make_small_shards(tmp_path: Path) -> None:
     assert shard_list.write_manifest(uri, map(row_of, files(5, 700 << 20))) == 5
     shard_list.write_manifest(uri, map(row_of, files(100_000, 10 << 20)))
     sizes = shard_list.shard_sizes(uri)
-    assert sizes[0] == 3  # of 32 MiB: a few long recordings are shared out too
-    assert sizes[-2] == max(sizes) == 102  # of 1 GiB
+    assert sizes[0] == 3  # 32 MiB: a few long recordings are shared out too
+    assert sizes[-2] == max(sizes) == 102  # 1 GiB
     assert len(sizes) < 2_000
     assert shard_list.write_manifest(str(tmp_path / "none.parquet"), []) == 0
     assert shard_list.shard_sizes(str(tmp_path / "none.parquet")) == []
@@ -97,12 +97,12 @@ def test_a_name_that_is_not_utf8_is_in_the_manifest_as_what_is_wrong(tmp_path: P
     assert entry.wrong == "path: its name is not UTF-8"
 
 
-# Windows from a process beside.
+# Windows from a separate process.
 
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
-    """Forty recordings of one to three windows, two bad ones among them, and one of a minute."""
+    """Forty recordings of 1 to 3 s, except one of a minute; two of them cannot be decoded."""
     folder = tmp_path_factory.mktemp("sounds")
     for index in range(40):
         seconds = 60.0 if index == 20 else 1.0 + index % 3
@@ -123,7 +123,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture(scope="module")
 def extractor() -> Iterator[Extractor]:
-    """One for the tests that do not kill it."""
+    """An extractor for the tests that do not kill it."""
     with Extractor(SMALL, LIMITS) as extractor:
         yield extractor
 
@@ -171,7 +171,7 @@ def quiet(
     extractor: Extractor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A part of all sounds that nobody disturbed."""
+    """A part with all sounds, written without a crash."""
     return label(tmp_path_factory.mktemp("quiet"), sounds, predictor, extractor)[0]
 
 
@@ -295,7 +295,7 @@ def test_what_was_written_anew_is_not_taken_for_what_was_listed(
     assert ledger.labelled == 1
 
 
-# Parts and what they say.
+# Parts, their ledgers, and changes.
 
 
 def test_a_part_without_some_is_the_rest(
@@ -353,7 +353,7 @@ def failing(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     raise StorageError("s3://b: gone away")
 
 
-# The folder.
+# The folder of labels.
 
 
 def test_labels_by_another_bundle_are_another_version(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_labels_by_another_bundle_are_another_version(tmp_path: Path) -> None:
         label_set.find_version(to, second, new_version=False)
     assert label_set.find_version(to, second, new_version=True) == (f"{to}/version-2", None)
     write_note(tmp_path / "labels" / "version-2", second)
-    for new_version in (False, True):  # which is there already
+    for new_version in (False, True):  # the version exists already
         folder, note = label_set.find_version(to, second, new_version=new_version)
         assert (folder, (note or {})["made_with"]) == (f"{to}/version-2", second)
 

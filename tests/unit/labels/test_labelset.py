@@ -1,4 +1,4 @@
-"""Folders of labels: their versions, whichever are still there."""
+"""Folders of labels: their versions, their parts, and their place beside the recordings."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_a_version_that_was_deleted_hides_no_other(to: str) -> None:
     assert found(to, THIRD, new_version=True) == ("/version-3", True)
     with pytest.raises(ConfigError, match=r"bundle cccc and not dddd are there.*--new-version"):
         found(to, FOURTH)
-    # A number that was given once is not given again.
+    # A new version gets the number after the highest one; a gap is not filled.
     assert found(to, FOURTH, new_version=True) == ("/version-4", False)
     assert found(to, SECOND, new_version=True) == ("/version-4", False)
     storage.remove(f"{to}/labels.json")
@@ -55,7 +55,7 @@ def test_a_version_that_was_deleted_hides_no_other(to: str) -> None:
 
 
 def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> None:
-    """Else no run of the same command would ever add up again."""
+    """Otherwise every later run would count more recordings than are listed."""
     for shard, names in enumerate(("ab", "bc")):
         path = tmp_path / label_set.part_name("aa", shard)
         path.parent.mkdir(exist_ok=True)

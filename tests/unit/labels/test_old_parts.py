@@ -1,4 +1,4 @@
-"""Parts that were written before windows had a level and a channel are read like all others."""
+"""Parts of earlier versions, without the level and channel of windows, are read like all others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ NEW = ["level_dbfs", "channel"]
 
 
 def make_old(part: Path) -> None:
-    """Write a part as the code before wrote it."""
+    """Rewrite a part as an earlier version would have written it."""
     with pq.ParquetFile(part) as file:
         table, footer = file.read().drop_columns(NEW), file.metadata.metadata
     table = table.replace_schema_metadata(None)

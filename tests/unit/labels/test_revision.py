@@ -1,4 +1,4 @@
-"""A revision of labels is a short text, by which any copy finds the same parts again."""
+"""A revision of labels is a short text; with it, every replica finds the same parts again."""
 
 import random
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_many_parts_in_a_row_are_a_short_text() -> None:
     "text", ["", "x", "aa:0", "aa:~" + DIGEST, "aa:1-~" + DIGEST, "aa:0~0123", "ß:0~" + DIGEST]
 )
 def test_what_is_no_revision_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="no revision"):
+    with pytest.raises(ConfigError, match="not a revision"):
         Revision.parse(text)
 
 

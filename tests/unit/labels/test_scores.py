@@ -1,4 +1,4 @@
-"""Scores that are no numbers: a bundle that gives only such is refused, one window costs a row."""
+"""A bundle with NaN or infinite weights is refused; one NaN score fails only its recording."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_a_bundle_of_such_weights_is_refused(tmp_path: Path, value: float) -> No
     bundle = make_bundle(tmp_path)
     bundle.model.fc.weight.data[0, 0] = value
     bundle.write(str(tmp_path))
-    with pytest.raises(FormatError, match=r"fc\.weight has weights that are NaN or"):
+    with pytest.raises(FormatError, match=r"fc\.weight has NaN or infinite weights"):
         Bundle.read(str(tmp_path))
 
 

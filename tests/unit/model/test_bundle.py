@@ -91,8 +91,8 @@ def test_bundles_that_are_not_ours_are_refused_in_one_line(tmp_path: Path, bundl
     original = (folder / "bundle.json").read_text()
     for changes, message in [
         ({"format": "audiocnn.bundle/99"}, "audiocnn.bundle/99.*reads 'audiocnn.bundle/1'"),
-        ({"feature": {"n_mels": 64}}, "changed bundle"),
-        ({"classes": ["siren", "bell", "thuds"]}, "changed bundle"),
+        ({"feature": {"n_mels": 64}}, "the bundle was changed"),
+        ({"classes": ["siren", "bell", "thuds"]}, "the bundle was changed"),
     ]:
         edit(folder / "bundle.json", **changes)
         with pytest.raises(FormatError, match=message) as caught:
@@ -138,7 +138,7 @@ def test_weights_that_are_not_the_named_ones_are_never_loaded(
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
 
     weights.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(FormatError, match="not the one that"):
+    with pytest.raises(FormatError, match=r"does not match bundle\.json"):
         Bundle.read(str(tmp_path / "bundle"))
     assert not (tmp_path / "sprung").exists()
 
@@ -148,7 +148,7 @@ def test_another_bundle_than_the_one_that_is_meant_is_refused(
 ) -> None:
     uri = str(tmp_path / "bundle")
     assert Bundle.read(uri, bundle.fingerprint).fingerprint == bundle.fingerprint
-    with pytest.raises(MismatchError, match=rf"bundle {bundle.fingerprint} is there now.*f00d"):
+    with pytest.raises(MismatchError, match=rf"now bundle {bundle.fingerprint}, .*f00d"):
         Bundle.read(uri, "f00d")
     with pytest.raises(MismatchError, match="f00d"):
         Predictor.load(uri, fingerprint="f00d")

@@ -15,7 +15,7 @@ CLASSES = ("a", "b", "c")
 
 
 def answers(count: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores that are too certain by a temperature, and truths drawn from the honest ones."""
+    """Return scores that `temperature` calibrates, and classes drawn from the calibrated scores."""
     rng = np.random.default_rng(seed)
     honest = apply_temperature(rng.dirichlet((0.4, 0.4, 0.4), count), 1.0)
     truth = np.array([rng.choice(3, p=row) for row in honest])
@@ -52,7 +52,7 @@ def test_where_no_answer_is_wrong_scores_are_not_made_surer() -> None:
 
 
 def test_windows_are_what_is_calibrated() -> None:
-    """Of a clip of many windows the mean looks less sure than any of them is."""
+    """The mean score of a clip with many windows is less confident than its windows' scores."""
     scores, truth = answers(4_000, 2.5)
     order = np.argsort(truth, kind="stable")
     names = [f"{truth[row]}-{place // 8}" for place, row in enumerate(order)]
@@ -86,7 +86,7 @@ def test_calibration_by_other_folds_brings_the_error_down() -> None:
 def test_the_error_is_guo_and_others_definition() -> None:
     scores = np.array([[0.95, 0.05], [0.95, 0.05], [0.65, 0.35], [0.35, 0.65]])
     truth = np.array([0, 1, 0, 1])
-    # Two answers at 0.95 of which half are right, two at 0.65 that are both right.
+    # Two predictions score 0.95, and one is right. Two score 0.65, and both are right.
     assert reliability(scores, truth).error == pytest.approx((2 * 0.45 + 2 * 0.35) / 4)
     assert reliability(np.array([[1.0, 0.0]]), np.array([0])).error == 0
 
@@ -94,14 +94,14 @@ def test_the_error_is_guo_and_others_definition() -> None:
 def test_a_threshold_keeps_the_answers_that_are_right_often_enough() -> None:
     best = np.linspace(0.4, 0.99, 60)
     scores = np.stack([best, 1 - best, np.zeros(60)], axis=1)
-    scores[:, 1:] *= 0.5  # class 0 is the answer to all of them
+    scores[:, 1:] *= 0.5  # class 0 is always predicted
     truth = np.where(best > 0.6, 0, 1)
     thresholds = fit_thresholds(scores, truth)
     assert 0.5 < thresholds[0] < 0.6
-    assert thresholds[1:] == (0.0, 0.0)  # never answered: nothing is known
+    assert thresholds[1:] == (0.0, 0.0)  # never predicted: nothing is known about them
     known = Calibration(thresholds=thresholds).known(scores)
     assert (truth[known] == 0).mean() >= PRECISION
-    assert known.sum() > (best > 0.6).sum()  # as many as the precision allows, and no fewer
+    assert known.sum() > (best > 0.6).sum()  # this precision allows some wrong ones
 
 
 @pytest.mark.parametrize("best", [[0.9, 0.8, 0.7], [0.6], [1.0, 1.0], [1 - 1e-12]])
@@ -111,7 +111,7 @@ def test_answers_that_were_all_wrong_are_not_given_again(best: list[float]) -> N
     assert not found.known(scores).any()
     assert not found.known(scores.astype(np.float32)).any()
     assert found.thresholds[0] == pytest.approx(best[0], abs=1e-6)
-    assert found.thresholds[1] == 0  # never answered: nothing is known
+    assert found.thresholds[1] == 0  # never predicted: nothing is known about it
 
 
 def test_answers_that_were_all_right_are_all_given() -> None:

@@ -1,4 +1,4 @@
-"""Grad-CAM and what it lets one hear."""
+"""Grad-CAM, and the part of the sound that it marks."""
 
 from dataclasses import replace
 
@@ -26,8 +26,8 @@ def test_grad_cam_is_the_formula_of_the_paper(model: AudioCNN) -> None:
     x = torch.from_numpy(logmel)[None]
     x = ((x - model.mean[:, None]) / model.std[:, None]).unsqueeze(1)
     maps = model.layer4(model.layer3(model.layer2(model.layer1(model.conv1(x)))))
-    # The mean of the maps feeds a linear head: the gradient is its weight over the map's size.
-    index = int(model.fc.weight.sum(1).argmax())  # maps are never negative: it speaks for itself
+    # A linear head gets the mean of each map, so the gradient is weight / size of the map.
+    index = int(model.fc.weight.sum(1).argmax())  # maps are >= 0: some places support this class
     weights = model.fc.weight[index] / maps[0, 0].numel()
     plain = torch.relu((weights[:, None, None] * maps[0]).sum(0))
     cam = grad_cam(model, logmel, index)

@@ -91,7 +91,7 @@ for channels in (2, 4, 8):
 
 
 def test_few_channels_on_a_large_map_do_not_crash() -> None:
-    """oneDNN of torch 2.13 does, in the gradient of a strided 1x1 convolution, with AVX-512."""
+    """With AVX-512, oneDNN of torch 2.13 crashes in the gradient of a strided 1x1 convolution."""
     done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 

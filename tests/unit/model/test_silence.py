@@ -1,4 +1,4 @@
-"""What cannot be heard has no class, whoever is asked: predictor, labels, evaluation, endpoint."""
+"""Silence has no class: for the predictor, in labels, in an evaluation and in a search."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def predictor(bundle: Bundle) -> Predictor:
 
 
 def recording(*seconds: float) -> bytes:
-    """A second of sound for each level, silence where it is 0."""
+    """Return a recording with one second of sound for each level; level 0 is silence."""
     sound = synthetic.sound("siren", 1, 1.0, RATE)
     return synthetic.encode(np.concatenate([level * sound for level in seconds]), RATE, "flac")
 
@@ -67,8 +67,8 @@ def test_a_recording_of_silence_alone_is_unknown(predictor: Predictor) -> None:
 
 
 def test_what_lies_wholly_at_the_floor_is_silence(bundle: Bundle) -> None:
-    """And what is a little above it, in a single place, is not."""
-    for floor_db in (-60.0, -59.97):  # not all floors are float16's own numbers
+    """A window with a single value slightly above the floor is not silence."""
+    for floor_db in (-60.0, -59.97):  # float16 cannot represent every floor
         deaf = Predictor(replace(bundle, feature=replace(SMALL, floor_db=floor_db)))
         assert deaf.predict(recording(1e-5)).label == UNKNOWN
         logmel = np.full((2, SMALL.n_mels, SMALL.n_frames), floor_db, np.float16)
@@ -100,7 +100,7 @@ def test_labels_have_each_windows_level_and_silence_is_unknown(
 
 
 def said(*scores: tuple[float, float, float]) -> Predictions:
-    """Clips `a`, `a`, `b`, `b`, ... of the class dog."""
+    """Return predictions of windows of the clips `0`, `0`, `1`, `1`, ..., all of the class dog."""
     count = len(scores)
     return Predictions(
         fold=1, seed=0, bundle="", clip_ids=[f"{n // 2}" for n in range(count)],
@@ -136,5 +136,5 @@ def test_what_is_like_a_clip_is_not_like_its_silence(predictor: Predictor, tmp_p
     labels = open_labels(str(tmp_path / "labels"))
     assert len(embed(predictor, str(bucket / "a.flac"), labels)) == 1
     (tmp_path / "silence.flac").write_bytes(recording(0.0, 0.0))
-    with pytest.raises(ConfigError, match="nothing can be heard"):
+    with pytest.raises(ConfigError, match="all its windows are silent"):
         embed(predictor, str(tmp_path / "silence.flac"), labels)

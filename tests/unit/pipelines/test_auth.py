@@ -1,4 +1,4 @@
-"""Ray's token is written for its owner alone, and the doctor sees one that is not."""
+"""Only its owner can read Ray's token, and the doctor reports a token that others can read."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ def test_a_token_is_written_for_its_owner_alone(
 def test_a_token_is_written_where_there_are_no_hard_links(
     home: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As FAT, SMB and FUSE say it."""
+    """FAT, SMB and some FUSE file systems raise these errors."""
 
     def link(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -120,4 +120,4 @@ def test_the_doctor_sees_a_token_that_others_can_read(
         assert f"{token} can be read by {who}" in finding.found
         assert finding.mend.startswith(f"chmod 600 {token}")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
-    assert not doctor._token().mend  # that file is not asked for
+    assert not doctor._token().mend  # Ray does not read that file then

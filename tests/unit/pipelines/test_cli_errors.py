@@ -1,4 +1,4 @@
-"""A store or a disk that fails in a worker ends the command in one line: without a cluster."""
+"""If a store or disk fails in a worker, the command ends with a one-line error; no cluster runs."""
 
 import pytest
 import ray.exceptions
@@ -13,14 +13,14 @@ AWAY = "s3://bucket/checkpoint.pt: no whole answer from http://127.0.0.1:8333 in
 
 
 def task_error(message: str) -> BaseException:
-    """What Ray Data raises, with the text that it adds."""
+    """Return the error that Ray Data raises, with the text that it adds."""
     cause = StorageError(f"{message}\nFailed to apply UDF to row")
     error = ray.exceptions.RayTaskError("run", "Traceback (most recent call last): ...", cause)
     return error.as_instanceof_cause()
 
 
 def group_error(message: str) -> BaseException:
-    """What Ray Train raises where a worker's peers notice that it is gone."""
+    """Return the error that Ray Train raises if a worker fails and its peer is disconnected."""
     failures = {0: StorageError(message), 1: RuntimeError("Connection closed by peer")}
     return ray.train.WorkerGroupError("Training failed", failures)
 

@@ -1,4 +1,4 @@
-"""What a job asks of a cluster, and how it is refused what can never be had: no Ray is started."""
+"""A job that the cluster can never run is refused with one line; no Ray is started."""
 
 import json
 import os
@@ -27,8 +27,8 @@ UNTOLD = Cluster(cpus=2, gpus=0, most_cpus=2, most_gpus=0, grows=True)
 @pytest.mark.parametrize(
     ("workers", "gpu", "said"),
     [
-        (6, False, "--workers 6: the cluster has 5 CPUs at most, one a worker"),
-        (2, True, "--workers 2: the cluster has 1 GPUs at most, one a worker"),
+        (6, False, "--workers 6: the cluster has 5 CPUs at most, one for each worker"),
+        (2, True, "--workers 2: the cluster has 1 GPUs at most, one for each worker"),
     ],
 )
 def test_more_workers_than_there_can_ever_be_are_refused(
@@ -63,7 +63,7 @@ def test_what_there_is_room_for() -> None:
 
 
 class Fake:
-    """What Ray says of a cluster that was joined."""
+    """A fake of Ray's answers about a cluster that was joined."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.resources: dict[str, float] = {"CPU": 2.0}
@@ -80,7 +80,7 @@ class Fake:
         monkeypatch.setattr(session, "_internal_kv_get", lambda _: self._status())
 
     def _status(self) -> bytes | None:
-        if self.kinds is None:  # before the head has said anything
+        if self.kinds is None:  # the head has not reported yet
             return None
         return json.dumps({"autoscaler_report": {"node_type_mapping": self.kinds}}).encode()
 
@@ -92,7 +92,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_a_cluster_is_what_is_there_and_what_may_come(fake: Fake) -> None:
     assert session.connect() == Cluster(cpus=2, gpus=0, most_cpus=2, most_gpus=0)
-    fake.kinds = {"abc": "node_abc"}  # without an autoscaler
+    fake.kinds = {"abc": "node_abc"}  # no autoscaler
     assert not session.connect().grows
     fake.kinds = {"abc": "node_abc", "def": "gpu"}
     assert session.connect() == UNTOLD
@@ -119,7 +119,7 @@ def test_a_cluster_is_what_is_there_and_what_may_come(fake: Fake) -> None:
 def test_what_can_never_be_had_is_told_at_once(
     command: str, said: str, fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the commands, on an idle head that an autoscaler gives nodes."""
+    """The commands refuse it, on a head without CPUs to which an autoscaler adds nodes."""
     make_bundle(tmp_path / "bundle")
     small_corpus(tmp_path / "corpus")
     fake.resources, fake.kinds = {}, {"abc": "head"}
@@ -146,7 +146,7 @@ def small_corpus(folder: Path) -> Path:
 
 
 def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
-    """Here, for its sockets would have paths that are too long."""
+    """Ray does not start here because the paths of its sockets would be too long."""
     corpus, deep = small_corpus(tmp_path / "corpus"), tmp_path / ("x" * 120)
     ours = {"RAY_TMPDIR": str(deep), "RAY_AUTH_TOKEN": 64 * "0", "RAY_ADDRESS": ""}
     done = subprocess.run(
@@ -156,14 +156,14 @@ def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("audiocnn: Ray does not start on this machine (")
     assert "path length" in done.stderr
-    assert f"its logs are below {deep}/ray, and RAY_TMPDIR names another" in done.stderr
+    assert f"its logs are below {deep}/ray (RAY_TMPDIR sets another folder)" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_a_ray_that_takes_too_long_to_start_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It gives a node half a minute, and raises what nobody can tell from a bug by its class."""
+    """Ray waits 30 s for a node and then raises a plain Exception, as a bug might."""
 
     def late(**_: object) -> None:
         raise Exception(
@@ -192,7 +192,7 @@ def test_a_path_that_not_every_node_has_is_refused(fake: Fake) -> None:
     def options(to: str) -> Ingest:
         return Ingest(corpus="s3://a/corpus", to=to, feature=demo().feature)
 
-    session.require_reach(options("features"))  # one node, and no job of it
+    session.require_reach(options("features"))  # one node, no submitted job
     fake.patched.setenv(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}")
     with pytest.raises(ConfigError, match="--to features: a job has its own working directory"):
         session.require_reach(options("features"))

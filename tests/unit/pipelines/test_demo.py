@@ -1,4 +1,4 @@
-"""The bucket that the demo labels: clips of a tested fold, as files of their own."""
+"""The bucket that the demo labels: each clip of the test fold becomes a file."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def sound(label: str, seed: int) -> np.ndarray:
 
 
 def in_a_tar(folder: Path) -> str:
-    """Two clips of each class, one a fold, in a shard."""
+    """Write a tar with two clips of each class, one per fold; return its folder."""
     with tarfile.open(folder / "shard.tar", "w") as tar:
         for label in LABELS:
             for fold in (1, 2):
@@ -45,7 +45,7 @@ def in_a_tar(folder: Path) -> str:
 
 
 def in_segments(folder: Path) -> str:
-    """The same as stretches of two long recordings, a fold each."""
+    """Write the same clips as segments of two long recordings, one per fold; return their table."""
     rows = []
     for fold in (1, 2):
         whole = np.concatenate([sound(label, fold) for label in LABELS])
@@ -97,5 +97,5 @@ def test_a_corpus_asked_for_by_its_name_is_no_folder(
     monkeypatch.chdir(tmp_path)
     assert _claim(Demo(corpus=corpus, to=".")) == str(tmp_path)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ConfigError, match="the corpus lies in it"):
+    with pytest.raises(ConfigError, match="the corpus is in this folder"):
         _claim(Demo(corpus="mine", to="."))

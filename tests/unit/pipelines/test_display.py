@@ -1,4 +1,4 @@
-"""What a job prints, for people and for machines."""
+"""Output of a job: text for people, JSON for machines."""
 
 import json
 

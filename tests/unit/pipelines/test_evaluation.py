@@ -1,4 +1,4 @@
-"""Which models an evaluation has, where an earlier one wrote to the same folder."""
+"""The models of an evaluation if an earlier one wrote to the same folder."""
 
 from pathlib import Path
 
@@ -40,11 +40,11 @@ def test_a_report_takes_more_folds_and_seeds_and_keeps_those_it_has(tmp_path: Pa
     assert models((1,), overwrite=True) == ([1], [0])
     assert models((3,)) == ([1, 2, 3], [0])
     assert models((1, 3), 2) == ([1, 2, 3], [0, 1])
-    # What an earlier run was asked for is done too, although it did not live to report it.
+    # Models that a killed run requested are added, although the report does not have them.
     note = {"format": "audiocnn.evaluate/1", "folds": [1, 2], "seeds": [0, 1]}
     storage.write_json(f"{to}/job.json", note)
     assert models((1, 2)) == ([1, 2], [0, 1])
-    # What would name other folders is not believed.
+    # Folds that are not numbers are refused: they would name other folders.
     storage.write_json(f"{to}/job.json", {**note, "folds": ["../../precious"]})
     with pytest.raises(FormatError, match=r"job\.json: damaged"):
         models((1,))

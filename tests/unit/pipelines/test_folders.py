@@ -1,4 +1,4 @@
-"""What each verb takes for its own in the folder that it is given; no Ray is started."""
+"""Each verb removes and replaces only its own files in a folder; no Ray is started."""
 
 import json
 import shutil
@@ -95,7 +95,7 @@ def test_a_copy_of_a_part_is_not_what_a_run_goes_on_with(tmp_path: Path) -> None
 
 
 def test_parts_without_a_ledger_are_known_by_the_note_that_lists_them(tmp_path: Path) -> None:
-    """Those of the first formats, and damaged ones."""
+    """Parts of the first formats and damaged parts have no readable ledger."""
     listed = ["parts/part-00000.parquet", "parts/part-00001.parquet"]
     for path in [*listed, "parts/part-00002.parquet", "parts/part-0000aaaa-000003.parquet"]:
         strangers.plant(tmp_path, (path,))
@@ -153,7 +153,7 @@ def test_a_training_knows_its_own_files_by_their_job(tmp_path: Path, old: bool) 
     output = train_job.claim(str(tmp_path))
     assert set(output.files) == {"model.safetensors", "predictions.parquet", "checkpoint.pt"}
     train_job.begin(job, output)
-    assert ours.exists()  # there is a checkpoint to go on from
+    assert ours.exists()  # the training resumes from its checkpoint
     train_job.begin(replace(job, options=replace(job.options, overwrite=True)), output)
     assert names(tmp_path) == {*planted, "job.json"}
     assert strangers.found(tmp_path) == planted
@@ -187,12 +187,12 @@ def test_the_models_of_an_evaluation_are_those_of_both_runs() -> None:
     assert not both.are_in(report)
 
 
-# Every verb, on the folder of every other one.
+# Every verb, with the folder of every other verb.
 
 
 @pytest.fixture
 def calls(tmp_path: Path, bundle: Path) -> dict[str, Callable[..., Any]]:
-    """By what it writes, each verb, to be called with the folder and whether to overwrite."""
+    """Functions that run a verb, by its output; they take the folder and whether to overwrite."""
     (tmp_path / "bucket").mkdir()
     labels = str(tmp_path / "given-labels")
     write_notes(labels, str(tmp_path / "bucket"), Predictor.load(str(bundle)), str(bundle))
@@ -209,7 +209,7 @@ def calls(tmp_path: Path, bundle: Path) -> dict[str, Callable[..., Any]]:
 
 @pytest.fixture
 def folders(tmp_path: Path, bundle: Path) -> dict[str, Path]:
-    """A folder of each verb, with a stranger's files in it."""
+    """The output folder of each verb, by name, with files of somebody else in it."""
     made = {name: tmp_path / name for name in ("features", "bundle", "report", "labels")}
     made |= {name: tmp_path / name for name in ("review", "demo")}
     for name, folder in made.items():
@@ -254,7 +254,7 @@ def test_a_corpus_that_a_link_leads_to_is_not_written_into_by_the_demo(tmp_path:
     storage.write_json(f"{to}/demo.json", {"format": "audiocnn.demo/1"})
     strangers.plant(to, ("corpus/dog/1.wav",))
     link.symlink_to(to / "corpus")
-    with pytest.raises(ConfigError, match=f"^--to {to}: the corpus lies in it"):
+    with pytest.raises(ConfigError, match=f"^--to {to}: the corpus is in this folder"):
         demo.demo(Demo(corpus=str(link), to=str(to)))
     assert names(to) == {"demo.json", "corpus/dog/1.wav"}
 
@@ -273,7 +273,7 @@ def test_a_bucket_of_the_demo_is_made_anew_around_what_is_not_its_own(tmp_path: 
     assert names(tmp_path) == {*first, *planted, "bucket/1/a.wav.kept-1"}
     assert (tmp_path / "bucket" / "1" / "a.wav.kept-1").read_bytes() == b"mine"
     assert strangers.found(tmp_path, tuple(planted)) == planted
-    # Of another corpus it has other sounds.
+    # For another corpus, the sounds that it does not have are removed.
     demo._write(str(tmp_path), "bucket", sounds[1:2])
     assert names(tmp_path) == {
         *planted, "bucket.json", "bucket/1/a.wav", "bucket/1/a.wav.kept-1"
@@ -296,8 +296,8 @@ def test_a_generated_corpus_is_written_over_nobodys_file(
         assert kept.read_bytes() == planted["corpus/bell/1-0-A.wav"]
         assert (tmp_path / "corpus" / "notes.txt").read_bytes() == planted["corpus/notes.txt"]
         assert not mine.with_name("1-0-A.wav.kept-2").exists()
-    assert capsys.readouterr().out.count("is not as demo wrote it: it is kept as") == 1
-    # The bucket is listed beside it, and neither costs the other one a file.
+    assert capsys.readouterr().out.count("is not the file that demo wrote: it is kept as") == 1
+    # Bucket and corpus share one list; writing one of them removes no file of the other.
     demo._write(str(tmp_path), "bucket", [("a.wav", b"a", "bell")])
     before = names(tmp_path)
     demo._corpus("synthetic", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Which interface an address is of."""
+"""The network interface that has an address."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""What happens on GPUs, as far as it can be tried without one: their number, and full memory."""
+"""Code for GPUs that can be tested without one: the number of models, full memory and TF32."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ FULL = torch.cuda.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of "
     "which 1.06 GiB is free. Including non-PyTorch memory, this process has 6.72 GiB in use."
 )
-"""As torch 2 says it."""
+"""The error that torch 2 raises."""
 
 
 def cluster(gpus: int, most: int = 0, *, grows: bool = False) -> Cluster:
@@ -82,7 +82,7 @@ def test_a_full_gpu_in_labelling_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         ConfigError, match=r"Tried to allocate 2.00 GiB: .*--gpus-per-model"
     ) as caught:
         model.score(None)  # type: ignore[arg-type]
-    # As a worker that asked the model raises it, and the job that started the worker.
+    # Ray wraps the error in the worker that called the model, and again in the job.
     asked = RayTaskError("score", "a traceback", caught.value).as_instanceof_cause()
     with pytest.raises(ConfigError) as told, user_errors():
         raise RayTaskError("map", "a traceback\nof lines", asked).as_instanceof_cause()

@@ -1,4 +1,4 @@
-"""What a killed ingest left is done again, however whole it is."""
+"""A temporary part that a killed ingest left is ignored, even if it is complete."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A corpus that grew is read as it was, or its features are left as they are; no Ray is started."""
+"""If ingest reads a grown corpus differently, it keeps the features and stops; no Ray starts."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def fill(corpus: Path, names: list[str]) -> None:
 
 
 def begin(corpus: Path, to: Path) -> Ingest:
-    """Features of a corpus, as an ingest that was stopped left them; returns its options."""
+    """Write features of a corpus as a stopped ingest leaves them; return its options."""
     options = Ingest(corpus=str(corpus), to=str(to), folds=2, feature=SMALL, workers=1)
     read = read_corpus(options.corpus)
     storage.write_json(f"{to}/job.json", job._job(options, read))
@@ -52,7 +52,7 @@ def content(folder: Path) -> dict[Path, bytes]:
 
 
 def check(options: Ingest) -> None:
-    """What `ingest` does before anything is written."""
+    """Check, as `ingest` does before it writes, that the corpus is read as before."""
     output = output_folder.claim(options.to, FEATURES)
     corpus, ledgers = read_corpus(options.corpus), job._ledgers(output.uri)
     assert any(ledger.ingested for ledger in ledgers)
@@ -64,14 +64,14 @@ def check(options: Ingest) -> None:
     [
         (
             SPLIT, [], ["extra/bird/1.wav", "extra/bird/2.wav"],
-            "it had folds by its names, and has none now; test, train are no folds, for extra is",
+            "its names gave the folds, but give none now; test, train are not folds",
         ),
         (
             SPLIT, [], ["extra/dog/1.wav", "extra/cat/1.wav"],
-            "it had folds by its names, and has none now; test, train are no folds, for extra is",
+            "its names gave the folds, but give none now; test, train are not folds",
         ),
-        (NUMBERED, [], ["bird/1.wav", "bird/2.wav"], "'001 - dog/1.wav' would be '001 - dog'; put"),
-        (ESC, [], ["dog/mine.wav"], "it had folds by its names, and has none now; put back"),
+        (NUMBERED, [], ["bird/1.wav", "bird/2.wav"], "'001 - dog/1.wav' would be '001 - dog'; un"),
+        (ESC, [], ["dog/mine.wav"], "its names gave the folds, but give none now; undo"),
         ([*ESC, "dog/mine.wav"], ["dog/mine.wav"], [], "-A.wav' would be '(dog|cat)' in fold [34]"),
         (
             ["north/dog/1.wav", "north/dog/2.wav", "north/cat/1.wav", "north/cat/2.wav"], [],
@@ -80,7 +80,7 @@ def check(options: Ingest) -> None:
         ),
         (
             ["dog/1.wav", "dog/2.wav", "cat/1.wav", "cat/2.wav"], [], LISTS,
-            "its layout was folders, and is speechcommands now; put back",
+            "its layout was folders, and is speechcommands now; undo",
         ),
     ],
 )  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_layout_that_is_read_otherwise_since_is_refused_and_nothing_is_lost(
         (corpus / name).unlink()
     fill(corpus, new)
     before = content(to)
-    with pytest.raises(ConfigError, match=f"^--to {to}: {corpus} is read otherwise .*: .*{why}"):
+    with pytest.raises(ConfigError, match=f"^--to {to}: {corpus} is read differently .*: .*{why}"):
         ingest(options)
     assert content(to) == before
 

@@ -1,4 +1,4 @@
-"""What a training job finds out before anything is started, and what it says of its test."""
+"""Messages of a training job about missing classes, a poor model and its test."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,13 +36,13 @@ def asked(**options: object) -> Train:
         ({}, None),  # a bundle of an earlier version
         (
             {"fit": {"training": 0.93, "kept": 0.14}},
-            "right on 14 % of the windows that it was trained on",
+            "right on 14 % of its training windows, but was right on 93 % during training",
         ),
         ({"fit": {"training": 0.93, "kept": 0.9}}, None),
         ({"fit": {"training": 0.1, "kept": 0.1}, "test": {"fold": 1, "accuracy": 0.1}}, None),
         (
             {"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.4}},
-            "fold 4 is far",
+            "fold 4 is far below the 100 %",
         ),
         ({"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": 0.6}}, None),
         ({"fit": {"training": 1, "kept": 1}, "test": {"fold": 4, "accuracy": None}}, None),
@@ -81,7 +81,7 @@ def test_a_test_says_how_many_clips_are_silence_alone(
     _say_test(test)
     said = capsys.readouterr().out
     assert ("of its clips" in said) == (accuracy is not None)
-    assert (f"! {silent} clips of fold 3 are silence alone" in said) == (silent > 0)
+    assert (f"! {silent} clips of fold 3 contain only silence" in said) == (silent > 0)
 
 
 def test_a_class_that_is_not_trained_on_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,4 +93,4 @@ def test_a_class_that_is_not_trained_on_is_said(capsys: pytest.CaptureFixture[st
     job = plan(asked(test_fold=3), FEATURES)
     assert job.unseen == ["c"]
     warn_unseen(job)
-    assert "! no clip of c is in the folds trained on (1, 2)" in capsys.readouterr().out
+    assert "! no clip of c is in the training folds (1, 2)" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Options of `label` that cannot be: told before Ray starts, and by a dry run too."""
+"""`label` refuses invalid options before Ray starts; a dry run refuses them too."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipelines.options import Label
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with `bundle`, and `in/bucket` of one recording."""
+    """A folder with `bundle`, and with one recording in `in/bucket`."""
     make_bundle(tmp_path / "bundle")
     folder = tmp_path / "in" / "bucket"
     folder.mkdir(parents=True)

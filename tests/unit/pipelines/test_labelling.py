@@ -1,4 +1,4 @@
-"""What labels reads the bundle that the labels are begun with, or none."""
+"""Workers and models on GPUs accept only the bundle with which the labels were begun."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipelines.options import Label
 
 @pytest.fixture
 def options(tmp_path: Path) -> Label:
-    """Of a run whose bundle was replaced after it began."""
+    """The options of a run; its bundle is replaced after the run began."""
     return Label(bucket="b", bundle=str(tmp_path / "bundle"), to=str(tmp_path / "labels"))
 
 
@@ -29,7 +29,7 @@ def test_a_bundle_that_was_replaced_meanwhile_labels_nothing(options: Label) -> 
         to=options.to, listing_id="aa", manifest="", feature=SMALL, bundle=begun.fingerprint,
         options=options,
     )  # fmt: skip
-    both = f"{there.fingerprint}.*began with {begun.fingerprint}"
+    both = f"{there.fingerprint}.*started with {begun.fingerprint}"
     with pytest.raises(MismatchError, match=both):
         LabelWorker(work, [])
     with pytest.raises(MismatchError, match=both):

@@ -1,4 +1,4 @@
-"""What of a machine a process may use."""
+"""The CPUs and GPUs of a machine that a process may use."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,12 @@ from audiocnn.storage.machine import copies, cpus
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of sixteen CPUs."""
+    """Pretend that the machine has sixteen CPUs."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
 
 
 def groups(folder: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """A file system of control groups, and the file that names those of a process."""
+    """Write control groups and the file with the groups of a process; return both paths."""
     for name, text in files.items():
         path = folder / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,12 +34,12 @@ V1 = "4:memory:/docker/a\n3:cpu,cpuacct:/docker/a\n2:cpuset:/docker/a\n0::/docke
         ("0::/\n", {}, 16),
         ("0::/\n", {"cpu.max": "max 100000\n"}, 16),
         ("0::/\n", {"cpu.max": "400000 100000\n"}, 4),
-        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),  # half a CPU is no process's
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 2),  # half a CPU does not count
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
         ("0::/\n", {"cpu.max": "9900000 100000\n"}, 16),
         ("0::/a.slice/b.service\n", {"a.slice/cpu.max": "300000 100000\n"}, 3),
         ("0::/a/b\n", {"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "600000 100000\n"}, 3),
-        ("0::/docker/a\n", {"cpu.max": "500000 100000\n"}, 5),  # of a container, by its host's path
+        ("0::/docker/a\n", {"cpu.max": "500000 100000\n"}, 5),  # in a container: its host's path
         (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
         (V1, {"cpu/cpu.cfs_quota_us": "700000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 7),
         ("no such line", {"cpu.max": "nonsense"}, 16),

@@ -1,4 +1,4 @@
-"""Three processes that train together, and go on together: no Ray, but all that sums gradients."""
+"""Three processes train together and resume together, with DDP but without Ray."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def train(rank: int, folder: str) -> None:
     second.load_state_dict(first.state_dict())
     second.train_epoch(1)
     buffers = torch.cat([value.flatten().double() for value in whole.kept().buffers()])
-    said = from_all_ranks([(rank, float(buffers.sum()))] * rank)  # nothing of the first one
+    said = from_all_ranks([(rank, float(buffers.sum()))] * rank)  # rank 0 adds nothing
     if rank == 0:
         torch.save([whole.model.state_dict(), second.model.state_dict(), said], f"{folder}/weights")
     dist.destroy_process_group()
@@ -49,4 +49,4 @@ def test_three_ranks_that_go_on_sum_as_if_they_had_never_stopped(tmp_path: Path)
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
     assert [rank for rank, _ in said] == [1, 2, 2]
-    assert len({statistics for _, statistics in said}) == 1  # of the model that is kept
+    assert len({statistics for _, statistics in said}) == 1  # equal in the kept models

@@ -1,4 +1,4 @@
-"""TensorBoard logs that cannot be written."""
+"""A TensorBoard log that cannot be written gives a one-line error."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ except StorageError as error:
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    """A file may have 4 kB here, as on a disk that is soon full."""
+    """Files can have at most 4 kB here, as on a disk that is almost full."""
     done = subprocess.run(
         [sys.executable, "-c", CODE, tmp_path], capture_output=True, text=True, check=False
     )

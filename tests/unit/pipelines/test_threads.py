@@ -1,4 +1,4 @@
-"""Work that is done side by side: each item once, in order, and a failure ends the rest."""
+"""Threads take each item once, in order, and a failure stops the remaining items."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from pipelines.train.job import in_threads
 
 @pytest.fixture
 def slow_lines() -> Iterator[None]:
-    """Between any two lines of a thread others get their turn."""
+    """Let other threads run between any two lines of a thread."""
 
     def tracer(frame: FrameType, event: str, argument: Any) -> Any:
         time.sleep(0.01)

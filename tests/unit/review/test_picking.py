@@ -1,4 +1,4 @@
-"""Which windows a person is asked to look at, against brute force."""
+"""The windows that are selected for a review, compared with brute force."""
 
 import random
 import shutil
@@ -28,7 +28,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture
 def make(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Labels of made-up rows, opened; read fifty rows at a time."""
+    """A function that writes rows as labels and opens them; they are read fifty rows at a time."""
     predictor.bundle.write(str(tmp_path / "bundle"))
     monkeypatch.setattr(label_set, "_ROWS", 50)
 
@@ -45,7 +45,7 @@ def make(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) 
 
 
 def rows_of(recordings: int, windows: int = 4, seed: int = 0) -> list[dict[str, Any]]:
-    """Windows of random scores, all of one class."""
+    """Return windows of one class with random scores."""
     numbers = random.Random(seed)
     rows = []
     for recording in range(recordings):
@@ -68,7 +68,7 @@ def window(row: dict[str, Any]) -> tuple[str, float]:
 
 def test_uncertain_are_the_smallest_margins_and_few_of_a_recording(make: Make) -> None:
     rows = rows_of(100)
-    for row in rows[80:84]:  # one recording, where all is uncertain
+    for row in rows[80:84]:  # one recording; all its windows are uncertain
         row["top_k"][1]["score"] = row["score"]
     rows[7]["score"] = float("nan")
     picks = select_windows(make(rows), 60)
@@ -138,12 +138,12 @@ def test_without_embeddings_what_its_neighbours_deny_is_surprising(make: Make) -
     for row in rows:
         row["label"] = names[int(row["start_s"])]
     labels = {
-        10: "rain", 52: "rain",  # the first of a recording; within one
-        101: "bell", 102: "bell",  # two together
+        10: "rain", 52: "rain",  # the first of a recording; one inside
+        101: "bell", 102: "bell",  # two adjacent ones
         201: UNKNOWN,
-        250: UNKNOWN, 252: UNKNOWN,  # around what is known
-        299: "rain",  # the very last
-        149: "rain", 48: "rain",  # across batches of fifty
+        250: UNKNOWN, 252: UNKNOWN,  # on both sides of a known one
+        299: "rain",  # the last row
+        149: "rain", 48: "rain",  # at the end of batches of fifty
     }  # fmt: skip
     for at, name in labels.items():
         rows[at]["label"] = name
@@ -166,7 +166,7 @@ def test_rare_are_the_best_of_each_class_with_the_fewest_windows(make: Make) -> 
     assert windows_of(picks, "rare") == rare
     assert Counter(pick.why for pick in picks) == {"uncertain": 6, "rare": 6}
     assert [pick.why for pick in picks] == ["uncertain", "rare"] * 6
-    # Where all classes have as many windows, or there is one class, none is rare.
+    # If all classes have the same number of windows, none is rare.
     for row in rows:
         row["label"] = "dog" if row["start_s"] else "rain"
     assert windows_of(select_windows(make(rows), 12), "rare") == []
@@ -194,7 +194,7 @@ def test_no_window_is_there_twice_and_the_count_is_reached_where_it_can_be(make:
 def test_windows_that_overlap_are_picked_once_for_whatever_reason(
     make: Make, embeddings: bool
 ) -> None:
-    """Shifts of one sound are one thing to listen to."""
+    """Overlapping windows contain the same sound, so a person hears it only once."""
     rows = rows_of(12, 30, seed=3)
     for at, row in enumerate(rows):
         row["start_s"] /= 10

@@ -1,4 +1,4 @@
-"""What a person is asked to look at: written, answered, and taken back by `ingest`."""
+"""A review is written for a person, the person answers, and `ingest` reads the answers."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture(scope="module")
 def labelled_bucket(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `bundle`, `bucket` (30 recordings with names of all kinds) and `labels`."""
+    """A folder with `bundle`, `bucket` (31 recordings, some with hostile names) and `labels`."""
     folder = tmp_path_factory.mktemp("labelled")
     predictor.bundle.write(str(folder / "bundle"))
     (folder / "bucket" / "deep").mkdir(parents=True)
@@ -65,7 +65,7 @@ def labelled_bucket(predictor: Predictor, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def place(labelled_bucket: Path, tmp_path: Path) -> Path:
-    """A copy of that folder, with the bucket where it was."""
+    """A folder with a copy of those `labels`; the bucket is not copied."""
     shutil.copytree(labelled_bucket / "labels", tmp_path / "labels")
     return tmp_path
 
@@ -81,7 +81,7 @@ def read_rows(place: Path) -> list[dict[str, str]]:
 
 
 def answer(place: Path, labels: dict[int, str]) -> Path:
-    """Fill in labels by row, as a spreadsheet would, and write the file again."""
+    """Fill in labels by row and write the file again, as a spreadsheet would; return its path."""
     rows = read_rows(place)
     for at, label in labels.items():
         rows[at]["label"] = label
@@ -130,7 +130,7 @@ def test_a_review_has_the_sound_of_each_window_and_no_answers(
         data = (place / "review" / row["uri"]).read_bytes()
         _, again = decode.read(data, SMALL.sample_rate)
         assert again == pytest.approx(samples, abs=1 / 65_000)
-        if "stereo" not in row["source"]:  # 16 bits at this rate: the very same samples
+        if "stereo" not in row["source"]:  # 16 bits at this rate: exactly the same samples
             assert (again == samples).all()
     assert short > 0
 
@@ -161,7 +161,7 @@ def test_answers_are_never_lost(
     clips = sorted(p.name for p in (place / "review" / "clips").iterdir())
     assert clips == ["0001.wav", "0002.wav", "0003.wav", "mine.wav"]
     assert (place / "review" / "notes.txt").exists()
-    assert "review.csv is not as review wrote it" in capsys.readouterr().out
+    assert "review.csv is not the file that review wrote" in capsys.readouterr().out
     kept = pd.read_csv(place / "review" / "review.csv.kept-1")
     assert kept["label"].tolist()[0] == "dog"
     bucket = labelled_bucket / "bucket"
@@ -198,7 +198,7 @@ def test_a_review_of_an_earlier_version_is_replaced(place: Path) -> None:
     review(options(place, count=12, overwrite=True))
     kept = pd.read_csv(place / "review" / "review.csv.kept-1")
     assert kept["label"].tolist()[0] == "dog"
-    assert len(list((place / "review" / "clips").iterdir())) == 12  # the same sounds
+    assert len(list((place / "review" / "clips").iterdir())) == 12  # the sounds did not change
 
 
 def test_recordings_that_are_gone_or_changed_are_skipped_and_told(
@@ -213,7 +213,7 @@ def test_recordings_that_are_gone_or_changed_are_skipped_and_told(
     written = review(options(tmp_path, count=300))
     assert set(written.skipped) == {str(bucket / "deep" / name) for name in ("03.wav", "04.wav")}
     out = capsys.readouterr().out
-    assert "is not whole" in out
+    assert "is not complete" in out
     assert "2 recordings are left out" in out
     assert "gone: " in out
     rows = read_rows(tmp_path)
@@ -223,14 +223,14 @@ def test_recordings_that_are_gone_or_changed_are_skipped_and_told(
     assert with_no_versions(tmp_path / "labels")
     (bucket / "deep" / "06.wav").write_bytes((bucket / "deep" / "07.wav").read_bytes())
     again = review(options(tmp_path, count=300, overwrite=True))
-    assert str(bucket / "deep" / "06.wav") in again.skipped  # by its length
+    assert str(bucket / "deep" / "06.wav") in again.skipped  # its length differs
     shutil.rmtree(bucket)
     with pytest.raises(ConfigError, match="no window to review: gone"):
         review(options(tmp_path, overwrite=True))
 
 
 def with_no_versions(folder: Path) -> bool:
-    """Rewrite labels as of a store that has no versions."""
+    """Rewrite labels as if their store had no versions."""
     for path in (folder / "parts").iterdir():
         table = pq.read_table(path)
         none = pa.array([""] * len(table), pa.string())
@@ -294,7 +294,7 @@ def test_in_any_other_manifest_a_clip_without_a_label_is_a_failure(tmp_path: Pat
 
 
 class Page(HTMLParser):
-    """Tags of a page with their attributes, and its text."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

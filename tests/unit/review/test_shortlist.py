@@ -1,4 +1,4 @@
-"""The best of what overlaps, against all pairs, however the rows come."""
+"""The best of overlapping windows, compared with all pairs, for batches of any size."""
 
 import random
 from itertools import pairwise
@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 
 def windows(chance: random.Random, recordings: int, hop_s: float) -> Rows:
-    """Windows of a second of recordings of up to thirty windows, with keys of which some agree."""
+    """Return windows of 1 s, up to thirty per recording; some keys are equal, some are NaN."""
     return [
         {"uri": f"{n:03d}", "start_s": k * hop_s, "end_s": k * hop_s + 1.0, "key": key}
         for n in range(recordings)
@@ -57,7 +57,7 @@ def test_the_best_of_what_overlaps_is_kept(hop_s: float, most: int) -> None:
 
 
 def test_windows_that_touch_do_not_overlap() -> None:
-    """Their times are sums of samples over rates, rounded."""
+    """Rounding lets the end of a window differ slightly from the start of the next one."""
     for rate, size in ((22_050, 22_049), (44_100, 12_345), (16_000, 4_321)):
         apart = Apart()
         starts = [n * size / rate for n in range(200)]

@@ -1,4 +1,4 @@
-"""The windows that are nearest to a clip, against brute force."""
+"""The windows that are nearest to a clip, compared with brute force."""
 
 import shutil
 from dataclasses import replace
@@ -127,7 +127,7 @@ def test_of_equals_the_first_wins_and_all_parts_may_be_empty(place: Path, tmp_pa
 
 
 def test_shifts_of_one_recording_do_not_fill_what_is_found(place: Path, tmp_path: Path) -> None:
-    """Where windows overlap, each is much like its neighbours."""
+    """Overlapping windows are very similar, so only the best of them is found."""
     vectors = np.random.default_rng(1).normal(size=(6, 16))
     rows: list[dict[str, Any]] = []
     for recording, vector in enumerate(vectors):
@@ -137,7 +137,7 @@ def test_shifts_of_one_recording_do_not_fill_what_is_found(place: Path, tmp_path
                 "uri": f"/b/{recording}.wav", "start_s": 0.1 * shift, "end_s": 0.1 * shift + 1.0,
                 "embedding": near.astype(np.float16),
             })  # fmt: skip
-    rows.append({**rows[0], "uri": "/b/0.wav", "start_s": 1.9, "end_s": 2.9})  # apart from them
+    rows.append({**rows[0], "uri": "/b/0.wav", "start_s": 1.9, "end_s": 2.9})  # no overlap
     labels = made_up(place, tmp_path, rows, parts=1)
     found = nearest(labels, vectors[:1].astype(np.float32), 5)
     assert [(m.uri, m.start_s) for m in found.matches[:2]] == [
@@ -155,7 +155,7 @@ def test_labels_and_their_bundle_must_fit(place: Path, labels: Path, tmp_path: P
     mine = open_labels(uri).fingerprint
     with pytest.raises(MismatchError, match=rf"{other.fingerprint}.*{mine}.*--bundle"):
         open_labels(uri, str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=r"is not at .*nowhere; say by --bundle"):
+    with pytest.raises(ConfigError, match=r"is not at .*nowhere; pass its URI with --bundle"):
         open_labels(uri, str(tmp_path / "nowhere"))
     with pytest.raises(StorageError, match="no labels there"):
         open_labels(str(tmp_path / "nowhere"))
@@ -180,8 +180,8 @@ def test_the_verb_prints_and_writes_what_it_found(
     options = Similar(labels=str(labels), to_clip=clip, count=5, to=str(to))
     found = similar(options)
     out = capsys.readouterr().out
-    assert "is not whole" in out
-    assert out.count("05.wav\n") == 4  # the headline, and its three windows
+    assert "is not complete" in out
+    assert out.count("05.wav\n") == 4  # the headline, and the clip's three windows
     assert len([line for line in out.splitlines() if ".wav" in line]) == 6
     table = pd.read_csv(to)
     assert list(table.columns) == [
@@ -189,7 +189,7 @@ def test_the_verb_prints_and_writes_what_it_found(
     ]  # fmt: skip
     assert table["uri"].tolist() == [match.uri for match in found.matches]
     assert set(table["bundle"]) == {open_labels(str(labels)).fingerprint}
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="it exists already"):
         similar(options)
     similar(replace(options, overwrite=True))
     (tmp_path / "no.wav").write_bytes(b"no sound")

@@ -1,4 +1,4 @@
-"""Tests of the endpoint share a bundle, a service that answers with it, and clients of that."""
+"""Shared by the tests of the endpoint: a bundle, a service that uses it, and clients."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Windows of different requests share a forward, and meters count them."""
+"""Windows of different requests share a forward pass; meters count requests and windows."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundl
     assert meters.requests == [("/v1/predict", 200), ("/v1/predict", 415), ("other", 404)]
     assert meters.failures == ["not-audio", "not-found"]
     assert meters.count == 2
-    assert sum(meters.batches) == 3  # two windows, and one of them once more for its spectrogram
+    assert sum(meters.batches) == 3  # two windows, and one of them again for its spectrogram
     own.decoder.close()
 
 
@@ -38,7 +38,7 @@ def test_longer_windows_share_a_forward_by_fewer(bundle: Bundle) -> None:
 
     asyncio.run(run())
     assert sum(meters.batches) == 12
-    assert max(meters.batches) == 2  # 16 of the trained length
+    assert max(meters.batches) == 2  # as long as 16 windows of the trained length
     model.close()
 
 

@@ -1,4 +1,4 @@
-"""Recordings that take long to decode keep nobody else waiting."""
+"""Recordings that take long to decode do not delay other recordings."""
 
 import asyncio
 from pathlib import Path
@@ -32,7 +32,7 @@ if any("serve.engine.decoder_child" in a for a in sys.orig_argv):
 
 
 def float_wav(mark: bytes = b"") -> bytes:
-    """A recording that needs a process, with a mark among its samples."""
+    """Return a recording that a child process must decode, with a mark among its samples."""
     body = bytearray(wav(np.zeros(16_000, "<f4").tobytes(), codec=3, bits=32))
     body[1_000 : 1_000 + len(mark)] = mark
     return bytes(body)
@@ -54,7 +54,7 @@ def test_twenty_slow_recordings_keep_only_one_another_waiting(
             return await begun(*asked)
 
         monkeypatch.setattr(decoder._slow, "ask", held)
-        monkeypatch.setattr("serve.engine.decoder._QUICK_S", 0.0)  # so that these are slow
+        monkeypatch.setattr("serve.engine.decoder._QUICK_S", 0.0)  # every recording is slow
         slow = [asyncio.create_task(decoder.decode(body, 16_000)) for _ in range(20)]
         while waiting < 20:
             await asyncio.sleep(0.01)
@@ -84,7 +84,7 @@ def test_a_decoder_gives_up_what_takes_too_long_here_and_goes_on() -> None:
             assert len(samples) == 32_000
 
     asyncio.run(run())
-    assert lane._child.pid == pid  # it was no failure of its
+    assert lane._child.pid == pid  # the process did not fail
     lane.close()
 
 

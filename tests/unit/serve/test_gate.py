@@ -1,4 +1,4 @@
-"""The gate says who may ask, how often and for how long; what fails behind it is one problem."""
+"""The gate limits who may send requests, how often and how long; a failure becomes a problem."""
 
 import asyncio
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
 async def exchanged(
     app: Any, messages: list[dict[str, Any]], path: str = "/v1/predict", **headers: str
 ) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """One raw exchange; no message comes after the last one."""
+    """Send these raw messages and then nothing; return the status, headers and JSON body."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -135,7 +135,7 @@ def part(data: bytes, *, more: bool) -> dict[str, Any]:
 
 
 def answering(when: asyncio.Event) -> Any:
-    """An application that answers when it may."""
+    """Return an application that answers once the event is set."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -1,4 +1,4 @@
-"""A hostile recording, body or option gets its 4xx and harms no other request."""
+"""A hostile recording, body or option gets a 4xx answer and harms no other request."""
 
 import asyncio
 import gzip
@@ -63,7 +63,7 @@ def test_what_kills_its_decoder_costs_itself_alone(
             await decoder.decode(deadly.wav(kind, "FLOAT"), 16_000)
         assert caught.value.reason == "crashed"
         assert "\n" not in str(caught.value)
-        decoder.timeout_s = 600.0  # what follows ends, on a slow machine too
+        decoder.timeout_s = 600.0  # enough for the next one, on a slow machine too
         _, samples = await decoder.decode(sound("flac"), 16_000)
         assert len(samples) == 32_000
 

@@ -1,4 +1,4 @@
-"""Each copy of an endpoint reads the labels by itself; all of them give the same answer."""
+"""Each replica of an endpoint reads the labels on its own; all replicas give the same answer."""
 
 import csv
 import io
@@ -46,7 +46,7 @@ def whole(bucket: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 
 
 class Copies:
-    """Copies of an endpoint that shows labels, which grow."""
+    """Replicas of an endpoint, and a folder of labels; a test can remove and add its parts."""
 
     def __init__(self, service: Service, whole: Path, folder: Path) -> None:
         self.whole, self.folder, self._service = whole, folder, service
@@ -71,7 +71,7 @@ class Copies:
         shutil.copy2(self.whole / part_name("aa", number), self.part(number))
 
     def count(self, *parts: int) -> int:
-        """Windows in parts: of ten recordings each, and of the rest."""
+        """Return the number of windows in these parts; the first parts have ten recordings each."""
         uris = sorted({row["uri"] for row in self.rows})
         wanted = {uri for number in parts for uri in uris[10 * number : 10 * number + 10]}
         return sum(row["uri"] in wanted for row in self.rows)
@@ -101,7 +101,7 @@ def test_copies_that_are_asked_for_windows_alone_follow_the_labels(
     for copy in (first, second):
         wait_until(lambda copy=copy: total(copy) == copies.count(0, 1))
     copies.bring(2)
-    for copy in (first, second):  # nobody asks for the card
+    for copy in (first, second):  # without a request for the card
         wait_until(lambda copy=copy: total(copy) == copies.count(0, 1, 2))
     answers = [copy.get(WINDOWS).json() for copy in (first, second)]
     assert answers[0] == answers[1]
@@ -119,7 +119,7 @@ def test_pages_of_several_copies_neither_repeat_nor_skip_while_labels_grow(
     wait_until(lambda: total(ahead) == copies.count(0, 1))
     query: dict[str, Any] = {"sort": "name", "limit": 7, "offset": 0}
     page = ahead.get(WINDOWS, params=query).json()
-    copies.bring(2)  # which the next copy may have read, or not
+    copies.bring(2)  # the replicas may have read it or not
     late = copies.copy()
     wait_until(lambda: total(late) == copies.count(0, 1, 2))
     wanted, rows, turn = page["total"], page["rows"], 0
@@ -163,7 +163,7 @@ def test_a_revision_that_is_gone_is_said_and_one_out_of_reach_is_waited_for(
     fresh = copies.copy()
     body = problem(fresh.get(WINDOWS, params=query), 422, "option")
     assert body["field"] == "revision"
-    assert "begin with the first page" in body["detail"]
+    assert "go back to the first page" in body["detail"]
     note.write_text("half")
     behind = fresh.get(WINDOWS, params=query)
     problem(behind, 503, "not-ready")
@@ -186,7 +186,7 @@ def test_labels_that_another_bundle_made_meanwhile_are_shown_as_its_own(
     copies.part(2).unlink()
 
     def read() -> dict[str, Any]:
-        """The card, once both parts are read with the new note: each card starts a refresh."""
+        """Return the card once both parts are read with the new note; a call starts a refresh."""
         card = dict(copy.get("/v1/labels").json())
         return card if (card["parts_read"], card["bundle"]) == (2, "another") else {}
 
@@ -194,13 +194,13 @@ def test_labels_that_another_bundle_made_meanwhile_are_shown_as_its_own(
     assert (now["bucket"], now["windows"]) == ("/elsewhere", copies.count(0, 1))
     assert now["windows"] == sum(one["windows"] for one in now["classes"]) < before["windows"]
     row = copy.get(WINDOWS).json()["rows"][0]
-    assert row["name"] == row["uri"]  # it is not below the bucket any more
+    assert row["name"] == row["uri"]  # it is not below the new bucket
     place = {"uri": row["uri"], "start_s": row["start_s"]}
     answer = copy.post("/v1/labels/corrections", json={"rows": [{**place, "label": "dog"}]})
     (line,) = csv.DictReader(io.StringIO(answer.text, newline=""))
     assert line["bundle"] == "another"
     long = copy.get("/v1/labels/sound", params=place)
-    assert problem(long, 413, "too-long")["reason"] == "too_long"  # by the limits of these
+    assert problem(long, 413, "too-long")["reason"] == "too_long"  # the new note's limit
 
 
 def test_a_copy_starts_without_the_labels_and_shows_them_once_they_are_there(

@@ -1,4 +1,4 @@
-"""Windows deep inside long recordings are heard: they are jumped to."""
+"""The sound of a window deep inside a long recording: the decoder jumps to it."""
 
 import asyncio
 import io
@@ -19,7 +19,7 @@ from serve.engine.label_browser import Results
 
 
 def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
-    """A day at 48 kHz, 8 GB, nearly all of it sparse."""
+    """The recording is a day at 48 kHz, a file of 8 GB that is almost completely sparse."""
     predictor = Predictor(make_bundle(tmp_path / "bundle"))
     rate, end_s = 48_000, 86_400
     tail = (np.random.default_rng(0).standard_normal(2 * rate) * 3_000).astype("<i2")

@@ -1,4 +1,4 @@
-"""HEAD and OPTIONS are answered wherever GET and POST are, and packing as the client weighs it."""
+"""GET paths answer HEAD too, all paths answer OPTIONS, and answers are compressed on request."""
 
 import gzip
 

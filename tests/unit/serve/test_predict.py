@@ -1,4 +1,4 @@
-"""/v1/predict and /inference answer as the predictor does, with maps and evidence, and packed."""
+"""/v1/predict and /inference answer like the predictor, with maps and evidence, compressed."""
 
 import base64
 import gzip

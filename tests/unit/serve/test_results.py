@@ -1,4 +1,4 @@
-"""A labelled bucket on the dashboard's routes: looked through, listened to, corrected."""
+"""The dashboard's routes for a labelled bucket: to browse it, listen to it and correct labels."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen recordings of some seconds, two of half a minute, and one that is none."""
+    """Fourteen recordings of a few seconds, two of half a minute, and a file without sound."""
     folder = tmp_path_factory.mktemp("bucket")
     (folder / "deep").mkdir()
     for index in range(14):
@@ -119,7 +119,7 @@ def test_windows_are_found_by_class_score_and_name(browser: Browser, rows: list[
     page = browser.find(Query(**{**vars(query), "offset": 2, "limit": 1}))
     assert page.rows == best.rows[2:3]
     assert page.total == best.total
-    # The histogram is of all scores, so that one can see what a bound leaves out.
+    # The histogram counts all scores, so that people see which windows a bound leaves out.
     of_label = [row["score"] for row in rows if row["label"] == label and "long" in row["uri"]]
     bins = np.minimum(
         (np.array(of_label, np.float32) * label_part.BINS).astype(int), label_part.BINS - 1
@@ -179,7 +179,7 @@ def test_what_is_no_labels_is_refused(tmp_path: Path, made: Path, predictor: Pre
     folder = tmp_path / "other"
     shutil.copytree(made, folder)
     change_note(folder, bundle="0123456789abcdef")
-    with pytest.raises(MismatchError, match="made by bundle 0123456789abcdef, and"):
+    with pytest.raises(MismatchError, match="made by bundle 0123456789abcdef, but"):
         check(Serve(bundle=bundle, labels=str(folder)))
     (folder / "labels.json").write_text('{"format": "audiocnn.labels/2"}')
     with pytest.raises(FormatError, match="damaged"):
@@ -266,7 +266,7 @@ def test_a_windows_sound_is_the_labels_window(
         assert rate == feature.sample_rate
         assert len(samples) == length == round((row["end_s"] - row["start_s"]) * rate)
         assert np.abs(samples - window.samples[:length]).max() <= 0.5 / 32_768 + 1e-6
-        # Looked into, it is what it was labelled.
+        # A prediction of this sound gives the window's label again.
         answer = client().post("/v1/predict", content=response.content).json()
         assert answer["label"] == row["label"]
         assert answer["score"] == pytest.approx(row["score"], abs=0.01)
@@ -314,14 +314,14 @@ def test_corrections_are_a_manifest_that_ingest_reads(
     lines = list(csv.DictReader(io.StringIO(response.text, newline="")))
     assert [line["uri"] for line in lines] == [row["uri"] for row in picked]
     assert [line["suggested"] for line in lines] == [row["label"] for row in picked]
-    assert lines[0]["label"] == "'=cmd|' /C calc'!A0"  # no formula to a spreadsheet
+    assert lines[0]["label"] == "'=cmd|' /C calc'!A0"  # not a formula for a spreadsheet
     path = tmp_path / "corrections.csv"
     path.write_bytes(response.content)
     corpus = read_corpus(str(path))
     assert corpus.rejected == ()
-    assert corpus.ignored == 1  # what was left open
+    assert corpus.ignored == 1  # the row without a label
     assert sorted(clip.label for clip in corpus.clips) == sorted(s for s in said if s.strip())
-    # What is trained on is what was heard.
+    # The ingested features are those of the corrected windows.
     wanted = [row for row, label in zip(picked, said, strict=True) if label.strip()]
     with Extractor(predictor.bundle.feature, LIMITS) as extractor:
         part = str(tmp_path / "part.parquet")
@@ -387,7 +387,7 @@ def test_pages_go_to_the_end(tmp_path: Path, predictor: Predictor) -> None:
 def test_a_bundle_that_rolls_does_not_take_the_labels_away(
     made: Path, tmp_path: Path, predictor: Predictor
 ) -> None:
-    """They need nothing of the bundle that made them, which may be gone by then."""
+    """Browsing needs nothing from the bundle that made the labels; it may be gone by then."""
     with pytest.raises(Exception, match="bundle"):
         label_reader.open_labels(str(made), str(tmp_path / "gone"))
     browser = Browser(str(made))

@@ -1,4 +1,4 @@
-"""`audiocnn serve` writes a config file and reads it, and has as many copies as fit."""
+"""`audiocnn serve` writes a config file and reads it, and has as many replicas as fit."""
 
 import json
 from dataclasses import replace
@@ -32,11 +32,11 @@ def test_a_config_file_needs_no_key_here_and_says_what_differs(
     }  # fmt: skip
     (endpoint,) = application["deployments"]
     assert endpoint == {"name": "Endpoint", "user_config": {"bundle": str(tmp_path / "b")}}
-    assert json.loads(Path(write_config(options)).read_text()) == config  # over its own
+    assert json.loads(Path(write_config(options)).read_text()) == config  # replaces its own
     mine = tmp_path / "mine.yaml"
     for text in ("applications: mine", '{"applications": [{"import_path": "mine:build"}]}', "[1]"):
         mine.write_text(text)
-        with pytest.raises(ConfigError, match=rf"--config {mine}: a file that `serve` did not"):
+        with pytest.raises(ConfigError, match=rf"--config {mine}: `serve` did not write this"):
             write_config(replace(options, config=str(mine)))
         assert mine.read_text() == text
     with pytest.raises(ConfigError, match="--config /no/where: No such file"):
@@ -59,5 +59,5 @@ def test_copies_are_as_many_as_there_is_room_for() -> None:
     assert size_replicas(Serve(bundle="b", gpu=0.25), 4, 2).replicas == (8, 8)
     assert size_replicas(Serve(bundle="b", replicas=(0, 9)), 4, 0).replicas == (0, 9)
     for options in (Serve(bundle="b", replicas=5), Serve(bundle="b", gpu=1.0)):
-        with pytest.raises(ConfigError, match="at most, each copy takes"):
+        with pytest.raises(ConfigError, match="at most, and each replica needs"):
             size_replicas(options, 4, 0)

@@ -1,4 +1,4 @@
-"""How `audiocnn serve` begins and ends."""
+"""The start and the end of `audiocnn serve`, and of its HAProxy."""
 
 import os
 import shutil
@@ -75,7 +75,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether a process is gone, or nobody has asked yet how it ended."""
+    """Return whether a process has ended, even if its parent has not read its exit code yet."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -84,7 +84,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
 def test_haproxy_does_not_start_where_who_started_it_is_gone(tmp_path: Path) -> None:
-    """It takes some time to start: it may lose its parent before it is told to end with it."""
+    """The parent may be killed before `setpriv` arranges that HAProxy ends with it."""
     binary = proxy.install(tmp_path, "/bin/sleep", "127.0.0.1:8000", "secret")
     begun, gate, late = tmp_path / "begun", tmp_path / "gate", tmp_path / "bin" / "setpriv"
     late.parent.mkdir()
@@ -116,7 +116,7 @@ def test_what_runs_from_a_folder_still_is_ended_by_its_own_process_id(tmp_path: 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as started:
         wait_until(lambda: psutil.Process(started.pid).name() == "tail")
         with (tmp_path / "haproxy.pids").open("a") as pids:
-            pids.write(f"{os.getpid()}\n")  # as if its number were another one's by now
+            pids.write(f"{os.getpid()}\n")  # as if the id were now another process's
         proxy.end(tmp_path)
         assert started.wait() == -signal.SIGTERM
 

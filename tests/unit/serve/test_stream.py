@@ -1,4 +1,4 @@
-"""Live sound over a WebSocket is answered as a file of it is."""
+"""Live sound over a WebSocket gets the same answers as a file with the same sound."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ def test_live_sound_is_answered_as_a_file_of_it(client: Client, bundle: Bundle, 
     expected = predictor.predict_windows([w.samples for w in found])
     path = f"{STREAM}?sample_rate=16000&format={dtype}&hop_s=0.5&top_k=3"
     with client().websocket_connect(path) as socket:
-        for start in range(0, len(data), 3_001):  # samples are cut in the middle
+        for start in range(0, len(data), 3_001):  # messages end within a sample
             socket.send_bytes(data[start : start + 3_001])
         answers = [socket.receive_json() for _ in found]
     for answer, window, scores in zip(answers, found, expected, strict=True):
@@ -92,7 +92,7 @@ def test_a_stream_ends_when_another_bundle_rolls_in(service: Service, bundle: Bu
 
 
 def refused(client: TestClient, path: str, **headers: str) -> WebSocketDenialResponse:
-    """The answer to a stream that is not accepted."""
+    """Open a stream that is not accepted; return the answer."""
     with (
         pytest.raises(WebSocketDenialResponse) as denied,
         client.websocket_connect(path, headers=headers),
@@ -140,7 +140,7 @@ def test_idle_streams_keep_no_request_out(client: Client) -> None:
 
 
 def test_a_stream_that_trickles_is_closed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.api.stream._IDLE_S", 0.1)  # and so two windows' length counts
+    monkeypatch.setattr("serve.api.stream._IDLE_S", 0.1)  # so the limit is two windows' length
     with client().websocket_connect(f"{STREAM}?sample_rate=16000") as socket:
         trickle = threading.Timer(1.0, socket.send_bytes, [b"\0\0"])
         trickle.start()
@@ -164,7 +164,7 @@ def test_forwards_are_bounded_by_the_sound(client: Client) -> None:
     with client(meters=meters).websocket_connect(f"{path}{least}") as socket:
         socket.send_bytes(np.zeros(seconds * 16_000, "<i2").tobytes())
         answers = [socket.receive_json() for _ in range(MOST_OVERLAP + 1)]
-    assert answers[-1]["end_s"] == seconds  # so many, and that was all of it
+    assert answers[-1]["end_s"] == seconds  # the last window ends with the sound
 
 
 def test_sound_that_comes_faster_than_it_is_answered_is_not_kept(

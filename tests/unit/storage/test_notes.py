@@ -1,4 +1,4 @@
-"""The files by which jobs say what they wrote, with a member missing."""
+"""Notes, the JSON files that describe the output of a job, are read without one member."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -74,11 +74,11 @@ NOTES: dict[str, tuple[str, Callable[[Path], Read]]] = {
     "ingest": ("job.json", ingested),
 }
 NEVER_READ = {"format", "mean", "std", "run", "written_by"}
-"""By a reader; another format is another error."""
+"""Members that no reader needs, and `format`, which has its own error if it is missing."""
 
 
 def without_each(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The object without each of its members, and without each of those of the objects in it."""
+    """Yield copies of the object that each lack one member, at any depth."""
     for name, value in plain.items():
         yield {k: v for k, v in plain.items() if k != name}
         if isinstance(value, dict):
@@ -97,7 +97,7 @@ def test_a_note_without_a_member_is_one_line_that_names_both(kind: str, tmp_path
         assert "\n" not in str(caught.value)
     for left in without_each(plain):
         path.write_text(json.dumps(left))
-        with suppress(AudioCNNError):  # and nothing else
+        with suppress(AudioCNNError):  # no other error is allowed
             read()
     path.write_text(json.dumps(plain))
     read()

@@ -1,4 +1,4 @@
-"""Whose a folder is, and which of its files a job may remove or write over."""
+"""Which verb an output folder belongs to, and which files a job may remove or overwrite."""
 
 import hashlib
 import itertools
@@ -18,7 +18,7 @@ NOTES = [
     (FEATURES, "job.json", {"format": "audiocnn.ingest/1"}),
     (BUNDLE, "bundle.json", {"format": "audiocnn.bundle/1"}),
     (BUNDLE, "job.json", {"format": "audiocnn.train/1"}),
-    # The first version's.
+    # The note of the first version of train.
     (
         BUNDLE,
         "job.json",
@@ -84,7 +84,7 @@ def test_a_strangers_file_under_a_name_of_the_verb_is_refused(tmp_path: Path, ki
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.verb)
 def test_a_note_that_cannot_be_read_is_said_to_be_so_and_why(tmp_path: Path, kind: Kind) -> None:
-    """It may well be the verb's own, and what lies beside it too."""
+    """The note may belong to the verb, and so may the files beside it."""
     beside = dict.fromkeys(("failures.parquet", "model.safetensors", "report.html"), "ours")
     damaged = (
         ('{"format": "audiocnn', r"not JSON \(Unterminated string.*\)"),
@@ -125,7 +125,7 @@ def test_what_has_a_note_is_the_verbs_own(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_job_was_writing_goes_with_what_its_list_has(tmp_path: Path) -> None:
-    """Where it wrote files of the list; what is elsewhere may be of another job."""
+    """Temporary files beside listed files are removed; elsewhere they may be another job's."""
     half = f".audiocnn-{'0f' * 16}.tmp"
     mine = {"notes.txt": "mine", ".notes.tmp": "mine", f"deep/{half}": "half of a file"}
     files = FileList(str(tmp_path), "list.json")
@@ -172,7 +172,7 @@ def test_a_sweep_removes_what_is_owned_and_temporary_files(tmp_path: Path) -> No
     assert output_folder.sweep(str(tmp_path), "nothing/*", owned).others == []
 
 
-# Files for people.
+# Files for users.
 
 
 def digest(text: str) -> str:
@@ -180,7 +180,7 @@ def digest(text: str) -> str:
 
 
 def write_files(folder: Path, texts: dict[str, str], *, clear: bool = False) -> dict[str, str]:
-    """Write texts as a job does; returns what it was told of files that others changed."""
+    """Write texts as a job does; return each changed file and the path where it was kept."""
     told: dict[str, str] = {}
     files = FileList(str(folder), "list.json", told.__setitem__)
     if clear:
@@ -239,7 +239,7 @@ def test_what_a_killed_job_wrote_is_taken_for_its_own_when_it_is_written_again(
     write_files(tmp_path, {"raven/a": "1"})
     killed = FileList(str(tmp_path), "list.json")
     for path in ("raven/a", "raven/b"):
-        killed.write_bytes(path, b"2")  # and never listed
+        killed.write_bytes(path, b"2")  # killed before it wrote the list
     left_behind(tmp_path / "raven" / f".audiocnn-{'0f' * 16}.tmp")
     assert write_files(tmp_path, {"raven/a": "2", "raven/b": "2"}) == {}
     (tmp_path / "list.json").unlink()

@@ -1,4 +1,4 @@
-"""A part that cannot be put in its place, for the disk is full or the store stays away."""
+"""A part cannot be written because the disk is full or the store does not answer."""
 
 from pathlib import Path
 
@@ -32,5 +32,5 @@ def test_a_store_that_stays_away_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         Path(path).write_bytes(b"x")
     assert str(caught.value).startswith("s3://bucket/parts/1: no whole answer from http://127")
     assert "\n" not in str(caught.value)
-    assert not isinstance(caught.value, UnreadableError)  # the job ends, and no recording is blamed
+    assert not isinstance(caught.value, UnreadableError)  # this error ends the job
     assert not Path(path).exists()

@@ -1,4 +1,4 @@
-"""Object storage against a real server."""
+"""Object storage, tested with a real server (SeaweedFS)."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ODD = [
     "a=b;c,d@$()",
 ]  # fmt: skip
 NOT_ON_SEAWEED = {"a//b": "a/b", "back\\slash": "back/slash"}
-"""Keys that this server keeps under another name, which is the one that is listed."""
+"""Keys that SeaweedFS stores and lists under another name, and these names."""
 
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -51,11 +51,11 @@ def test_bytes_json_and_tables_are_written_listed_read_and_removed(bucket: str) 
     assert storage.exists(f"{bucket}/deep")
     assert storage.exists(f"{bucket}/deep/a.bin")
     assert not storage.exists(f"{bucket}/dee")
-    storage.remove(f"{bucket}/deep")  # a folder is not removed with what is in it
+    storage.remove(f"{bucket}/deep")  # does not remove the objects below the folder
     for name in ("a.bin", "b.json"):
         storage.remove(f"{bucket}/deep/{name}")
     assert [f.path for f in listing.list_files(f"{bucket}/")] == ["c.parquet"]
-    storage.remove(f"{bucket}/deep/a.bin")  # nothing is there
+    storage.remove(f"{bucket}/deep/a.bin")  # no error: nothing is there
     storage.write_bytes(f"{bucket}/d.parquet", b"no")
     with pytest.raises(FormatError, match="not a Parquet file"):
         storage.read_parquet(f"{bucket}/d.parquet")
@@ -73,7 +73,7 @@ def test_odd_keys_are_listed_and_read(s3: SeaweedFS, bucket: str) -> None:
         with storage.open_binary(file.uri) as stream:
             assert stream.read() == file.path.encode()
         assert storage.exists(file.uri)
-    # A key that s3fs reads as one with a version: read, but not to be written.
+    # s3fs cuts this key when it writes or removes the object; reading works.
     s3.client().put_object(Bucket=bucket[5:], Key="q?versionId=3", Body=b"q")
     assert storage.read_bytes(f"{bucket}/q?versionId=3") == b"q"
 
@@ -155,7 +155,7 @@ def test_a_version_is_another_once_the_content_is(bucket: str, tmp_path: Path) -
         versions = []
         for data in (b"one", b"two", b"three"):
             storage.write_bytes(f"{folder}/x", data)
-            (file,) = listing.list_files(folder)  # just written, and seen
+            (file,) = listing.list_files(folder)  # a listing shows the new object at once
             assert file == listing.list_files(folder)[0]
             versions.append(file.version)
         assert len(set(versions)) == 3
@@ -163,7 +163,7 @@ def test_a_version_is_another_once_the_content_is(bucket: str, tmp_path: Path) -
 
 
 def test_a_file_is_placed_whole_or_not_at_all(bucket: str, tmp_path: Path) -> None:
-    data = os.urandom(120 << 20)  # in parts
+    data = os.urandom(120 << 20)  # large enough for a multipart upload
     for to in (f"{bucket}/deep/x", str(tmp_path / "deep" / "x")):
         with suppress(KeyError), storage.atomic_path(to) as path:
             Path(path).write_bytes(data)
@@ -224,7 +224,7 @@ def test_what_somebody_changed_is_kept_beside(bucket: str) -> None:
     }  # fmt: skip
 
 
-# Who asks, and where.
+# Keys and endpoints.
 
 
 def test_storage_options_reach_both_clients_and_win_over_the_environment(
@@ -275,7 +275,7 @@ def test_a_profile_reaches_both_clients(
 def test_keys_are_asked_for_again_before_they_end(
     s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`credential_process`, the profile's way to temporary keys: the second ones are used too."""
+    """A profile runs `credential_process` for temporary keys, and again before they expire."""
     storage.write_bytes(f"{bucket}/x", b"1")
     answer = {"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET}
     script = tmp_path / "keys"
@@ -289,7 +289,7 @@ def test_keys_are_asked_for_again_before_they_end(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setattr(client, "_RENEW_S", 1)  # obstore asks anew at once
+    monkeypatch.setattr(client, "_RENEW_S", 1)  # obstore requests keys again at once
     storage.configure({})
     assert storage.read_bytes(f"{bucket}/x") == b"1"
     before = len((tmp_path / "asked").read_text())

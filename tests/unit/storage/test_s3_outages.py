@@ -1,4 +1,4 @@
-"""Object storage that fails: what ends a job, what costs a row, what is ridden out."""
+"""Object storage fails: the job ends, or one row is lost, or a retry succeeds."""
 
 import contextlib
 import os
@@ -54,9 +54,9 @@ def test_one_object_costs_one_row(bucket: str, tmp_path: Path) -> None:
         f"{bucket}/\udce9": "not UTF-8",
         str(tmp_path / "no"): "not found",
         str(tmp_path): "a folder",
-        str(tmp_path / "fifo"): "no regular file",
-        "/dev/zero": "no regular file",
-        "a\0b": "its name",
+        str(tmp_path / "fifo"): "not a regular file",
+        "/dev/zero": "not a regular file",
+        "a\0b": "contain a NUL",
         str(tmp_path / ("k" * 300)): "too long",
         str(tmp_path / "closed" / "x"): "Not a directory",
     }
@@ -102,7 +102,7 @@ BUSY = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
 
 @contextmanager
 def answering(answer: Callable[[socket.socket, bytes, int], None], port: int = 0) -> Iterator[str]:
-    """An endpoint that leaves the n-th connection's first request to a function."""
+    """Serve an endpoint; `answer` gets each connection's first request and number, from 0."""
     with socket.create_server(("127.0.0.1", port)) as server:
 
         def one(connection: socket.socket, count: int) -> None:
@@ -125,7 +125,7 @@ def answering(answer: Callable[[socket.socket, bytes, int], None], port: int = 0
 
 
 def found(request: bytes, size: int) -> bytes:
-    """The head of an answer with an object of so many bytes, or with the range asked for."""
+    """Return the head of an answer with an object of `size` bytes, or with the requested range."""
     asked = re.search(rb"range: bytes=(\d+)-(\d*)", request, re.IGNORECASE)
     if asked is None:
         return b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (META, size)
@@ -141,7 +141,7 @@ def silent(connection: socket.socket, request: bytes, count: int) -> None:
 
 
 def closing(connection: socket.socket, request: bytes, count: int) -> None:
-    """Nothing: the connection is closed."""
+    """Send nothing; the caller closes the connection."""
 
 
 def breaking_off(connection: socket.socket, request: bytes, count: int) -> None:
@@ -177,9 +177,9 @@ def test_an_endpoint_that_fails_for_good_ends_the_job(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the code that runs with the limits of every day, with others, to be quick.
+    """Run the same code as in production with shorter time limits, so that the test is fast.
 
-    Only who waits for an answer that never comes is made to wait less for it.
+    The limits of one attempt are short only if the endpoint is silent.
     """
     monkeypatch.setattr(client, "PATIENCE_S", 0.5)
     with answering(answer) as endpoint:
@@ -198,7 +198,7 @@ def test_a_closed_port_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_passes_is_ridden_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence, closed connections, an answer broken off, and SlowDown; then what was asked for."""
+    """SlowDown, a closed connection, an incomplete answer and silence come before the answer."""
     listed = (
         b"<ListBucketResult><Name>bucket</Name><KeyCount>1</KeyCount><IsTruncated>false"
         b"</IsTruncated><Contents><Key>in/x</Key><Size>100</Size><ETag>&quot;e&quot;</ETag>"
@@ -271,7 +271,7 @@ def test_a_server_that_is_killed_and_started_again_is_ridden_out(
         server.kill()
         with ThreadPoolExecutor(len(asked)) as threads:
             answers = [threads.submit(call) for call in asked]
-            # It takes a second to start: they have asked in vain by then, and go on.
+            # The server takes a second to start. By then each call has failed, and retries.
             server.start()
             assert [answer.result() for answer in answers] == [b"1", ["x"], None]
     finally:

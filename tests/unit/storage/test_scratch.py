@@ -1,4 +1,4 @@
-"""Temporary folders: gone with their process, also where it was killed; no others are touched."""
+"""Temporary folders are removed even if their process was killed; other folders stay."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for temporary files, of a process that has made none yet."""
+    """A folder for temporary files, for a process that has not created any yet."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -70,7 +70,7 @@ def test_what_others_have_there_stays(here: Path) -> None:
     (here / "audiocnn-link").symlink_to(here / "mine")
     before = sorted(here.rglob("*"))
     with Scratch() as held:
-        scratch._remove_left.cache_clear()  # as another process finds it
+        scratch._remove_left.cache_clear()  # another process has an empty cache
         with Scratch():
             assert Path(held).is_dir()
     assert sorted(here.rglob("*")) == before

@@ -126,7 +126,7 @@ def test_an_object_stores_own_errors_are_one_line(monkeypatch: pytest.MonkeyPatc
     storage.configure({})
     with pytest.raises(StorageError, match="s3://bucket"):
         listing.list_files("s3://bucket/recordings")
-    storage.configure({})  # whoever comes next resolves endpoint and keys anew
+    storage.configure({})  # the next test resolves endpoint and keys again
 
 
 def test_a_version_tells_a_changed_file(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_file_can_be_sought_in() -> None:
 
 
 def test_a_file_that_goes_while_its_folder_is_listed_is_not_in_the_list(tmp_path: Path) -> None:
-    """As temporary files of others do, which are put in their place meanwhile."""
+    """Temporary files of other jobs disappear like this: they are renamed during the listing."""
     for name in "abc":
         (tmp_path / name).write_bytes(b"x")
     found = local.walk(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Temporary files: those of a process that ended are removed, those that one writes are not."""
+"""Temporary files of a process that ended are removed; those of a running process stay."""
 
 import os
 import subprocess
@@ -24,14 +24,14 @@ with storage.atomic_path(sys.argv[1]) as path:
 
 
 def sweep(folder: Path) -> None:
-    """All that removes temporary files from the folder `parts` of another one."""
+    """Call every function that removes temporary files, on `parts` below a folder."""
     output_folder.sweep(str(folder), "parts/part-*.parquet", lambda _: False)
     output_folder.remove_temporary(str(folder / "parts"))
     FileList(str(folder), "list.json").write_bytes("parts/notes.txt", b"x")
 
 
 def start(part: Path) -> tuple[subprocess.Popen[str], Path]:
-    """A process that writes a part until it is told to end, and where it writes it."""
+    """Start a process that writes a part until its input ends; return it and its temporary path."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITING, str(part)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -41,7 +41,7 @@ def start(part: Path) -> tuple[subprocess.Popen[str], Path]:
 
 
 def test_what_is_being_written_is_left_to_its_process(tmp_path: Path) -> None:
-    """Here, and by another job, if it has been written to within a day."""
+    """This holds for this process and another one, if the file changed within a day."""
     mine, theirs = tmp_path / "parts" / "part-1.parquet", tmp_path / "parts" / "part-2.parquet"
     process, path = start(theirs)
     with storage.atomic_path(str(mine)) as temporary:
@@ -74,7 +74,7 @@ def test_what_nobody_wrote_to_for_a_day_is_left_whoever_has_its_process_number_n
 def test_what_a_killed_process_left_is_removed_at_once(tmp_path: Path) -> None:
     process, path = start(tmp_path / "parts" / "part-1.parquet")
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its parent has not asked for it
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
     assert path.exists()
     sweep(tmp_path)
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["notes.txt"]

@@ -1,4 +1,4 @@
-"""What was listed is what is read, whatever store it is in and however it is read."""
+"""Each way to read a file gives the version that was listed, in every kind of store."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from helpers.tars import tar
 pytestmark = pytest.mark.usefixtures("connections")
 
 LONG = (32 << 20) + 1
-"""Bytes of a recording that is read as it is decoded."""
+"""Size in bytes of a recording that is read while it is decoded."""
 
 
 @pytest.fixture(params=["local", "s3", "memory"])
@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def versioned(uri: str, data: bytes) -> str:
-    """Write a file; returns its version as a listing of its folder has it."""
+    """Write a file; return its version from a listing of its folder."""
     storage.write_bytes(uri, data)
     found = {file.uri: file.version for file in listing.list_files(uri.rpartition("/")[0])}
     assert found[uri] == listing.stored_file(uri).version
@@ -72,7 +72,7 @@ def test_what_is_rewritten_while_it_is_streamed_is_not_read_on(folder: str, give
         assert not isinstance(file, bytes)
         assert file.read(1_000) == bytes(1_000)
         with Path(uri).open("r+b") if storage.is_local(uri) else io.BytesIO() as same:
-            same.write(b"\1" * LONG)  # on a disk in its place, as a recorder does
+            same.write(b"\1" * LONG)  # overwrites a local file in place, like a recorder
         if not storage.is_local(uri):
             storage.write_bytes(uri, b"\1" * LONG)
         file.seek(LONG // 2)
@@ -81,7 +81,7 @@ def test_what_is_rewritten_while_it_is_streamed_is_not_read_on(folder: str, give
 
 
 def test_a_local_file_that_is_rewritten_while_it_is_read_whole_is_not_read(tmp_path: Path) -> None:
-    """Not even where every byte of it came before: the first half is of another version."""
+    """Reading fails even if every byte of the old version is already in the buffer."""
     path = tmp_path / "a"
     version = versioned(str(path), b"old" * 1_000)
     with storage.open_binary(str(path), version=version) as file:
@@ -93,7 +93,7 @@ def test_a_local_file_that_is_rewritten_while_it_is_read_whole_is_not_read(tmp_p
             file.read()
     (tmp_path / "b").write_bytes(b"x")
     with storage.open_binary(str(tmp_path / "b")) as file:
-        os.replace(path, tmp_path / "b")  # another file of that name: this one is still whole
+        os.replace(path, tmp_path / "b")  # another file gets this name; the open one stays
         assert file.read() == b"x"
 
 
@@ -117,7 +117,7 @@ def test_members_are_of_the_shard_that_was_listed(folder: str) -> None:
 def test_a_shard_that_is_rewritten_before_it_is_indexed_is_one_row(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its labels would be of one version, and its clips of another."""
+    """The labels and the clips would come from different versions."""
     storage.write_bytes(f"{folder}/in/r.tar", shard(b"cow"))
     uri = f"{folder}/in/s.tar"
     storage.write_bytes(uri, shard(b"dog"))

@@ -1,4 +1,4 @@
-"""A fold that is kept out of training: read by whom, how often, and how much of it at a time."""
+"""Which parts of a held-out fold a rank reads, how often, and how many at once."""
 
 from collections import Counter
 
@@ -27,7 +27,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each part was read."""
+    """Number of times that each part was read."""
     counts: Counter[str] = Counter()
     load = FeatureSet.load_part
 
@@ -40,7 +40,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def numbers(fold: HeldOut) -> list[int]:
-    """The windows of a fold, each with its own label."""
+    """Return the numbers of a fold's windows; a log-mel's first value is its number."""
     found = []
     for logmel, labels in fold.batches():
         assert logmel.dtype == torch.float32
@@ -62,7 +62,7 @@ def test_a_rank_reads_its_own_parts_and_held_ones_once(
     features: FeatureSet, read: Counter[str], hold: bool
 ) -> None:
     first, second = (HeldOut(features, FOLD, rank=r, world=2, hold=hold) for r in range(2))
-    assert not read  # what nobody asks for is not read
+    assert not read  # nothing is read before it is needed
     for _ in range(3):
         numbers(first)
     assert set(read) == set(first.parts)
@@ -88,7 +88,7 @@ def test_a_streamed_fold_is_never_in_memory_whole(
     fold = HeldOut(features, FOLD, hold=False)
     assert len(numbers(fold)) == 30
     assert len(sizes) > 1
-    assert max(sizes) < 4 + 6  # less than a batch is left, and a part has five at most
+    assert max(sizes) < 4 + 6  # at most 3 rows are left over, and a part has at most 5
 
 
 def test_ranks_together_predict_what_one_does(features: FeatureSet) -> None:

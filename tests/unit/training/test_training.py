@@ -19,7 +19,7 @@ QUIET = AugmentConfig(mixup_probability=0, time_shift=0, time_masks=0, band_mask
 
 
 def windows(count: int = 48) -> Batch:
-    """Log-mels whose class is the third of the bands that is loud."""
+    """Return log-mels [count, BANDS, FRAMES] and labels; a label is the index of the loud third."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % CLASSES
     logmel = torch.randn(count, BANDS, FRAMES, generator=generator)
@@ -76,7 +76,7 @@ def test_going_on_from_a_state_equals_never_having_stopped(ema: float) -> None:
     first.train_epoch(0)
     first.train_epoch(1)
     second = trainer(ema_decay=ema)
-    torch.manual_seed(12345)  # whatever happened in between
+    torch.manual_seed(12345)  # other code used the generator in between
     second.load_state_dict(first.state_dict())
     assert torch.equal(weights(run(second, 2)), weights(whole))
 
@@ -95,17 +95,17 @@ def test_going_on_from_the_middle_of_an_epoch_equals_never_having_stopped(ema: f
     first.train_epoch(1, keep)
     state, total = states[2]
     second = trainer(ema_decay=ema)
-    torch.rand(7)  # whatever happened in between
+    torch.rand(7)  # other code used the generator in between
     second.load_state_dict(state)
     assert second.train_epoch(1, first=2, losses=total) == pytest.approx(losses[1], abs=1e-6)
     assert torch.equal(weights(run(second, 2)), weights(whole))
 
 
 def test_ranks_with_unlike_shares_make_the_step_of_the_whole_batch() -> None:
-    """Gradients as DDP averages them, of ranks with 5, 4 and 3 windows, and of one with 12."""
+    """DDP's mean gradient of ranks with 5, 4 and 3 windows equals that of one rank with 12."""
     options = {"augment": QUIET, "batch_size": 12}
     alone = trainer(**options)
-    alone.model.eval()  # batch norm sees its own rank's windows alone: not what this is about
+    alone.model.eval()  # in training, batch norm uses one rank's windows only
     logmel, labels = windows(12)
     alone._train_step(logmel.float(), labels)
     expected = [p.grad.clone() for p in alone.model.parameters() if p.grad is not None]
@@ -133,7 +133,7 @@ def test_a_warm_up_may_have_any_number_of_steps(steps: int) -> None:
             optimizer.step()
             schedule.step()
         assert all(0 < rate <= 0.5 for rate in rates)
-        if warmup * (steps + 1) <= 1:  # no step before the peak
+        if warmup * (steps + 1) <= 1:  # the first step is the peak
             assert rates[0] == max(rates) > 0.25
 
 
@@ -180,7 +180,7 @@ def test_the_moving_average_is_never_far_behind_the_last_weights() -> None:
                 for one in (average.model, model)
             ]
     assert all(averaged > last - 0.05 for averaged, last in kept.values()), kept
-    assert kept[3_000][1] > 0.7  # there was something to be behind of
+    assert kept[3_000][1] > 0.7  # the last weights have learnt the classes
 
 
 def test_a_checkpoint_from_before_updates_were_counted_goes_on() -> None:
@@ -201,7 +201,7 @@ def test_how_well_the_kept_model_fits_is_told_beside_its_training() -> None:
         "kept": pytest.approx(1, abs=0.05),
     }
     assert made.ema is not None
-    made.ema.model.load_state_dict(trainer().model.state_dict())  # as if it had never moved
+    made.ema.model.load_state_dict(trainer().model.state_dict())  # as if it had never been updated
     fit = made.fit()
     assert fit["kept"] < fit["training"] / 2
     before = copy.deepcopy(made.model.state_dict())
@@ -244,7 +244,7 @@ def test_masks_are_filled_with_each_bands_mean() -> None:
     assert filled.any()
     expected = mean[None, :, None].expand_as(masked)
     assert torch.allclose(masked[filled], expected[filled], atol=1e-4)
-    assert len({tuple(clip[0].tolist()) for clip in filled}) > 1  # other masks for each clip
+    assert len({tuple(clip[0].tolist()) for clip in filled}) > 1  # each clip has its own masks
 
 
 def test_time_shift_rolls_each_clip_by_its_own() -> None:
@@ -259,7 +259,7 @@ def test_a_random_filter_is_smooth_over_bands_and_constant_in_time() -> None:
     assert curve.shape == (32, BANDS, 1)
     assert 3 < curve.abs().max() <= 6
     assert curve.diff(dim=1).abs().max() < 12 / (BANDS / 4)
-    assert curve.std(dim=0).min() > 1  # another one for each clip
+    assert curve.std(dim=0).min() > 1  # each clip has its own filter
 
 
 def test_a_stretch_moves_what_is_there_and_adds_nothing() -> None:
