@@ -1,4 +1,6 @@
-"""The options of the library, as frozen dataclasses. This module imports neither torch nor ray.
+"""The options of the library, as frozen dataclasses, and the environment variables of all packages.
+
+This module imports neither torch nor ray.
 
 The command line is generated from these classes, and it must answer `--help` and usage errors
 at once. So the classes are here, and the modules that use them re-export them.
@@ -7,7 +9,9 @@ at once. So the classes are here, and the modules that use them re-export them.
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from audiocnn import __version__
@@ -25,6 +29,27 @@ FRONT_END_VERSION = 1
 
 Increase it when the same bytes and the same FeatureConfig no longer give the same log-mel.
 """
+
+
+class Variable(StrEnum):
+    """The environment variables that audiocnn reads, besides those of Ray's authentication."""
+
+    API_KEYS = "AUDIOCNN_API_KEYS"
+    """The endpoint's API keys, separated by commas."""
+    CLUSTER_MAX = "AUDIOCNN_CLUSTER_MAX"
+    """The most resources that the cluster may get, such as `CPU=32,GPU=4`."""
+    ENDPOINT_TOKEN = "AUDIOCNN_ENDPOINT_TOKEN"  # noqa: S105
+    """Set by `serve` itself: the token by which replicas know requests of their own HAProxy."""
+    LOG = "AUDIOCNN_LOG"
+    """`json` prints one line of JSON for each event, instead of text."""
+    SHARED_DISK = "AUDIOCNN_SHARED_DISK"
+    """`1` says that all nodes of a cluster have the same disk at the same path."""
+    RAY_ADDRESS = "RAY_ADDRESS"
+    """The cluster to join; `ray job submit` sets it."""
+
+    def get(self) -> str:
+        """Return the variable's value in this process; "" if it is not set."""
+        return os.environ.get(self, "")
 
 
 def added(default: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 import audiocnn
+from audiocnn.config import Variable
 from audiocnn.errors import AudioCNNError, ConfigError
 from pipelines.options import (
     Demo,
@@ -270,7 +271,7 @@ def _prepare(verb: str, options: Any) -> None:
 
     quiet.divert_native_stderr()
     terminal.about(verb=verb, job=session.job_id())
-    if os.environ.get("RAY_ADDRESS"):
+    if Variable.RAY_ADDRESS.get():
         session.connect()
         session.require_reach(options)
 

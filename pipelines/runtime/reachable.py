@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from audiocnn import storage
+from audiocnn.config import Variable
 from audiocnn.errors import ConfigError
 
-SHARED_DISK = "AUDIOCNN_SHARED_DISK"
-"""Environment variable: 1 says that all nodes of a cluster have the same disk at the same path."""
 _PLACES = (
     "corpus", "features", "bucket", "bundle", "beside", "labels", "calibration", "to_clip", "to",
 )  # fmt: skip
@@ -17,11 +16,11 @@ _PLACES = (
 def require_shared(options: Any, why: str) -> None:
     """Raise ConfigError if an option names a path that only one machine has, or a relative path."""
     for flag, uri in _local(options):
-        if os.environ.get(SHARED_DISK) != "1":
+        if Variable.SHARED_DISK.get() != "1":
             raise ConfigError(
                 f"{flag} {uri}: a path of one machine, and {why}; give a URI in object storage, "
-                f"like s3://bucket/{os.path.basename(uri.rstrip('/'))}, or set {SHARED_DISK}=1 if "
-                "all nodes have this disk at this path"
+                f"like s3://bucket/{os.path.basename(uri.rstrip('/'))}, or set "
+                f"{Variable.SHARED_DISK}=1 if all nodes have this disk at this path"
             )
     require_whole(options)
 

@@ -16,15 +16,13 @@ from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.experimental.internal_kv import _internal_kv_get
 
+from audiocnn.config import Variable
 from audiocnn.errors import ConfigError
 from audiocnn.storage import machine
 from pipelines.runtime.auth import write_token
 from pipelines.runtime.quiet import quiet_ray
 from pipelines.runtime.reachable import require_shared, require_whole
 
-MOST = "AUDIOCNN_CLUSTER_MAX"
-"""Environment variable: the most resources that a cluster may have once its autoscaler has added
-nodes, like CPU=32,GPU=4. Ray's own autoscaler does not publish this."""
 _FEWEST_CPUS = 2
 """Fewest CPUs that a cluster of one node declares, so that all workers of a job have room."""
 _API_SERVER, _NOBODY = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1"
@@ -69,7 +67,7 @@ def connect(metrics_port: int | None = None) -> Cluster:
         # delay the end of every job.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
         quiet_ray()
-        address = os.environ.get("RAY_ADDRESS")
+        address = Variable.RAY_ADDRESS.get()
         if address:
             _join(address)
         else:
@@ -112,13 +110,15 @@ def job_id() -> str | None:
 
 def _most() -> dict[str, int]:
     """Read AUDIOCNN_CLUSTER_MAX; empty if it is not set. Raises ConfigError."""
-    said = os.environ.get(MOST)
-    if not said:
+    given = Variable.CLUSTER_MAX.get()
+    if not given:
         return {}
     try:
-        return {name.strip(): int(most) for name, most in (p.split("=") for p in said.split(","))}
+        return {name.strip(): int(most) for name, most in (p.split("=") for p in given.split(","))}
     except ValueError:
-        raise ConfigError(f"{MOST}={said}: expected something like CPU=32,GPU=4") from None
+        raise ConfigError(
+            f"{Variable.CLUSTER_MAX}={given}: expected something like CPU=32,GPU=4"
+        ) from None
 
 
 def _grows() -> bool:

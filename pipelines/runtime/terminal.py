@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from audiocnn import storage
+from audiocnn.config import Variable
 
 Thing = TypeVar("Thing")
 
@@ -36,8 +37,6 @@ class _Console(Console):
 
 console = _Console(highlight=False)
 
-LOG = "AUDIOCNN_LOG"
-"""Environment variable: `json` prints one line of JSON for each event, instead of text."""
 _LINE_EVERY_S = 30.0
 _about: dict[str, Any] = {}
 
@@ -92,7 +91,7 @@ def error(text: str) -> bool:
 
 def _logged(level: str, text: str, figures: dict[str, Any]) -> bool:
     """Print an event as JSON if AUDIOCNN_LOG asks for that; return whether it does."""
-    if os.environ.get(LOG) != "json":
+    if Variable.LOG.get() != "json":
         return False
     at = datetime.now(UTC).isoformat(timespec="milliseconds")
     event = {"at": at, "level": level, **_about, "message": text.strip(), **figures}
@@ -120,7 +119,7 @@ def command() -> str:
 
 def table(columns: list[str], rows: list[list[str]]) -> None:
     """Print a small table. The first column is text, the others are figures."""
-    if os.environ.get(LOG) == "json":
+    if Variable.LOG.get() == "json":
         for row in rows:
             say(row[0], **dict(zip(columns[1:], row[1:], strict=False)))
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from audiocnn import storage
+from audiocnn.config import Variable
 from audiocnn.storage import listing, machine
 from pipelines.options import Doctor
 from pipelines.runtime import auth, terminal
@@ -102,7 +103,7 @@ def _ray() -> Finding:
         from pipelines.runtime import session
 
         cluster = session.connect()
-        where = os.environ.get("RAY_ADDRESS", "started on this machine")
+        where = Variable.RAY_ADDRESS.get() or "started on this machine"
         return f"{cluster.cpus} CPUs, {cluster.gpus} GPUs ({where})"
 
     return _guarded("ray cluster", "check RAY_ADDRESS, RAY_AUTH_MODE and RAY_AUTH_TOKEN", check)

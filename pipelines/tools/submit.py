@@ -19,11 +19,11 @@ import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import audiocnn
+from audiocnn.config import Variable
 from audiocnn.errors import ConfigError
 from pipelines.options import Submit
 from pipelines.runtime import terminal
 from pipelines.runtime.auth import VARIABLES, token_path
-from pipelines.runtime.reachable import SHARED_DISK
 
 _HERE = "http://127.0.0.1:8265"
 _PATIENCE_S = 60.0
@@ -66,7 +66,7 @@ def _runtime_env(options: Submit) -> dict[str, Any]:
 
     Raises ConfigError for a variable that is not set.
     """
-    names = [*options.env, *{SHARED_DISK} & os.environ.keys()]
+    names = [*options.env, *{Variable.SHARED_DISK} & os.environ.keys()]
     if missing := [name for name in names if name not in os.environ]:
         raise ConfigError(f"--env {' '.join(missing)}: not set here")
     runtime_env: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in names}}

@@ -2,13 +2,12 @@
 
 import hashlib
 import hmac
-import os
 import re
 from pathlib import Path
 
+from audiocnn.config import Variable
 from audiocnn.errors import ConfigError
 
-VARIABLE = "AUDIOCNN_API_KEYS"
 _SHORTEST = 16
 _KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -21,8 +20,8 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     is too short or cannot stand in an HTTP header.
     """
     if path is None:
-        found = [key.strip() for key in os.environ.get(VARIABLE, "").split(",")]
-        where = VARIABLE
+        found = [key.strip() for key in Variable.API_KEYS.get().split(",")]
+        where = str(Variable.API_KEYS)
     else:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from audiocnn import storage
-from audiocnn.config import to_json
+from audiocnn.config import Variable, to_json
 from audiocnn.errors import ConfigError
-from serve.api.keys import VARIABLE, read_keys
+from serve.api.keys import read_keys
 from serve.options import LIMITS, Serve
 
 _APP = "serve.app:build"
@@ -86,7 +86,7 @@ def read_args(args: dict[str, Any]) -> tuple[Serve, tuple[str, ...]]:
     keys = read_keys(options.keys)
     if not keys and not is_open:
         raise ConfigError(
-            f"args: no keys; set {VARIABLE} on the cluster, name a file with `keys`, or allow "
-            "requests without keys with `open: true`"
+            f"args: no keys; set {Variable.API_KEYS} on the cluster, name a file with `keys`, or "
+            "allow requests without keys with `open: true`"
         )
     return options, keys

@@ -18,14 +18,12 @@ from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 
+from audiocnn.config import Variable
 from audiocnn.storage.machine import MALLOC
 from audiocnn.storage.scratch import Scratch
 from serve.api.gate import PASSED_ON
 from serve.problems import Problem
 
-TOKEN = "AUDIOCNN_ENDPOINT_TOKEN"  # noqa: S105
-"""Variable with the token by which replicas know requests of their own HAProxy. It is not set if
-`prepare` did not set up HAProxy, as on a cluster that was joined."""
 LOOPBACK = "127.0.0.1"
 
 _PORTS = range(20_000, 30_000)
@@ -99,7 +97,7 @@ def prepare(address: str) -> None:
     token = secrets.token_hex(16)
     metrics, stats, fallback, fallback_grpc = map(str, islice(_free_ports(), 4))
     ours = {
-        TOKEN: token,
+        Variable.ENDPOINT_TOKEN: token,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": install(folder, str(get_haproxy_binary()), address, token),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from typing import Any
 
 import torch
@@ -10,13 +9,13 @@ from ray.serve.handle import DeploymentHandle
 
 from audiocnn import storage
 from audiocnn.audio.decode import Samples
+from audiocnn.config import Variable
 from audiocnn.errors import MismatchError
 from audiocnn.model.bundle import Bundle
 from serve.api.app import make_app
 from serve.api.gate import App
 from serve.deploy import served_bundles
 from serve.deploy.current import Current, Opened
-from serve.deploy.haproxy import TOKEN
 from serve.deploy.ray_metrics import RayMeters
 from serve.engine.decoder import Decoder
 from serve.engine.label_browser import Results
@@ -142,7 +141,7 @@ class Endpoint:
             self.meters,
             results=self.results,
             beside=self.beside.service if self.beside is not None else None,
-            token=os.environ.get(TOKEN),
+            token=Variable.ENDPOINT_TOKEN.get(),
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

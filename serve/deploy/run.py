@@ -1,7 +1,6 @@
 """`audiocnn serve`: check the options, start Serve, and stop it at the end."""
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -11,11 +10,12 @@ from dataclasses import replace
 from typing import Any, cast
 
 from audiocnn import storage
+from audiocnn.config import Variable
 from audiocnn.errors import AudioCNNError, ConfigError, MismatchError
 from audiocnn.model.bundle import Bundle
 from audiocnn.review.label_index import read_state
 from audiocnn.storage import machine
-from serve.api.keys import VARIABLE, read_keys
+from serve.api.keys import read_keys
 from serve.deploy.haproxy import LOOPBACK
 from serve.options import Serve
 
@@ -33,8 +33,8 @@ def check(options: Serve) -> tuple[str, ...]:
     keys = read_keys(options.keys)
     if not keys and not options.is_local:
         raise ConfigError(
-            f"--host {options.host} can be reached by others, so it needs API keys: set {VARIABLE} "
-            "or name a file by --keys; `openssl rand -hex 32` makes a good key"
+            f"--host {options.host} can be reached by others, so it needs API keys: set "
+            f"{Variable.API_KEYS} or name a file by --keys; `openssl rand -hex 32` makes a good key"
         )
     _check_artefacts(options)
     if not is_joined():
@@ -44,7 +44,7 @@ def check(options: Serve) -> tuple[str, ...]:
 
 def is_joined() -> bool:
     """Whether this process joins an existing cluster, which has its own settings of the proxies."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return bool(Variable.RAY_ADDRESS.get())
 
 
 def _check_artefacts(options: Serve) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from audiocnn.config import Variable
 from helpers.common import ROOT
 
 BEFORE = {
@@ -133,6 +134,17 @@ def test_files_and_functions_stay_short(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= 60, f"{node.name} has {length} lines"
+
+
+def test_environment_variables_are_named_in_one_place() -> None:
+    """Only messages and documents may repeat a name; code uses `audiocnn.config.Variable`."""
+    names = {str(variable) for variable in Variable}
+    for path in SOURCES:
+        if path == ROOT / "audiocnn" / "config.py" or path.is_relative_to(ROOT / "benchmarks"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names, f"{path}:{node.lineno}: {node.value}"
 
 
 def test_files_of_tests_stay_short() -> None:

@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from audiocnn.config import Variable
 from audiocnn.errors import ConfigError
 from helpers.manifests import (
     GPU,
@@ -31,8 +32,6 @@ from helpers.manifests import (
     templates,
 )
 from pipelines.cli import parse
-from pipelines.runtime import session
-from serve.api.keys import VARIABLE
 from serve.deploy.config_file import read_args, write_config
 from serve.options import Serve
 
@@ -222,7 +221,7 @@ def test_heads_say_what_their_cluster_can_grow_to(overlay: str) -> None:
             most["CPU"] += group["maxReplicas"] * int(limits["cpu"])
             most["GPU"] += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
         head = cluster["headGroupSpec"]["template"]["spec"]["containers"][0]
-        said = next(one["value"] for one in head["env"] if one["name"] == session.MOST)
+        said = next(one["value"] for one in head["env"] if one["name"] == Variable.CLUSTER_MAX)
         assert said == ",".join(f"{name}={count}" for name, count in most.items() if count), where
 
 
@@ -267,10 +266,10 @@ def test_the_endpoint_is_what_serve_writes_and_reads(
     config = serve_config(overlay)
     ServeDeploySchema.model_validate(config)
     (application,) = config["applications"]
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(Variable.API_KEYS, raising=False)
     with pytest.raises(ConfigError, match="no keys"):
         read_args(application["args"])
-    monkeypatch.setenv(VARIABLE, "0123456789abcdef")
+    monkeypatch.setenv(Variable.API_KEYS, "0123456789abcdef")
     options, keys = read_args(application["args"])
     assert len(keys) == 1
     assert bool(options.gpu) == GPU[overlay]
@@ -316,7 +315,7 @@ def test_the_endpoint_is_drained_before_it_is_killed(overlay: str) -> None:
         assert drain_s > graceful_s
         assert pod["terminationGracePeriodSeconds"] > drain_s + graceful_s
         assert environment(container)["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-        (keys,) = (e for e in container["env"] if e["name"] == VARIABLE)
+        (keys,) = (e for e in container["env"] if e["name"] == Variable.API_KEYS)
         assert keys["valueFrom"]["secretKeyRef"] == {"name": "audiocnn-api-keys", "key": "keys"}
     for group in cluster["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
@@ -327,7 +326,7 @@ def test_the_endpoint_is_drained_before_it_is_killed(overlay: str) -> None:
              ["containers"][0]["ports"]}  # fmt: skip
     assert ports["serve"] == serve_config(overlay)["http_options"]["port"] == 8000
     others = [c for where, c in containers(overlay) if not where.startswith("RayService")]
-    assert not any(VARIABLE in environment(c) or "readinessProbe" in c for c in others
+    assert not any(Variable.API_KEYS in environment(c) or "readinessProbe" in c for c in others
                    if c["name"].startswith("ray-"))  # fmt: skip
 
 

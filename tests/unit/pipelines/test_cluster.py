@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
+from audiocnn.config import Variable
 from audiocnn.errors import ConfigError
 from helpers.common import AUDIOCNN, make_bundle
 from pipelines.cli import main
@@ -18,7 +19,7 @@ from pipelines.label.gpu_models import gpu_models
 from pipelines.options import Ingest, Label
 from pipelines.recipes import demo
 from pipelines.runtime import quiet, session
-from pipelines.runtime.session import MOST, Cluster
+from pipelines.runtime.session import Cluster
 
 SMALL = Cluster(cpus=2, gpus=0, most_cpus=5, most_gpus=1)
 UNTOLD = Cluster(cpus=2, gpus=0, most_cpus=2, most_gpus=0, grows=True)
@@ -70,7 +71,7 @@ class Fake:
         self.nodes = 1
         self.kinds: dict[str, str] | None = None
         self.patched = monkeypatch
-        monkeypatch.delenv(MOST, raising=False)
+        monkeypatch.delenv(Variable.CLUSTER_MAX, raising=False)
         monkeypatch.delenv(RAY_JOB_CONFIG_JSON_ENV_VAR, raising=False)
         monkeypatch.setattr(ray, "is_initialized", lambda: True)
         monkeypatch.setattr(ray, "cluster_resources", lambda: self.resources)
@@ -96,11 +97,11 @@ def test_a_cluster_is_what_is_there_and_what_may_come(fake: Fake) -> None:
     assert not session.connect().grows
     fake.kinds = {"abc": "node_abc", "def": "gpu"}
     assert session.connect() == UNTOLD
-    fake.patched.setenv(MOST, "CPU=5, GPU=1")
+    fake.patched.setenv(Variable.CLUSTER_MAX, "CPU=5, GPU=1")
     assert session.connect() == SMALL
     fake.resources = {"CPU": 8.0, "GPU": 3.0}
     assert session.connect() == Cluster(cpus=8, gpus=3, most_cpus=8, most_gpus=3)
-    fake.patched.setenv(MOST, "five CPUs")
+    fake.patched.setenv(Variable.CLUSTER_MAX, "five CPUs")
     with pytest.raises(ConfigError, match="AUDIOCNN_CLUSTER_MAX=five CPUs: expected something"):
         session.connect()
 
@@ -123,7 +124,7 @@ def test_what_can_never_be_had_is_told_at_once(
     make_bundle(tmp_path / "bundle")
     small_corpus(tmp_path / "corpus")
     fake.resources, fake.kinds = {}, {"abc": "head"}
-    fake.patched.setenv(MOST, "CPU=5,GPU=1")
+    fake.patched.setenv(Variable.CLUSTER_MAX, "CPU=5,GPU=1")
     fake.patched.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     fake.patched.setenv("AUDIOCNN_SHARED_DISK", "1")
     fake.patched.setattr(quiet, "divert_native_stderr", lambda: None)
@@ -202,7 +203,7 @@ def test_a_path_that_not_every_node_has_is_refused(fake: Fake) -> None:
         session.require_reach(options("/there/features"))
     session.require_reach(options("s3://a/features"))
     fake.nodes = 1
-    fake.patched.setenv(MOST, "CPU=5")
+    fake.patched.setenv(Variable.CLUSTER_MAX, "CPU=5")
     with pytest.raises(ConfigError, match="a path of one machine"):
         session.require_reach(options("/there/features"))
     fake.patched.setenv("AUDIOCNN_SHARED_DISK", "1")

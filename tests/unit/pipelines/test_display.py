@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from audiocnn.config import Variable
 from pipelines.runtime import terminal
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(terminal.LOG, "json")
+    monkeypatch.setenv(Variable.LOG, "json")
     monkeypatch.setattr(terminal, "_about", {})
 
 
