@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from audiocnn.review.label_index import Query, Sort
+from audiocnn.review.label_copy import Query, Sort
 from serve.options import Arrays, Maps, PredictRequest
 
 _Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]

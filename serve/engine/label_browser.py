@@ -17,7 +17,8 @@ from audiocnn.errors import (
     UnreadableError,
 )
 from audiocnn.labels.label_set import name_in
-from audiocnn.review.label_index import Browser, LabelRow, Query, State
+from audiocnn.review.label_copy import LabelRow, Query
+from audiocnn.review.label_index import Browser, State
 from audiocnn.storage.csv_cells import csv_file
 from serve.engine.decoder import Lane
 from serve.engine.decoder_child import SegmentRequest

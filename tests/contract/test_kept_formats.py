@@ -21,7 +21,8 @@ from audiocnn.labels.reader import open_labels
 from audiocnn.labels.shard_list import ListingCounts, row_of
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
-from audiocnn.review.label_index import Browser, Query
+from audiocnn.review.label_copy import Query
+from audiocnn.review.label_index import Browser
 from audiocnn.review.search import embed, nearest
 from audiocnn.review.selection import select_windows
 from benchmarks.seaweed import SeaweedFS

@@ -17,7 +17,8 @@ from audiocnn.labels.reader import open_labels
 from audiocnn.labels.shard_list import row_of
 from audiocnn.model.predictor import Predictor
 from audiocnn.review import label_index
-from audiocnn.review.label_index import Browser, Query
+from audiocnn.review.label_copy import Query
+from audiocnn.review.label_index import Browser
 from audiocnn.storage import listing
 from helpers.common import make_bundle
 from helpers.small_labels import label_bucket

@@ -21,7 +21,8 @@ from audiocnn.labels.reader import open_labels
 from audiocnn.model.predictor import Predictor
 from audiocnn.review import selection
 from audiocnn.review.folder import claim, write_review
-from audiocnn.review.label_index import Browser, Query
+from audiocnn.review.label_copy import Query
+from audiocnn.review.label_index import Browser
 from audiocnn.review.search import embed, nearest
 from helpers.common import SMALL, make_bundle
 from helpers.small_labels import label_bucket

@@ -25,7 +25,8 @@ from audiocnn.labels import label_set, part as label_part, reader as label_reade
 from audiocnn.labels.part import LabelWriter, Scored
 from audiocnn.model.predictor import Predictor
 from audiocnn.review import label_index
-from audiocnn.review.label_index import Browser, Query
+from audiocnn.review.label_copy import Query
+from audiocnn.review.label_index import Browser
 from helpers.asking import wait_until
 from helpers.common import make_bundle
 from helpers.small_labels import change_note, label_bucket, write_notes
