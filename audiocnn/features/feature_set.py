@@ -34,6 +34,10 @@ FORMAT = "audiocnn.features/2"
 _FIRST = "audiocnn.features/1"
 _PARTS_AHEAD = 2
 """Most parts that are read at once."""
+_OTHER_ROWS = (
+    "its rows do not match features.json: it is damaged, or it is another part; delete it and run "
+    "the same `ingest` again"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,18 +186,12 @@ class FeatureSet:
             return
         digest = rows_sha256 if self.format == _FIRST else rows_digest
         if digest(table) != self.parts[part].rows:
-            raise FormatError(
-                f"{storage.join(self.uri, part)}: its rows do not match features.json: it is "
-                "damaged, or it is another part; delete it and run the same `ingest` again"
-            )
+            raise FormatError(f"{storage.join(self.uri, part)}: {_OTHER_ROWS}")
         self._whole[part] = footer
 
     def part_rows(self, folds: list[int]) -> dict[str, int]:
         """Return the number of windows of some folds in each part."""
-        return {
-            name: sum(part.windows.get(fold, 0) for fold in folds)
-            for name, part in self.parts.items()
-        }
+        return {k: sum(v.windows.get(fold, 0) for fold in folds) for k, v in self.parts.items()}
 
     def label_indices(self, labels: list[str]) -> np.ndarray:
         """Convert class names to [len(labels)] int64 indices into `classes`."""

@@ -2,7 +2,6 @@
 
 from audiocnn.storage.files import (
     absolute,
-    arrow_filesystem,
     atomic_path,
     configure,
     configured,
@@ -33,7 +32,6 @@ from audiocnn.storage.files import (
 
 __all__ = [
     "absolute",
-    "arrow_filesystem",
     "atomic_path",
     "configure",
     "configured",

@@ -144,12 +144,6 @@ def endpoint(uri: str) -> str:
     return str(s3().endpoint()) if on_s3(uri) else uri.split("://", maxsplit=1)[0]
 
 
-def arrow_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """Return the file system and path of a URI for pyarrow and Ray. Raises StorageError."""
-    fs, path = filesystem(uri)
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(fs)), path
-
-
 def translate_errors(function: Callable[P, R], *, read: bool = False) -> Callable[P, R]:
     """Decorate a function of a URI: errors of file systems and clients become StorageError.
 

@@ -146,7 +146,7 @@ class Gate:
         if path == "/" or path.startswith(_OPEN):
             await self.app(scope, exchange.receive, exchange.send)
             return
-        self._check_origin(exchange)
+        _check_origin(exchange, self.options, has_keys=bool(self.keys))
         self.rate.take(self._key(exchange))
         if scope["type"] == "websocket":
             with self.streams.enter():
@@ -175,29 +175,6 @@ class Gate:
         except TimeoutError as error:
             limit = f"the limit is {self.options.timeout_s:g} s"
             raise Problem("slow-answer", limit, headers={"retry-after": "5"}) from error
-
-    def _check_origin(self, exchange: "_Exchange") -> None:
-        """Refuse requests that a page of another site sends through a visitor's browser.
-
-        Raises Problem `origin`.
-        """
-        host = exchange.header(b"host")
-        if self.options.is_local and not self.keys:
-            name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
-            # With DNS rebinding a foreign name points to this machine; such a name is refused.
-            if name not in (*_THIS_MACHINE, self.options.host):
-                raise Problem("origin", f"host {host!r} is not a name of this machine")
-        origin = exchange.header(b"origin")
-        # A page of another site can open a WebSocket or send a POST without a CORS preflight. With
-        # keys it cannot post: the header of a key needs a preflight.
-        changes = exchange.scope["type"] == "websocket" or (
-            not self.keys and exchange.scope["method"] not in ("GET", "OPTIONS")
-        )
-        if changes and origin:
-            scheme, _, name = origin.partition("://")
-            port = {"http": ":80", "https": ":443"}.get(scheme, "")
-            if name not in (host, host.removesuffix(port)) and origin not in self.options.cors:
-                raise Problem("origin", f"{origin!r} is not an allowed origin")
 
     def _key(self, exchange: "_Exchange") -> str:
         """Return the digest of the request's key, "" if there are no keys. Raises Problem `key`."""
@@ -245,6 +222,30 @@ class Gate:
         finally:
             self._held -= size
         return b"".join(chunks)
+
+
+def _check_origin(exchange: "_Exchange", options: Serve, *, has_keys: bool) -> None:
+    """Refuse requests that a page of another site sends through a visitor's browser.
+
+    Raises Problem `origin`.
+    """
+    host = exchange.header(b"host")
+    if options.is_local and not has_keys:
+        name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
+        # With DNS rebinding a foreign name points to this machine; such a name is refused.
+        if name not in (*_THIS_MACHINE, options.host):
+            raise Problem("origin", f"host {host!r} is not a name of this machine")
+    origin = exchange.header(b"origin")
+    # A page of another site can open a WebSocket or send a POST without a CORS preflight. With
+    # keys it cannot post: the header of a key needs a preflight.
+    changes = exchange.scope["type"] == "websocket" or (
+        not has_keys and exchange.scope["method"] not in ("GET", "OPTIONS")
+    )
+    if changes and origin:
+        scheme, _, name = origin.partition("://")
+        port = {"http": ":80", "https": ":443"}.get(scheme, "")
+        if name not in (host, host.removesuffix(port)) and origin not in options.cors:
+            raise Problem("origin", f"{origin!r} is not an allowed origin")
 
 
 def _too_large(most: int) -> Problem:

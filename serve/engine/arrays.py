@@ -26,15 +26,3 @@ def compact(values: np.ndarray, dtype: Literal["uint8", "float16"] = "uint8") ->
         "max": high,
         "data": base64.b64encode(data.tobytes()).decode("ascii"),
     }
-
-
-def expand(plain: dict[str, Any]) -> np.ndarray:
-    """Decode what `compact` returned to a float32 array."""
-    data = base64.b64decode(plain["data"])
-    if plain["dtype"] == "float16":
-        values = np.frombuffer(data, "<f2").astype(np.float32)
-    else:
-        span = plain["max"] - plain["min"]
-        values = np.frombuffer(data, np.uint8).astype(np.float32) * np.float32(span / 255)
-        values += np.float32(plain["min"])
-    return values.reshape(plain["shape"])

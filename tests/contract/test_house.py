@@ -127,13 +127,14 @@ def test_packages_import_only_what_they_may(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_and_functions_stay_short(path: Path) -> None:
+def test_files_classes_and_functions_stay_short(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 60, f"{node.name} has {length} lines"
+            most = 150 if isinstance(node, ast.ClassDef) else 60
+            assert length <= most, f"{node.name} has {length} lines"
 
 
 def test_environment_variables_are_named_in_one_place() -> None:

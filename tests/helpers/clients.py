@@ -1,8 +1,10 @@
 """Helpers of the endpoint's tests: a key, a type of clients, counted metrics, checks."""
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -50,3 +52,15 @@ def read_keys_of(*keys: str) -> tuple[str, ...]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUDIOCNN_API_KEYS", ",".join(keys))
         return read_keys(None)
+
+
+def expand(plain: dict[str, Any]) -> np.ndarray:
+    """Decode what `compact` returned to a float32 array."""
+    data = base64.b64decode(plain["data"])
+    if plain["dtype"] == "float16":
+        values = np.frombuffer(data, "<f2").astype(np.float32)
+    else:
+        span = plain["max"] - plain["min"]
+        values = np.frombuffer(data, np.uint8).astype(np.float32) * np.float32(span / 255)
+        values += np.float32(plain["min"])
+    return values.reshape(plain["shape"])

@@ -23,11 +23,11 @@ from audiocnn.model.grad_cam import grad_cam
 from audiocnn.model.predictor import Predictor
 from audiocnn.model.resnet import AudioCNN
 from audiocnn.model.taps import Taps
-from helpers.clients import Client, problem
+from helpers.clients import Client, expand, problem
 from helpers.common import SMALL
 from helpers.hostile import sound
 from serve.api.encoding import pick_encoding
-from serve.engine.arrays import compact, expand
+from serve.engine.arrays import compact
 from serve.engine.decoder import Decoder
 from serve.engine.model import BatchingModel
 from serve.engine.service import Service
