@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import tyro
 
+from audiocnn.audio.encode import encode
 from audiocnn.config import FeatureConfig, ModelConfig
 from audiocnn.corpus import synthetic
 from audiocnn.model.bundle import Bundle
@@ -68,9 +69,9 @@ def clip(options: Options) -> bytes:
 
     found = sorted(RECORDINGS.glob("esc10/*Dog*/*.ogg"))
     if not options.recording and not found:
-        return synthetic.encode(synthetic.sound("bell", 1, 5.0, 44_100), 44_100)
+        return encode(synthetic.sound("bell", 1, 5.0, 44_100), 44_100)
     samples, rate = soundfile.read(options.recording or found[0])
-    return synthetic.encode(samples[: 5 * rate], rate)
+    return encode(samples[: 5 * rate], rate)
 
 
 def write_bundle(folder: Path, *, small: bool) -> str:

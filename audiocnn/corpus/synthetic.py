@@ -4,15 +4,14 @@ The classes differ in time and in frequency. Within a class, pitch, tempo, level
 noise vary, so that a model has something to learn while the labels are certain.
 """
 
-import io
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from audiocnn import storage
 from audiocnn.audio.decode import Samples
+from audiocnn.audio.encode import encode
 
 Array = npt.NDArray[np.float64]
 Sound = Callable[[np.random.Generator, Array, int], Array]
@@ -131,15 +130,6 @@ def sound(name: str, seed: int | list[int], duration_s: float = 2.0, rate: int =
     mixed = (clean + noise) / np.abs(clean + noise).max()
     quieter: Samples = (mixed * 10 ** (-rng.uniform(1, 21) / 20)).astype(np.float32)
     return quieter
-
-
-def encode(
-    samples: np.ndarray, rate: int, container: str = "wav", codec: str | None = None
-) -> bytes:
-    """Encode samples, [frames] or [frames, channels], as a file in one of the `CONTAINERS`."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format=container.upper(), subtype=codec)
-    return buffer.getvalue()
 
 
 def corpus_files(clips_per_class: int = 40, seed: int = 0) -> Iterator[File]:

@@ -2,14 +2,13 @@
 
 import base64
 import html
-import io
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits, Segment, windows
+from audiocnn.audio.encode import encode
 from audiocnn.audio.recording import Recording, closing_source, open_recording
 from audiocnn.config import FeatureConfig
 from audiocnn.corpus.clips import segment_of
@@ -28,8 +27,6 @@ from audiocnn.model.calibration import Calibration, Reliability
 
 _MISTAKES_DRAWN = 8
 """Most mistakes with a picture."""
-_BLOCK = 65_536
-"""Number of samples that are encoded at once."""
 
 
 def write_report(
@@ -79,12 +76,7 @@ def _sound(uri: str, segment: Segment | None, config: FeatureConfig) -> str:
             window = next(windows(source, config, segment=segment))
     except (StorageError, AudioError):
         return ""
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", config.sample_rate, 1, format="OGG") as file:
-        # libsndfile puts a whole block on its stack, so write small blocks.
-        for start in range(0, len(window.samples), _BLOCK):
-            file.write(window.samples[start : start + _BLOCK])
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(encode(window.samples, config.sample_rate, "ogg")).decode()
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 
 

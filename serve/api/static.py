@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from starlette.responses import Response
 
-from audiocnn.corpus.synthetic import encode, sound
+from audiocnn.audio.encode import encode
+from audiocnn.corpus.synthetic import sound
 from serve.api.encoding import pick_encoding
 from serve.problems import Problem
 

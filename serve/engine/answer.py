@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from audiocnn.audio.decode import AudioInfo, Samples, Window
+from audiocnn.audio.encode import encode
 from audiocnn.config import FeatureConfig
-from audiocnn.corpus.synthetic import encode
 from audiocnn.features.logmel import band_centres
 from audiocnn.model.predictor import WindowPrediction
 from serve.engine.arrays import compact

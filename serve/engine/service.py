@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from audiocnn.audio.decode import Window, count_windows, cut
+from audiocnn.audio.encode import encode
 from audiocnn.config import to_json
-from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
 from audiocnn.model import predictor
 from audiocnn.model.bundle import Bundle

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.model.bundle import Bundle
 from helpers.asking import wait_until
@@ -105,7 +106,7 @@ def test_what_speaks_for_a_class_can_be_heard(page: Page, clip: Path) -> None:
 def test_a_minute_has_a_timeline(page: Page, tmp_path: Path) -> None:
     sounds = [synthetic.sound(name, 3, 10.0) for name in list(synthetic.SOUNDS)[:6]]
     path = tmp_path / "minute.wav"
-    path.write_bytes(synthetic.encode(np.concatenate(sounds), 22_050))
+    path.write_bytes(encode(np.concatenate(sounds), 22_050))
     choose(page, path)
     windows = page.get_by_role("group", name="Windows").get_by_role("button")
     expect(windows).to_have_count(12)
@@ -168,7 +169,7 @@ def test_trouble_is_a_sentence_that_says_what_to_do(page: Page, tmp_path: Path) 
     cases = {
         "text.wav": (b"no sound at all " * 10, "Send WAV, FLAC, OGG or MP3"),
         "empty.wav": (b"", "There is no sound in this file"),
-        "cut.wav": (synthetic.encode(np.zeros(22_050), 22_050)[:100], "damaged, cut short"),
+        "cut.wav": (encode(np.zeros(22_050), 22_050)[:100], "damaged, cut short"),
     }
     for name, (data, sentence) in cases.items():
         (tmp_path / name).write_bytes(data)

@@ -6,7 +6,7 @@ to the processes that decode, and to no others. The product has no code for this
 
 from pathlib import Path
 
-from audiocnn.corpus.synthetic import encode
+from audiocnn.audio.encode import encode
 
 MARKS = {"segfault": b"MARK-SEGFAULT", "hang": b"MARK-HANG", "memory": b"MARK-MEMORY"}
 

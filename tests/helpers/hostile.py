@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import soundfile
 
-from audiocnn.corpus.synthetic import encode
+from audiocnn.audio.encode import encode
 
 
 def wav(

@@ -7,6 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow.parquet as pq
 
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from helpers.hostile import HOSTILE
 from pipelines.options import Label
@@ -14,7 +15,7 @@ from pipelines.options import Label
 
 def sound(seed: int, seconds: float = 1.0, container: str = "flac") -> bytes:
     name = list(synthetic.SOUNDS)[seed % 8]
-    return synthetic.encode(synthetic.sound(name, seed, seconds, 16_000), 16_000, container)
+    return encode(synthetic.sound(name, seed, seconds, 16_000), 16_000, container)
 
 
 def fill_bucket(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from audiocnn import storage
+from audiocnn.audio.encode import encode
 from audiocnn.config import Variable
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
@@ -120,7 +121,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bucket")
     for index, name in enumerate(synthetic.SOUNDS):
         samples = synthetic.sound(name, index, 10.0, 16_000)
-        (folder / f"{index}.flac").write_bytes(synthetic.encode(samples, 16_000, "flac"))
+        (folder / f"{index}.flac").write_bytes(encode(samples, 16_000, "flac"))
     for index in range(10, RECORDINGS):
         os.link(folder / f"{index % 10}.flac", folder / f"{index}.flac")
     return folder

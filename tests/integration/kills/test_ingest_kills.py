@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from audiocnn.corpus.synthetic import encode
+from audiocnn.audio.encode import encode
 from audiocnn.features.feature_set import FeatureSet
 from helpers.common import AUDIOCNN
 from helpers.gate import FRONT_END, NODES, WORKER, Job, Start

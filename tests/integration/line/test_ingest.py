@@ -15,6 +15,7 @@ import ray
 from ray.util.state import get_actor
 from ray.util.state.exception import ServerUnavailable
 
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, CorpusError, FormatError
@@ -51,7 +52,7 @@ def write_clip(folder: Path, name: str, take: int) -> None:
     samples = synthetic.sound(name, take, 1.0 + 0.4 * take, 16_000)
     path = folder / name / f"take {take}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(synthetic.encode(samples, 16_000))
+    path.write_bytes(encode(samples, 16_000))
 
 
 def options(sounds: Path, **others: object) -> Ingest:

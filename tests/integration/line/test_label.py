@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, LedgerError, MismatchError, StorageError
@@ -163,7 +164,7 @@ def test_windows_that_overlap_are_events_and_unknown_ones_are_none(
 ) -> None:
     (tmp_path / "bucket").mkdir()
     long = np.concatenate([synthetic.sound("siren", 3, 20.0, 16_000) for _ in range(9)])
-    (tmp_path / "bucket" / "long.wav").write_bytes(synthetic.encode(long, 16_000))
+    (tmp_path / "bucket" / "long.wav").write_bytes(encode(long, 16_000))
     summary = label(
         options(tmp_path / "bucket", bundle, tmp_path / "l", hop_s=0.25, embeddings=True)
     )
@@ -203,7 +204,7 @@ def test_labels_within_their_bucket_are_not_of_it(bucket: Path, bundle: Path) ->
 def test_ravens_boxes_lie_below_half_the_rate_of_any_recording(
     bundle: Path, tmp_path: Path
 ) -> None:
-    slow = synthetic.encode(synthetic.sound("siren", 1, 2.0, 1_200), 1_200)
+    slow = encode(synthetic.sound("siren", 1, 2.0, 1_200), 1_200)
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "slow.wav").write_bytes(slow)
     asked = options(

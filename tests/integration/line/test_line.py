@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from audiocnn import storage
 from audiocnn.audio.decode import windows
+from audiocnn.audio.encode import encode
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.read import read_corpus
@@ -322,16 +323,16 @@ def test_200_good_and_20_bad_recordings(bundle: Path, tmp_path: Path) -> None:
     for index in range(200):
         name = list(synthetic.SOUNDS)[index % 10]
         container = ("wav", "flac", "ogg", "mp3")[index % 4]
-        data = synthetic.encode(synthetic.sound(name, index, 1.0, 22_050), 22_050, container)
+        data = encode(synthetic.sound(name, index, 1.0, 22_050), 22_050, container)
         (bucket / f"good {index:03d}.{container}").write_bytes(data)
-    whole = synthetic.encode(synthetic.sound("bell", 1, 1.0), 22_050)
+    whole = encode(synthetic.sound("bell", 1, 1.0), 22_050)
     nan = np.full(22_050, np.nan, np.float32)
     broken = [
         whole[: len(whole) // 2],
         b"",
         b"not a sound\n",
-        synthetic.encode(np.zeros(0), 22_050),
-        synthetic.encode(nan, 22_050, "wav", "FLOAT"),
+        encode(np.zeros(0), 22_050),
+        encode(nan, 22_050, "wav", "FLOAT"),
     ]
     for index in range(20):
         (bucket / f"bad {index:02d}.wav").write_bytes(broken[index % 5])
@@ -358,7 +359,7 @@ def test_one_decoder_and_one_front_end(features: FeatureSet, bundle: Path, tmp_p
     """A stereo file of 44.1 kHz gives the same arrays in ingest, `Predictor`, `LogMel`, label."""
     left = synthetic.sound("siren", 5, 2.7, 44_100)
     right = synthetic.sound("bell", 6, 2.7, 44_100)
-    data = synthetic.encode(np.stack([left, right], axis=1), 44_100, "flac")
+    data = encode(np.stack([left, right], axis=1), 44_100, "flac")
     for name in ("a", "b"):
         (tmp_path / "corpus" / name).mkdir(parents=True)
         for take in range(2):

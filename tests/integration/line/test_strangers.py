@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.config import ModelConfig, TrainConfig
 from audiocnn.corpus import synthetic
 from audiocnn.features.feature_set import FeatureSet
@@ -41,7 +42,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / name / f"{take % 4 // 2 + 1}-{take}-A.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         sound = synthetic.sound(name, take, 1.0, 16_000)
-        path.write_bytes(synthetic.encode(sound, 16_000))
+        path.write_bytes(encode(sound, 16_000))
     return folder
 
 

@@ -9,8 +9,8 @@ import soxr
 from audiocnn.audio.containers.mp3 import read_mp3
 from audiocnn.audio.containers.registry import find_container
 from audiocnn.audio.decode import decode, read_info, windows
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits, WindowConfig
-from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
 from helpers.hostile import HOSTILE, TOLERATED, sound
 

@@ -11,8 +11,8 @@ import pytest
 from audiocnn.audio.channels import to_mono
 from audiocnn.audio.containers.frames import BLOCK_FRAMES
 from audiocnn.audio.decode import Window, decode, windows
+from audiocnn.audio.encode import encode
 from audiocnn.config import WindowConfig
-from audiocnn.corpus.synthetic import encode
 
 RATE = 16_000
 CONFIG = WindowConfig(sample_rate=RATE, window_s=1.0, hop_s=1.0)

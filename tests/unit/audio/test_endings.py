@@ -12,8 +12,8 @@ from audiocnn.audio.containers.mp3 import read_mp3
 from audiocnn.audio.containers.ogg import read_links
 from audiocnn.audio.containers.wav import open_wav
 from audiocnn.audio.decode import decode, read_info
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
-from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
 from helpers.hostile import ID3, ID3V1, flac_that_says, pcm, rf64, sound, wav
 

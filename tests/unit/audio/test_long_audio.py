@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from audiocnn.audio.decode import Source, count_windows, decode, windows
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits, WindowConfig
-from audiocnn.corpus.synthetic import encode
 from audiocnn.errors import AudioError
 
 Tone = Callable[..., np.ndarray]

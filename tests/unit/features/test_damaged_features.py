@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip
@@ -29,7 +30,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> FeatureSet:
     items = []
     for index in range(12):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 6], index, 3.2, 16_000)
-        (folder / f"{index}.wav").write_bytes(synthetic.encode(samples, 16_000))
+        (folder / f"{index}.wav").write_bytes(encode(samples, 16_000))
         uri, label = str(folder / f"{index}.wav"), "ab"[index % 2]
         items.append(item_of(Clip(clip_id=f"{index:02d}", uri=uri, label=label, fold=1)))
     with Extractor(SMALL, AudioLimits()) as extractor:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audiocnn.audio.decode import windows
+from audiocnn.audio.encode import encode
 from audiocnn.audio.recording import Archive, Recording
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
@@ -58,7 +59,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     for index in range(24):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, 2.2, 16_000)
         path = folder / f"{index}.wav"
-        path.write_bytes(synthetic.encode(samples, 16_000))
+        path.write_bytes(encode(samples, 16_000))
         found.append(Recording(uri=str(path)))
     return found
 
@@ -123,7 +124,7 @@ def test_a_segment_gives_the_windows_that_the_whole_recording_has_there(
 ) -> None:
     sound = synthetic.sound("siren", 1, 9.3, 22_050)  # not the rate of the front end
     whole = Recording(uri=str(tmp_path / "long.flac"))
-    Path(whole.uri).write_bytes(synthetic.encode(sound, 22_050, "flac"))
+    Path(whole.uri).write_bytes(encode(sound, 22_050, "flac"))
     (all_of_it,) = read([whole], tmp_path, extractor)
     size = SMALL.window_s
     times = [(size, 2 * size), (2 * size, 4 * size), (0.0, size), (8.0, 100.0), (9.5, 11.0)]
@@ -330,8 +331,8 @@ def test_what_was_rewritten_since_it_was_listed_is_a_row(
 
 def test_a_recording_of_an_hour_is_not_held_in_memory(tmp_path: Path) -> None:
     samples = np.zeros(3_600 * 8_000, np.int16)
-    (tmp_path / "hour.flac").write_bytes(synthetic.encode(samples, 8_000, "flac"))
-    (tmp_path / "minute.flac").write_bytes(synthetic.encode(samples[: 60 * 8_000], 8_000, "flac"))
+    (tmp_path / "hour.flac").write_bytes(encode(samples, 8_000, "flac"))
+    (tmp_path / "minute.flac").write_bytes(encode(samples[: 60 * 8_000], 8_000, "flac"))
     peaks = []
     with Extractor(SMALL, LIMITS) as extractor:
         for name, seconds in (("minute.flac", 60), ("hour.flac", 3_600)):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audiocnn import storage
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ChangedError, FormatError
 from audiocnn.labels import label_set, part as label_part, shard_list
@@ -31,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bucket").mkdir()
     for index in range(4):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index], index, 9.0, 16_000)
-        (folder / "bucket" / f"{index}.wav").write_bytes(synthetic.encode(samples, 16_000))
+        (folder / "bucket" / f"{index}.wav").write_bytes(encode(samples, 16_000))
     make_bundle(folder / "bundle")
     predictor = Predictor.load(folder / "bundle")
     label_bucket(str(folder / "labels"), str(folder / "bucket"), predictor, str(folder / "bundle"))

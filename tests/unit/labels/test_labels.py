@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.audio.recording import Recording
 from audiocnn.audio.sandbox import Died
 from audiocnn.config import UNKNOWN, AudioLimits
@@ -107,7 +108,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
     for index in range(40):
         seconds = 60.0 if index == 20 else 1.0 + index % 3
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, seconds, 16_000)
-        (folder / f"{index:02d}.wav").write_bytes(synthetic.encode(samples, 16_000))
+        (folder / f"{index:02d}.wav").write_bytes(encode(samples, 16_000))
     (folder / "10.wav").write_bytes(b"not a sound")
     (folder / "33.wav").write_bytes((folder / "32.wav").read_bytes()[:20_000])
     return [

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audiocnn import storage
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.clips import Clip
@@ -45,7 +46,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bucket")
     for index in range(14):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, 2.5, 16_000)
-        (folder / f"{index:02d}.wav").write_bytes(synthetic.encode(samples, 16_000))
+        (folder / f"{index:02d}.wav").write_bytes(encode(samples, 16_000))
     return folder
 
 

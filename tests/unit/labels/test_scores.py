@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.audio.recording import Recording
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
@@ -33,7 +34,7 @@ def test_a_window_of_such_scores_costs_its_recording_alone(tmp_path: Path) -> No
     (tmp_path / "bucket").mkdir()
     for index in range(4):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index], index, 3.0, 16_000)
-        (tmp_path / "bucket" / f"{index}.wav").write_bytes(synthetic.encode(samples, 16_000))
+        (tmp_path / "bucket" / f"{index}.wav").write_bytes(encode(samples, 16_000))
     model = Scorer(Predictor(make_bundle(tmp_path / "bundle")), embeddings=False)
 
     def score(logmel: np.ndarray) -> Scores:
@@ -59,7 +60,7 @@ def test_a_window_of_such_scores_costs_its_recording_alone(tmp_path: Path) -> No
 
 def test_no_answer_is_made_of_such_scores(tmp_path: Path) -> None:
     predictor = Predictor(make_bundle(tmp_path))
-    sound = synthetic.encode(synthetic.sound("bell", 1, 2.0, 16_000), 16_000)
+    sound = encode(synthetic.sound("bell", 1, 2.0, 16_000), 16_000)
     parts = list(predictor.decode(sound))
     scores = predictor.predict_windows([part.samples for part in parts])
     scores[1, 0] = np.nan

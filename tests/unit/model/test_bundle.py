@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from audiocnn.audio.encode import encode
 from audiocnn.config import ModelConfig, content_fingerprint
 from audiocnn.corpus import synthetic
 from audiocnn.errors import AudioError, FormatError, MismatchError, StorageError
@@ -28,7 +29,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def siren(seconds: float = 2.5, rate: int = 44_100) -> bytes:
-    return synthetic.encode(synthetic.sound("siren", 3, seconds, rate), rate, "flac")
+    return encode(synthetic.sound("siren", 3, seconds, rate), rate, "flac")
 
 
 def test_a_bundle_read_back_predicts_the_same(tmp_path: Path, bundle: Bundle) -> None:

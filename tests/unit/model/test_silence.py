@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.audio.recording import Recording
 from audiocnn.config import UNKNOWN, AudioLimits
 from audiocnn.corpus import synthetic
@@ -41,7 +42,7 @@ def predictor(bundle: Bundle) -> Predictor:
 def recording(*seconds: float) -> bytes:
     """Return a recording with one second of sound for each level; level 0 is silence."""
     sound = synthetic.sound("siren", 1, 1.0, RATE)
-    return synthetic.encode(np.concatenate([level * sound for level in seconds]), RATE, "flac")
+    return encode(np.concatenate([level * sound for level in seconds]), RATE, "flac")
 
 
 @pytest.mark.parametrize("thresholds", [(), (0.0, 0.0, 0.0)])

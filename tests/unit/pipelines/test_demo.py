@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from audiocnn.audio.decode import decode
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.read import read_corpus
@@ -35,7 +36,7 @@ def in_a_tar(folder: Path) -> str:
             for fold in (1, 2):
                 key = f"{label}-{fold}"
                 for name, data in (
-                    (f"{key}.flac", synthetic.encode(sound(label, fold), 16_000, "flac")),
+                    (f"{key}.flac", encode(sound(label, fold), 16_000, "flac")),
                     (f"{key}.json", f'{{"label": "{label}", "fold": {fold}}}'.encode()),
                 ):
                     info = tarfile.TarInfo(name)
@@ -49,7 +50,7 @@ def in_segments(folder: Path) -> str:
     rows = []
     for fold in (1, 2):
         whole = np.concatenate([sound(label, fold) for label in LABELS])
-        (folder / f"{fold}.wav").write_bytes(synthetic.encode(whole, 16_000))
+        (folder / f"{fold}.wav").write_bytes(encode(whole, 16_000))
         rows += [(f"{fold}.wav", label, fold, at, at + 1) for at, label in enumerate(LABELS)]
     with (folder / "events.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("uri", "label", "fold", "onset_s", "offset_s"), *rows])
@@ -60,7 +61,7 @@ def as_files(folder: Path) -> str:
     for label in LABELS:
         (folder / label).mkdir()
         for fold in (1, 2):
-            data = synthetic.encode(sound(label, fold), 16_000)
+            data = encode(sound(label, fold), 16_000)
             (folder / label / f"{fold}-{LABELS.index(label)}{fold}-A.wav").write_bytes(data)
     return str(folder)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiocnn import storage
+from audiocnn.audio.encode import encode
 from audiocnn.config import AudioLimits
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.folds import with_folds
@@ -30,7 +31,7 @@ def fill(corpus: Path, names: list[str]) -> None:
         path = corpus / name
         path.parent.mkdir(parents=True, exist_ok=True)
         sound = synthetic.sound("bell", seed, 1.0, 16_000)
-        path.write_bytes(synthetic.encode(sound, 16_000) if name.endswith(".wav") else b"")
+        path.write_bytes(encode(sound, 16_000) if name.endswith(".wav") else b"")
 
 
 def begin(corpus: Path, to: Path) -> Ingest:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError
 from helpers.common import make_bundle
@@ -18,7 +19,7 @@ def place(tmp_path: Path) -> Path:
     make_bundle(tmp_path / "bundle")
     folder = tmp_path / "in" / "bucket"
     folder.mkdir(parents=True)
-    sound = synthetic.encode(synthetic.sound("bell", 1, 1.0, 16_000), 16_000)
+    sound = encode(synthetic.sound("bell", 1, 1.0, 16_000), 16_000)
     (folder / "a.wav").write_bytes(sound)
     return tmp_path
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audiocnn import storage
-from audiocnn.audio import decode
+from audiocnn.audio import decode, encode
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.read import read_corpus
@@ -55,9 +55,9 @@ def labelled_bucket(predictor: Predictor, tmp_path_factory: pytest.TempPathFacto
     names = [*HOSTILE, *(f"deep/{index:02d}.wav" for index in range(24))]
     for index, name in enumerate(names):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, 1.6 + index % 4, 16_000)
-        (folder / "bucket" / name).write_bytes(synthetic.encode(samples, 16_000))
+        (folder / "bucket" / name).write_bytes(encode.encode(samples, 16_000))
     stereo = np.stack([samples, samples[::-1]], axis=1)
-    (folder / "bucket" / "deep" / "stereo.wav").write_bytes(synthetic.encode(stereo, 44_100))
+    (folder / "bucket" / "deep" / "stereo.wav").write_bytes(encode.encode(stereo, 44_100))
     bucket, bundle = str(folder / "bucket"), str(folder / "bundle")
     label_bucket(str(folder / "labels"), bucket, predictor, bundle)
     return folder
@@ -244,7 +244,7 @@ def test_what_is_louder_than_full_scale_is_heard_whole(
 ) -> None:
     (tmp_path / "bucket").mkdir()
     wide = 20_000 * np.sin(np.arange(16_000) / 9).astype(np.float32)
-    loud = synthetic.encode(wide, 16_000, codec="FLOAT")
+    loud = encode.encode(wide, 16_000, codec="FLOAT")
     (tmp_path / "bucket" / "loud.wav").write_bytes(loud)
     bundle = str(labelled_bucket / "bundle")
     label_bucket(str(tmp_path / "labels"), str(tmp_path / "bucket"), predictor, bundle)

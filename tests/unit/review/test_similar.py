@@ -10,6 +10,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 
 from audiocnn import storage
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, FormatError, MismatchError, StorageError
 from audiocnn.labels import label_set
@@ -30,7 +31,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bucket").mkdir()
     for index in range(24):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, 1.0 + index % 3, 16_000)
-        (folder / "bucket" / f"{index:02d}.wav").write_bytes(synthetic.encode(samples, 16_000))
+        (folder / "bucket" / f"{index:02d}.wav").write_bytes(encode(samples, 16_000))
     predictor = Predictor.load(folder / "bundle")
     label_bucket(str(folder / "labels"), str(folder / "bucket"), predictor, str(folder / "bundle"))
     return folder

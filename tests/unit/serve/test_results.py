@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from audiocnn import storage
 from audiocnn.audio.decode import windows
+from audiocnn.audio.encode import encode
 from audiocnn.audio.recording import Recording
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.read import read_corpus
@@ -55,10 +56,10 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(14):
         samples = synthetic.sound(list(synthetic.SOUNDS)[index % 8], index, 1.6 + index % 4, 16_000)
         name = f"deep/{index:02d}.wav" if index else "=<b>1+1, ü.wav"
-        (folder / name).write_bytes(synthetic.encode(samples, 16_000))
+        (folder / name).write_bytes(encode(samples, 16_000))
     for name, container in (("long a.flac", "flac"), ("long b.mp3", "mp3")):
         samples = synthetic.sound("siren", 3, 30.0, 22_050)
-        (folder / name).write_bytes(synthetic.encode(samples, 22_050, container))
+        (folder / name).write_bytes(encode(samples, 22_050, container))
     (folder / "none.wav").write_text("no sound")
     return folder
 
@@ -292,7 +293,7 @@ def test_a_recording_that_changed_or_is_gone_is_not_played(client: Client, bucke
     path = bucket / "deep" / "05.wav"
     place = {"uri": str(path), "start_s": 0}
     before = path.read_bytes()
-    for now in (synthetic.encode(synthetic.sound("siren", 9, 3.0, 16_000), 16_000), None):
+    for now in (encode(synthetic.sound("siren", 9, 3.0, 16_000), 16_000), None):
         path.unlink()
         if now:
             path.write_bytes(now)

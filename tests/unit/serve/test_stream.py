@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.model.bundle import Bundle
 from audiocnn.model.predictor import Predictor
@@ -28,7 +29,7 @@ STREAM = "ws://127.0.0.1:8000/v1/stream"
 @pytest.mark.parametrize("dtype", ["s16le", "f32le"])
 def test_live_sound_is_answered_as_a_file_of_it(client: Client, bundle: Bundle, dtype: str) -> None:
     samples = (synthetic.sound("bell", 5, 3.6, 16_000) * 32_767).astype("<i2")
-    file = synthetic.encode(samples, 16_000)
+    file = encode(samples, 16_000)
     pcm = samples if dtype == "s16le" else (samples / np.float32(32_768)).astype("<f4")
     data = pcm.tobytes()
     predictor = Predictor(bundle)

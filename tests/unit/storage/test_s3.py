@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from audiocnn import storage
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.corpus.file_list import FileList
 from audiocnn.errors import (
@@ -105,7 +106,7 @@ def test_no_more_than_asked_for_is_read(bucket: str) -> None:
 
 
 def test_a_long_recording_is_read_by_blocks(s3: SeaweedFS, bucket: str, tmp_path: Path) -> None:
-    data = synthetic.encode(synthetic.sound("bell", 1, 20.0, 22_050), 22_050, "flac")
+    data = encode(synthetic.sound("bell", 1, 20.0, 22_050), 22_050, "flac")
     (tmp_path / "x.flac").write_bytes(data)
     storage.write_bytes(f"{bucket}/x.flac", data)
     storage.write_bytes("memory://open/x.flac", data)

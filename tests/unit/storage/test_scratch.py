@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.model.predictor import Predictor
 from audiocnn.storage import scratch
@@ -49,7 +50,7 @@ def test_what_a_killed_process_copied_of_labels_is_removed_by_the_next(
     here: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bucket").mkdir()
-    sound = synthetic.encode(synthetic.sound("bell", 1, 1.0, 16_000), 16_000)
+    sound = encode(synthetic.sound("bell", 1, 1.0, 16_000), 16_000)
     (tmp_path / "bucket" / "a.wav").write_bytes(sound)
     labels, bundle = str(tmp_path / "labels"), str(tmp_path / "bundle")
     predictor = Predictor(make_bundle(tmp_path / "bundle"))
