@@ -6,18 +6,15 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from audiocnn import storage
 from audiocnn.audio.decode import AUDIO_SUFFIXES
 from audiocnn.labels import label_set
 from audiocnn.labels.shard_list import shard_sizes
 from benchmarks.harness import ROOT, Report
+from benchmarks.label_bench import Bench
 from benchmarks.processes import descendants, run, whole_environment
 from benchmarks.proxy import Exchange, proxy
-
-if TYPE_CHECKING:
-    from benchmarks.label import Bench
 
 _LEFT, _LEFT_QUICK = 0.01, 0.25
 """Largest share of recordings without a part at the kill, or one part if that is larger."""
@@ -28,7 +25,7 @@ _LOOK_S = 0.02
 _LONGEST_S = 900.0
 
 
-def measure(report: Report, bench: "Bench") -> None:
+def measure(report: Report, bench: Bench) -> None:
     """Kill a job from S3 that is nearly done, run it again, and add what the second run read."""
     to, done = _nearly_done(bench)
     with proxy(bench.server.endpoint, 0, bench.new()) as store:
@@ -48,7 +45,7 @@ def measure(report: Report, bench: "Bench") -> None:
     report.ratio("resume_all_bytes_fraction", [float(everything)], [float(total)])
 
 
-def _nearly_done(bench: "Bench") -> tuple[str, int]:
+def _nearly_done(bench: Bench) -> tuple[str, int]:
     """Run and kill a job that is nearly done; return its labels and its finished recordings."""
     left = _LEFT_QUICK if bench.options.quick else _LEFT
     for _ in range(_ATTEMPTS):
