@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, cast, get_type_hints
@@ -328,7 +329,10 @@ def content_fingerprint(plain: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(mine: Any, theirs: Any) -> str:
-    """Return the fields that differ between two configs of one class, for an error message."""
-    a, b = dataclasses.asdict(mine), dataclasses.asdict(theirs)
-    return ", ".join(f"{name} {a[name]!r} and not {b[name]!r}" for name in a if a[name] != b[name])
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the options that differ, as `name BEFORE and not NOW`, for an error message."""
+    return ", ".join(
+        f"{name} {before.get(name)} and not {now.get(name)}"
+        for name in dict.fromkeys([*now, *before])
+        if before.get(name) != now.get(name)
+    )

@@ -122,7 +122,7 @@ class FeatureSet:
         `whose` names the owner of `config` in the message.
         """
         if config.fingerprint != self.config.fingerprint:
-            differ = differences(self.config, config)
+            differ = differences(dataclasses.asdict(self.config), dataclasses.asdict(config))
             raise MismatchError(f"{self.uri}: these features do not fit {whose}: {differ}")
 
     def write(self) -> None:

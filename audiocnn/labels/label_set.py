@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from audiocnn import storage
-from audiocnn.config import AudioLimits, from_json
+from audiocnn.config import AudioLimits, differences, from_json
 from audiocnn.errors import ConfigError
 from audiocnn.labels.part import FORMAT, LabelLedger, is_part, read_ledger, reading, schema
 from audiocnn.storage import listing, open_binary, output_folder, parquet, prefetch
@@ -55,7 +55,7 @@ def find_version(
             others.append(note["made_with"])
     if others and not new_version:
         raise ConfigError(
-            f"--to {to}: labels with {_differences(others[-1], made_with)} are there; pass "
+            f"--to {to}: labels with {differences(others[-1], made_with)} are there; pass "
             "--new-version to keep them and label again, or name another folder"
         )
     if others:
@@ -73,14 +73,6 @@ def _versions(to: str) -> dict[int, str]:
     matches = map(_VERSION.fullmatch, listing.folders(to))
     found = {int(match[1]): storage.join(to, match[0]) for match in matches if match}
     return {1: to} | dict(sorted(found.items()))
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {before.get(name)} and not {now.get(name)}"
-        for name in now | before
-        if before.get(name) != now.get(name)
-    )
 
 
 def read_note(uri: str) -> Note:

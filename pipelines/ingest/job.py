@@ -13,7 +13,7 @@ from typing import Any
 
 from audiocnn import storage
 from audiocnn.audio.decode import AudioLimits
-from audiocnn.config import FeatureConfig, to_json
+from audiocnn.config import FeatureConfig, differences, to_json
 from audiocnn.corpus.clips import Clip, Corpus, rejection_row
 from audiocnn.corpus.folds import with_folds
 from audiocnn.corpus.layouts.folders import FolderPerClass
@@ -157,12 +157,7 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
         return
     note = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")
     before = to_json(AudioLimits()) | note["options"]  # older notes lack newer limits
-    differ = ", ".join(
-        f"{name} {before.get(name)!r} and not {value!r}"
-        for name, value in options.items()
-        if before.get(name) != value
-    )
-    if differ:
+    if differ := differences({name: before.get(name) for name in options}, options):
         raise ConfigError(
             f"--to {to}: the ingest there was started with {differ}; give the same options to "
             "continue it, name another folder, or pass --overwrite"

@@ -154,8 +154,11 @@ def _list(run: _Run) -> _Run:
     terminal.step(f"list {terminal.short(run.options.bucket)}")
     name, census = uuid.uuid4().hex[:8], ListingCounts()
     # Old manifests that the last run did not remove, because it was stopped before its end.
-    ended = storage.exists(storage.join(run.to, SUMMARY))
-    carried = [] if ended else run.note.get("replaced", [])
+    carried = [
+        old
+        for old in run.note.get("replaced", [])
+        if storage.exists(storage.join(run.to, label_set.manifest_name(old)))
+    ]
     manifest = storage.join(run.to, label_set.manifest_name(name))
     files = label_set.iter_bucket(run.options.bucket, run.options.to)
     with terminal.bar(0) as bar:

@@ -136,7 +136,7 @@ def test_other_options_are_refused_by_name(first: FeatureSet, sounds: Path) -> N
         ({"folds": 4}, "folds 3 and not 4"),
         ({"limits": AudioLimits(max_channels=1)}, "max_channels 8 and not 1"),
         ({"feature": replace(SMALL, n_mels=16)}, "n_mels 32 and not 16"),
-        ({"corpus": str(other)}, r"corpus '.*sounds' and not '.*other'"),
+        ({"corpus": str(other)}, r"corpus .*sounds and not .*other"),
     ]:
         with pytest.raises(ConfigError, match=message):
             ingest(options(sounds, **changed))

@@ -85,6 +85,25 @@ def test_a_stopped_run_whose_manifest_was_deleted_lists_again(
     assert kept.exists()
 
 
+def test_a_run_stopped_after_its_summary_leaves_no_manifest_for_ever(
+    bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, asked = tmp_path / "labels", options(bucket, bundle, tmp_path / "labels")
+    label(asked)
+    label(asked)
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "_remove_strays", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            label(asked)
+    assert len(list(to.glob("manifest-*.parquet"))) == 2
+    label(asked)
+    assert len(list(to.glob("manifest-*.parquet"))) == 1
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_two_that_list_at_once_give_one_result(
     bucket: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
