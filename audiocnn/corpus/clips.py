@@ -1,15 +1,17 @@
 """Labelled corpora: clips, entries that cannot be clips, class order, folds and sources."""
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from audiocnn import storage
 from audiocnn.audio.decode import Segment
 from audiocnn.audio.recording import Archive, Recording
 from audiocnn.config import UNKNOWN
 from audiocnn.errors import CorpusError
+from audiocnn.storage.listing import StoredFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +181,10 @@ def segment_of(clip_id: str) -> Segment | None:
     return _segment(times[0], times[1]) if len(times) == 2 else None
 
 
-def assemble(uri: str, layout: str, entries: Iterable[Entry]) -> Corpus:
+def assemble(uri: str, layout: str, entries: Iterable[Entry], files: list[StoredFile]) -> Corpus:
     """Return the checked corpus of these entries; if a clip is listed twice, the first is used.
+
+    `files` are the listed files, to count those that are not clips.
 
     Raises CorpusError for fewer than two classes, a class with the reserved name UNKNOWN, clips
     with and without folds, or a source in two folds.
@@ -212,7 +216,19 @@ def assemble(uri: str, layout: str, entries: Iterable[Entry]) -> Corpus:
         remarks=tuple(remarks),
     )
     _check(corpus)
-    return corpus
+    return replace(corpus, ignored=ignored + _ignored(corpus, files))
+
+
+def _ignored(corpus: Corpus, files: list[StoredFile]) -> int:
+    """Count listed files that are not clips (accepted or rejected) and contain none."""
+    used = sorted([clip.uri for clip in corpus.clips] + [item.uri for item in corpus.rejected])
+
+    def first_from(uri: str) -> str:
+        at = bisect_left(used, uri)
+        return used[at] if at < len(used) else ""
+
+    uris = (storage.printable(file.uri) for file in files)
+    return sum(first_from(u) != u and not first_from(f"{u}/").startswith(f"{u}/") for u in uris)
 
 
 def _check(corpus: Corpus) -> None:

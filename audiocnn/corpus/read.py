@@ -3,9 +3,6 @@
 To add a layout, write a class like those in `layouts/`, and add it to `LAYOUTS`.
 """
 
-from bisect import bisect_left
-from dataclasses import replace
-
 from audiocnn import storage
 from audiocnn.corpus.clips import Corpus, assemble
 from audiocnn.corpus.layouts.base import Layout, suffix
@@ -44,23 +41,10 @@ def read_corpus(uri: str) -> Corpus:
     layout = next((layout for layout in LAYOUTS if layout.matches(uri, files)), None)
     if layout is None:
         raise CorpusError(f"{uri}: not a corpus: expected {looks}")
-    corpus = assemble(uri, layout.name, layout.clips(uri, files))
-    return replace(corpus, ignored=corpus.ignored + _ignored(corpus, files))
+    return assemble(uri, layout.name, layout.clips(uri, files), files)
 
 
 def _listed(uri: str) -> list[StoredFile]:
     if suffix(uri) in MANIFEST_SUFFIXES:
         return []
-    return [listing.stored_file(uri)] if suffix(uri) == ".tar" else listing.list_files(uri)
-
-
-def _ignored(corpus: Corpus, files: list[StoredFile]) -> int:
-    """Count listed files that are not clips (accepted or rejected) and contain none."""
-    used = sorted([clip.uri for clip in corpus.clips] + [item.uri for item in corpus.rejected])
-
-    def first_from(uri: str) -> str:
-        at = bisect_left(used, uri)
-        return used[at] if at < len(used) else ""
-
-    uris = (storage.printable(file.uri) for file in files)
-    return sum(first_from(u) != u and not first_from(f"{u}/").startswith(f"{u}/") for u in uris)
+    return listing.list_files(uri) if suffix(uri) != ".tar" else [listing.stored_file(uri)]

@@ -210,6 +210,7 @@ def sweep(
     """
     folder = pattern.rsplit("/", 1)[0]
     files = {f"{folder}/{file.path}": file for file in below(join(uri, folder))}
+    remove_temporary(uri)
     candidates = [path for path in files if path not in kept and matches(path, pattern)]
     mine = dict(zip(candidates, prefetch(owned, candidates, _AT_ONCE), strict=True))
     for path, file in files.items():

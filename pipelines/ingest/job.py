@@ -84,8 +84,8 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     output = output_folder.claim(options.to, FEATURES)
     to = output.uri
     corpus = corpus or read_corpus(options.corpus)
-    job = _job(options, corpus)
     ledgers = [] if options.overwrite else _ledgers(to)
+    job = _job(options, corpus)
     # Without any ingested clip there is nothing to continue and nothing to lose: start again.
     nothing = "features.json" not in output.notes and not any(one.ingested for one in ledgers)
     if not options.overwrite:
@@ -93,7 +93,10 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
         _refuse_other_reading(to, output.notes, corpus, ledgers)
     anew = options.overwrite or nothing
     plan = _plan(options, corpus, [] if anew else ledgers)
-    terminal.step(_headline(plan))
+    counted = f"{len(corpus.clips)} clips, {len(plan.corpus.classes)} classes"
+    before = len(corpus.clips) - len(plan.to_do)
+    known = f"; {before} are done" if before else ""
+    terminal.step(f"ingest {terminal.short(corpus.uri)}: {counted}{known}")
     for remark in corpus.remarks:
         terminal.say(remark)
     if anew:
@@ -105,11 +108,8 @@ def ingest(options: Ingest, corpus: Corpus | None = None) -> FeatureSet:
     features = _collect(plan.corpus, options, to, ledgers)
     _require_current(to, job["run"])
     features.write()
-    # Remove parts that are not valid any more, and temporary files of killed workers.
     swept = _sweep(to, output.notes, features.parts)
-    output_folder.remove_temporary(to)
-    _say(features, swept, ledgers, len(plan.to_do), time.monotonic() - began)
-    _say_lost(plan.corpus, features)
+    _say(plan, features, swept, ledgers, time.monotonic() - began)
     return features
 
 
@@ -260,13 +260,6 @@ def _with_folds(corpus: Corpus, n_folds: int, ledgers: list[FeatureLedger]) -> C
     return with_folds(corpus, n_folds, kept=kept)
 
 
-def _headline(plan: _Plan) -> str:
-    corpus, before = plan.corpus, len(plan.corpus.clips) - len(plan.to_do)
-    counted = f"{len(corpus.clips)} clips, {len(corpus.classes)} classes"
-    known = f"; {before} are done" if before else ""
-    return f"ingest {terminal.short(corpus.uri)}: {counted}{known}"
-
-
 def _run(options: Ingest, to: str, job: str, plan: _Plan) -> list[FeatureLedger]:
     """Ingest the clips that are left; return the ledgers of their parts."""
     cluster = session.connect()
@@ -340,9 +333,9 @@ def _collect(corpus: Corpus, options: Ingest, to: str, ledgers: list[FeatureLedg
 
 
 def _say(
-    features: FeatureSet, swept: Swept, ledgers: list[FeatureLedger], read: int, seconds: float
+    plan: _Plan, features: FeatureSet, swept: Swept, ledgers: list[FeatureLedger], seconds: float
 ) -> None:
-    counts, to = features.counts, terminal.short(features.uri)
+    counts, to, read = features.counts, terminal.short(features.uri), len(plan.to_do)
     terminal.say(
         f"{counts['listed']} listed = {counts['ingested']} ingested + {counts['failed']} failed; "
         f"{counts['windows']} windows in {len(features.parts)} parts -> {to}",
@@ -360,12 +353,8 @@ def _say(
             f"{counts['ignored']} other entries are not clips of the corpus, or not reviewed yet"
         )
     terminal.warn_others(to, swept.others)
-
-
-def _say_lost(corpus: Corpus, features: FeatureSet) -> None:
-    """Warn of classes without a readable clip: a model cannot learn them."""
-    lost = [name for name in corpus.classes if name not in features.classes]
-    if lost:
+    lost = [name for name in plan.corpus.classes if name not in features.classes]
+    if lost:  # a model cannot learn classes without a readable clip
         terminal.warn(
             f"no clip of {few(lost)} could be read: left out of the features, and of models that "
             "are trained on them"

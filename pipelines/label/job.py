@@ -340,7 +340,6 @@ def _remove_strays(run: _Run, parts: list[LabelPart]) -> None:
     """
     kept = {label_set.part_name(part.listing_id, part.shard) for part in parts}
     others = label_set.sweep(run.to, {label_set.NOTE: run.note}, kept)
-    output_folder.remove_temporary(run.to)
     terminal.warn_others(terminal.short(run.to), others)
     for name in run.note.get("replaced", ()):
         storage.remove(storage.join(run.to, label_set.manifest_name(name)))
