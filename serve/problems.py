@@ -1,4 +1,4 @@
-"""The problems that a request can be answered with, as problem+json (RFC 9457)."""
+"""The errors that the endpoint answers with, as problem+json (RFC 9457)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,63 +23,72 @@ KINDS = {
     "malformed": Kind(
         status=400,
         title="The request cannot be read",
-        mend="send the recording as the body, or as the one file of a multipart form",
+        mend="send the recording as the body, or as the field `file` of a multipart form",
     ),
-    "empty": Kind(status=400, title="There is no sound in it", mend="send a recording"),
+    "empty": Kind(status=400, title="The recording is empty", mend="send a recording"),
     "key": Kind(
         status=401,
-        title="No key, or one that is not known",
+        title="The API key is missing or not known",
         mend="send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
     ),
     "origin": Kind(
         status=403,
-        title="Not from this page or name",
-        mend="use the address that the endpoint listens on, or name the origin in --cors",
+        title="This origin or host name is not allowed",
+        mend="use the address that the endpoint listens on, or list the origin in --cors",
     ),
-    "not-found": Kind(status=404, title="There is nothing here", mend="see /docs"),
+    "not-found": Kind(status=404, title="Not found", mend="see /docs"),
     "method": Kind(status=405, title="This path does not accept this method", mend="see /docs"),
     "changed": Kind(
         status=410,
-        title="The recording is not what was labelled any more",
+        title="The recording was changed or removed since it was labelled",
         mend="label the bucket again",
     ),
     "slow-upload": Kind(
         status=408, title="The request took too long to arrive", mend="send it faster, or send less"
     ),
     "too-large": Kind(
-        status=413, title="Too many bytes", mend="send a shorter or compressed recording"
+        status=413,
+        title="The request has too many bytes",
+        mend="send a shorter or compressed recording",
     ),
     "too-long": Kind(
         status=413,
-        title="Too much sound",
+        title="The recording is too long",
         mend="send it in pieces, or label it with `audiocnn label`",
     ),
     "not-audio": Kind(
         status=415,
-        title="Not audio that is read here",
-        mend="send WAV (PCM, float, A-law, mu-law), FLAC, OGG (Vorbis, Opus) or MP3, uncompressed",
+        title="The audio format is not supported",
+        mend="send WAV (PCM, float, A-law, mu-law), FLAC, OGG (Vorbis, Opus) or MP3, "
+        "without Content-Encoding",
     ),
     "misdirected": Kind(
         status=421,
-        title="Not by way of this endpoint's own address",
+        title="The request did not come through this endpoint's own address",
         mend="send the request to the address that `audiocnn serve` prints",
     ),
     "option": Kind(status=422, title="An option is not valid", mend="see /docs"),
     "audio": Kind(
         status=422,
-        title="Audio that cannot be used",
-        mend="`reason` says why: it is damaged, cut short, or outside the limits",
+        title="The recording cannot be used",
+        mend="see `reason`: the recording is damaged, truncated or outside the limits",
     ),
     "rate": Kind(
-        status=429, title="Too many requests with this key", mend="wait for Retry-After seconds"
+        status=429,
+        title="Too many requests with this key",
+        mend="wait for the seconds in Retry-After",
     ),
-    "internal": Kind(status=500, title="Our own mistake", mend="report it, with the request's id"),
-    "lost": Kind(status=502, title="The copy that was asked is lost", mend="try again"),
-    "busy": Kind(status=503, title="All replicas are busy", mend="wait for Retry-After seconds"),
-    "not-ready": Kind(status=503, title="Not ready to answer", mend="wait, and try again"),
+    "internal": Kind(
+        status=500, title="Internal error", mend="report it, with the answer's X-Request-ID"
+    ),
+    "lost": Kind(status=502, title="The replica was lost", mend="try again"),
+    "busy": Kind(
+        status=503, title="The replica is busy", mend="wait for the seconds in Retry-After"
+    ),
+    "not-ready": Kind(status=503, title="The endpoint is not ready", mend="wait, and try again"),
     "storage": Kind(
         status=503,
-        title="The storage of the recordings is out of reach",
+        title="The storage of the labels or recordings cannot be reached",
         mend="see the server's log, and try again",
     ),
     "slow-answer": Kind(
@@ -93,7 +102,7 @@ _OF_AUDIO = {
     "too_large": "too-large",
     "too_long": "too-long",
 }
-"""Names of problems by the reason of an AudioError. Every other reason is the problem `audio`."""
+"""Names of problems by the reason of an AudioError. All other reasons are the problem `audio`."""
 
 
 @dataclass

@@ -27,11 +27,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def fetch_esc50(
-    folder: Path, url: str = ESC50_URL, told: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    url: str = ESC50_URL,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Download ESC-50 below a folder unless it is there already; return the corpus's folder.
 
-    `told` is called with the bytes done and the total (0 if the server does not state it). An
+    `progress` is called with the bytes done and the total (0 if the server does not state it). An
     interrupted download continues where it stopped. Raises StorageError, and CorpusError if the
     archive does not hold the 2,000 clips of ESC-50.
     """
@@ -39,7 +41,7 @@ def fetch_esc50(
     if not corpus.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         archive = folder / ".audiocnn-esc50.zip"  # The two names mark removable files.
-        download(url, archive, told)
+        download(url, archive, progress)
         partial = folder / ".audiocnn-ESC-50.part"
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -63,7 +65,7 @@ def _of_disk(path: Path, error: OSError) -> StorageError:
     )
 
 
-def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
+def download(url: str, to: Path, progress: Callable[[int, int], None]) -> None:
     """Download a file by HTTP as `NAME.part`, from where an earlier attempt stopped, and rename it.
 
     Raises StorageError if the server fails or sends fewer bytes than it announced.
@@ -82,7 +84,7 @@ def download(url: str, to: Path, told: Callable[[int, int], None]) -> None:
             with partial.open("ab" if have else "wb") as file:
                 while block := answer.read(_BLOCK):
                     file.write(block)
-                    told(file.tell(), total)
+                    progress(file.tell(), total)
                     if file.tell() > _MOST_BYTES:
                         raise StorageError(f"{url}: more than {_MOST_BYTES} bytes")
     except urllib.error.HTTPError as error:

@@ -17,7 +17,7 @@ from audiocnn.storage import output_folder
 
 _AT_ONCE = 8
 
-Told = Callable[[str, str], None]
+OnKept = Callable[[str, str], None]
 """Called with the path of a file that somebody changed, and the path of the kept version."""
 
 
@@ -29,10 +29,10 @@ def _is_below(path: str) -> bool:
 class FileList:
     """The files that a job writes below the folder `uri`, listed in its file `name`."""
 
-    def __init__(self, uri: str, name: str, told: Told = lambda path, kept: None) -> None:
+    def __init__(self, uri: str, name: str, on_kept: OnKept = lambda path, kept: None) -> None:
         self.uri = uri
         self._list = storage.join(uri, name)
-        self._told = told
+        self._on_kept = on_kept
         plain = storage.read_json(self._list) if storage.exists(self._list) else {}
         files = plain.get("files")
         listed = files.items() if isinstance(files, dict) else ()
@@ -42,7 +42,7 @@ class FileList:
         self._there: dict[str, set[str]] = {}
 
     @contextmanager
-    def placed(self, path: str) -> Iterator[str]:
+    def atomic_path(self, path: str) -> Iterator[str]:
         """Yield a local path to write a file to; then move the file to `path` below the folder.
 
         Raises StorageError as `storage.atomic_path` does.
@@ -58,7 +58,7 @@ class FileList:
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file and add it to the list. Raises StorageError."""
-        with self.placed(path) as temporary, open(temporary, "wb") as file:
+        with self.atomic_path(path) as temporary, open(temporary, "wb") as file:
             file.write(data)
 
     def clear(self, *others: str) -> None:
@@ -108,7 +108,7 @@ class FileList:
         ):
             shutil.copyfileobj(source, sink)
         self._listed(kept).add(kept)
-        self._told(path, kept)
+        self._on_kept(path, kept)
 
     def _digest(self, path: str) -> str | None:
         """Return the SHA-256 of a file; None if the file is gone."""

@@ -13,7 +13,7 @@ from audiocnn import storage
 from audiocnn.audio.decode import Samples, decode
 from audiocnn.audio.encode import wav
 from audiocnn.audio.recording import Recording, closing_source, open_recording
-from audiocnn.corpus.file_list import FileList, Told
+from audiocnn.corpus.file_list import FileList, OnKept
 from audiocnn.errors import AudioError, ChangedError, ConfigError, UnreadableError
 from audiocnn.labels.reader import Labelled
 from audiocnn.review.page import COLUMNS, ReviewClip, page
@@ -64,12 +64,12 @@ def write_review(
     to: str,
     labels: Labelled,
     picks: Sequence[Pick],
-    told: Told = lambda path, kept: None,
+    on_kept: OnKept = lambda path, kept: None,
 ) -> Written:
     """Write the review of some windows to a folder that `claim` returned.
 
     The files of an earlier review are removed. A file that somebody changed, for example a
-    `review.csv` with answers, is copied first, and `told` is called with its path and the path of
+    `review.csv` with answers, is copied first, and `on_kept` is called with its path and that of
     the copy. The numbers in `clips/NNNN.wav` are the places of the windows in `picks`; a number is
     missing if the recording cannot be read any more. Raises StorageError, and ConfigError if no
     window is left.
@@ -77,7 +77,7 @@ def write_review(
     groups: dict[str, dict[int, Pick]] = defaultdict(dict)
     for number, pick in enumerate(picks, 1):
         groups[pick.uri][number] = pick
-    files = FileList(to, _LIST, told)
+    files = FileList(to, _LIST, on_kept)
     files.clear(REVIEW_CSV, PAGE)
     clips: dict[int, ReviewClip] = {}
     rate = labels.feature.sample_rate

@@ -28,7 +28,7 @@ from audiocnn.storage.failures import write_failures
 from audiocnn.storage.output_folder import FEATURES, Notes, Swept
 from pipelines.options import Ingest
 from pipelines.runtime import session, terminal
-from pipelines.runtime.metrics import meters
+from pipelines.runtime.metrics import job_metrics
 from pipelines.runtime.shard_pool import deal, run_shards
 
 _FORMAT = "audiocnn.ingest/1"
@@ -55,7 +55,7 @@ class IngestWorker:
         with storage.atomic_path(storage.join(self.to, part_name(self.feature, shard))) as path:
             ledger = self.extractor.part(shard, path)
             _require_current(self.to, self.job)
-        count = meters("ingest")
+        count = job_metrics("ingest")
         count.recordings(len(ledger.ingested), len(ledger.failed), sum(ledger.windows.values()))
         count.step("shard", time.monotonic() - began)
         return ledger.to_json()

@@ -294,7 +294,7 @@ def _summary(
         run.note["formats"], merged(rows), run.to,
         bucket=storage.absolute(run.options.bucket),
         high_hz=run.options.limits.min_rate_hz / 2,  # no recording has a lower sample rate
-        told=kept.__setitem__,
+        on_kept=kept.__setitem__,
     )  # fmt: skip
     terminal.warn_kept("label", kept)
     return {

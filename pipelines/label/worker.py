@@ -23,7 +23,7 @@ from audiocnn.model.predictor import Predictor
 from audiocnn.storage.machine import keep_freed_memory
 from pipelines.label.gpu_models import ModelPool
 from pipelines.options import Label
-from pipelines.runtime.metrics import meters
+from pipelines.runtime.metrics import job_metrics
 
 _FRONT_ENDS = 2
 """Extractors of a worker: windows of one are scored while the other reads and decodes."""
@@ -78,7 +78,7 @@ class LabelWorker:
                 ledger = labeller.part(entries, path, name)
             if not is_current(work.to, work.listing_id):
                 raise ConfigError(f"--to {work.to}: another run into this folder has started")
-        count = meters("label")
+        count = job_metrics("label")
         count.recordings(ledger.labelled, ledger.failed, ledger.windows)
         count.step("shard", time.monotonic() - began)
         return {"done": ledger.labelled + ledger.failed, "failed": ledger.failed}
@@ -90,7 +90,7 @@ class LabelWorker:
         else:
             with self._lock:  # a worker has one core
                 judged = self.own.score(logmel)
-        count = meters("label")
+        count = job_metrics("label")
         count.batch(len(logmel))
         count.step("score", time.monotonic() - began)
         return judged

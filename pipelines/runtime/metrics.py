@@ -80,6 +80,6 @@ class JobMetrics:
 
 
 @cache
-def meters(verb: str) -> JobMetrics:
+def job_metrics(verb: str) -> JobMetrics:
     """Return the metrics of a verb's job in this process."""
     return JobMetrics(verb)

@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy
 from audiocnn import storage
 from audiocnn.errors import AudioCNNError
 from pipelines.runtime import errors
-from pipelines.runtime.metrics import meters
+from pipelines.runtime.metrics import job_metrics
 
 _SHARD_BYTES = 1 << 30
 _SHARDS_A_WORKER = 8
@@ -107,7 +107,7 @@ def run_shards(
         compute=pool,
         num_cpus=1,
     )
-    count = meters(verb)
+    count = job_metrics(verb)
     count.now(running=1, shards_left=len(rows))
     try:
         with errors.user_errors():

@@ -109,7 +109,7 @@ def _corpus(asked: str, to: str) -> str:
     if asked == "esc50" and not os.path.exists(asked):
         terminal.step("download ESC-50 (600 MB, once)")
         with terminal.bar(0) as bar:
-            folder = fetch_esc50(Path(to), told=bar.bytes)
+            folder = fetch_esc50(Path(to), progress=bar.bytes)
         return str(folder)
     return storage.absolute(asked)
 

@@ -21,7 +21,7 @@ from audiocnn.storage.scratch import Scratch
 from audiocnn.training import checkpoint
 from pipelines.options import Evaluate, Train
 from pipelines.runtime import errors, session, terminal
-from pipelines.runtime.metrics import meters
+from pipelines.runtime.metrics import job_metrics
 from pipelines.train.gloo import GlooConfig
 from pipelines.train.plan import TrainPlan, log_suffix, plan, run_of
 from pipelines.train.progress import Channel, Listener
@@ -192,7 +192,7 @@ def train_all(jobs: dict[str, TrainPlan], side_by_side: int = 1) -> None:
     """
     if not jobs:
         return
-    count = meters("train")
+    count = job_metrics("train")
     count.now(running=1)
     try:
         with Listener(

@@ -21,7 +21,7 @@ from audiocnn.training import checkpoint
 from audiocnn.training.batches import Batches, MemoryBatches, StreamedBatches
 from audiocnn.training.trainer import OnStep, Trainer, from_all_ranks, require_finite
 from pipelines.runtime import errors
-from pipelines.runtime.metrics import meters
+from pipelines.runtime.metrics import job_metrics
 from pipelines.train.plan import TrainPlan, log_suffix
 from pipelines.train.progress import Channel
 
@@ -183,7 +183,7 @@ class _RankZeroLog:
         self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
         self.log = Log(job.tensorboard, log_suffix(job.fingerprint), at.epoch)
         self.behind = checkpoint.BackgroundWriter()
-        self.count = meters("train")
+        self.count = job_metrics("train")
         self.written = self.begun = self.epoch_begun = time.monotonic()
         self.first = at.epoch + at.step / trainer.batches.steps
         self.world = world

@@ -15,7 +15,7 @@ from serve.api import schemas
 from serve.api.gate import NAME_IN_SCOPE, App, Gate
 from serve.api.routes import ROUTES
 from serve.api.routes.common import Context, described
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 from serve.engine.metrics import EndpointMetrics
 from serve.engine.service import Service
 from serve.options import Serve
@@ -27,8 +27,8 @@ _KEYS = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _DESCRIPTION = (
-    "Predictions for a sound, the input as the model saw it, and the feature maps of every "
-    "layer. Mistakes are problem+json; each `type` is a page of this server."
+    "Predictions for a sound, the model's input, and the feature maps of every layer. Errors are "
+    "problem+json; each `type` is a page of this server."
 )
 
 
@@ -36,21 +36,21 @@ def make_app(
     service: Callable[[], Service],
     options: Serve,
     keys: tuple[str, ...],
-    meters: EndpointMetrics | None = None,
+    metrics: EndpointMetrics | None = None,
     *,
-    results: Results | None = None,
+    labels: LabelBrowser | None = None,
     beside: Callable[[], Service] | None = None,
     token: str | None = None,
 ) -> App:
     """Build the whole application; `service` returns the current service, or raises Problem.
 
-    `results` are the labels, and `beside` returns the service of the second bundle; None if the
+    `labels` are the labels, and `beside` returns the service of the second bundle; None if the
     endpoint has none. With a `token` it answers only requests that carry it: the proxy adds it.
     """
-    meters = meters or EndpointMetrics()
-    context = Context(current=service, metrics=meters, results=results, beside=beside)
+    metrics = metrics or EndpointMetrics()
+    context = Context(current=service, metrics=metrics, labels=labels, beside=beside)
     api = make_api(context, with_keys=bool(keys))
-    app: App = Gate(api, options, keys, meters, token)
+    app: App = Gate(api, options, keys, metrics, token)
     if options.cors:
         app = CORSMiddleware(
             app,
@@ -71,9 +71,8 @@ def make_api(context: Context, *, with_keys: bool) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses={
-            kind.status: described(kind)
-            for kind in KINDS.values()
-            if kind.status not in _KINDS_BY_STATUS
+            status: described(*(kind for kind in KINDS.values() if kind.status == status))
+            for status in sorted({kind.status for kind in KINDS.values()} - set(_KINDS_BY_STATUS))
         },
     )
     for route in ROUTES:

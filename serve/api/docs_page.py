@@ -1,4 +1,4 @@
-"""The page at /docs: the OpenAPI document for people, without scripts or other hosts."""
+"""The page at /docs: the OpenAPI document for people. It uses no scripts and no other hosts."""
 
 import re
 from html import escape
@@ -16,10 +16,11 @@ _STYLE = (
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Content-Security-Policy of the page."""
 _STREAM = (
-    "PCM, one channel, in binary messages of at most 1 MiB; for every full window, a hop apart, "
-    "a text message with the answer. Query: <code>sample_rate</code> (Hz), <code>format</code> "
-    "(<code>s16le</code> or <code>f32le</code>), <code>hop_s</code> (at least a twentieth of the "
-    "window), <code>top_k</code>."
+    "Send PCM of one channel in binary messages of at most 1 MiB. The endpoint sends a text "
+    "message with the answer for each full window; windows are <code>hop_s</code> apart. Query: "
+    "<code>sample_rate</code> (Hz), <code>format</code> (<code>s16le</code> or "
+    "<code>f32le</code>), <code>hop_s</code> (seconds; at least a twentieth of the window, or the "
+    "bundle's own hop if that is smaller), <code>top_k</code>."
 )
 
 
@@ -37,10 +38,10 @@ def page(document: dict[str, Any]) -> str:
     )
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width'><title>audiocnn: the endpoint</title>"
+        "<meta name='viewport' content='width=device-width'><title>audiocnn: the API</title>"
         f"<style>{_STYLE}</style><h1>audiocnn</h1><p>{_text(document['info']['description'])}</p>"
         "<pre>curl --data-binary @dog.wav 'http://HOST:PORT/v1/predict?maps=layers'</pre>"
-        "<p>Machines read <a href='openapi.json'>openapi.json</a>.</p>"
+        "<p>For programs: <a href='openapi.json'>openapi.json</a>.</p>"
         f"{routes}<h2><code>WS /v1/stream</code></h2><p>{_STREAM}</p>"
         f"<h2>Problems</h2><table>{problems}</table></html>"
     )
@@ -51,7 +52,7 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
     head = "<tr><th>option</th><th>values (default)</th><th></th></tr>"
     return (
         f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
-        f"<p>{escape(operation.get('summary', ''))}.</p>"
+        f"<p>{_text(operation.get('summary', ''))}.</p>"
         + (f"<table>{head}{rows}</table>" if rows else "")
     )
 

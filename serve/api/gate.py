@@ -100,7 +100,7 @@ class Gate:
         app: App,
         options: Serve,
         keys: tuple[str, ...],
-        meters: EndpointMetrics | None = None,
+        metrics: EndpointMetrics | None = None,
         token: str | None = None,
     ) -> None:
         self.app, self.options, self.keys = app, options, keys
@@ -109,7 +109,7 @@ class Gate:
         # Streams have their own limit: they are mostly idle, and would keep requests out otherwise.
         self.streams = Admission(options.streams, "live streams")
         self.rate = Rate(options.rate)
-        self.meters = meters or EndpointMetrics()
+        self.metrics = metrics or EndpointMetrics()
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,9 +132,9 @@ class Gate:
         finally:
             # The gate refused the request, or the application answered it with a problem.
             if name := exchange.problem or exchange.scope.get(NAME_IN_SCOPE):
-                self.meters.failure(name)
+                self.metrics.failure(name)
             route = getattr(exchange.scope.get("route"), "path", "other")
-            self.meters.request(route, exchange.status, monotonic() - began)
+            self.metrics.request(route, exchange.status, monotonic() - began)
 
     async def _pass(self, exchange: "_Exchange") -> None:
         scope = exchange.scope

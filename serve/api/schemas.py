@@ -1,4 +1,4 @@
-"""The wire: what a request may say, and what an answer looks like."""
+"""Pydantic models of requests and answers. Their docstrings are in the OpenAPI document."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,39 +15,55 @@ class PredictOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    top_k: int = Field(3, ge=1, le=1_000, description="Classes of each answer, best first.")
+    top_k: int = Field(
+        3, ge=1, le=1_000, description="Number of classes in each answer, best first."
+    )
     maps: Maps = Field(
         "none",
-        description="Feature maps of one window: of `conv1` and `layer1` to `layer4`, or of every "
-        "block too, each the mean of its channels; or single `channels` of one `layer`.",
+        description="Feature maps of one window. `layers`: the mean over the channels of `conv1` "
+        "and of `layer1` to `layer4`; `blocks`: also of every block; `channels`: single channels "
+        "of one `layer`.",
     )
     layer: str | None = Field(
-        None, max_length=100, description="With maps=channels: whose, as `maps` of GET /v1/model."
+        None,
+        max_length=100,
+        description="With maps=channels: a layer in `maps` of GET /v1/model; the first layer if "
+        "not given.",
     )
     channels: str = Field(
         "0:16",
         pattern=r"^\d{1,5}:\d{1,5}$",
-        description="With maps=channels: which, FIRST:END; END is left out.",
+        description="With maps=channels: the channels FIRST:END. END is not included.",
     )
-    arrays: Arrays = Field("uint8", description="How maps and spectrogram travel.")
+    arrays: Arrays = Field(
+        "uint8", description="Data type of the maps, the spectrogram and the evidence."
+    )
     explain: str | None = Field(
-        None, max_length=1_000, description="A class: Grad-CAM, where the window speaks for it."
+        None,
+        max_length=1_000,
+        description="Class to return evidence for: Grad-CAM over the window's log-mel.",
     )
     sound: bool = Field(
-        False, description="With explain: the sound of those places, a WAV in base64."
+        False, description="With explain: return the sound of the evidence too, as WAV in base64."
     )
     window: int | None = Field(
         None,
         ge=0,
         le=100_000,
-        description="Window to look into, from 0; the one that says most for the answer if not "
-        "given.",
+        description="Window to inspect, from 0. If not given: the window in which the recording's "
+        "class has its highest score.",
     )
-    window_s: _Seconds | None = Field(None, description="Length of a window; as trained.")
-    hop_s: _Seconds | None = Field(None, description="From one window to the next; as trained.")
-    peaks: int = Field(1_000, ge=1, le=20_000, description="Columns of the waveform.")
-    spectrogram: bool = Field(True, description="The log-mel of the window that is looked into.")
-    beside: bool = Field(False, description="By the bundle that stands beside: see /v1/model.")
+    window_s: _Seconds | None = Field(
+        None, description="Length of a window in seconds. If not given: as in training."
+    )
+    hop_s: _Seconds | None = Field(
+        None,
+        description="Seconds from one window to the next. If not given: as in training, but at "
+        "most `window_s`.",
+    )
+    peaks: int = Field(1_000, ge=1, le=20_000, description="Number of columns of the waveform.")
+    spectrogram: bool = Field(True, description="Return the log-mel of the inspected window.")
+    beside: bool = Field(False, description="Use the second bundle: see `beside` of GET /v1/model.")
 
     @model_validator(mode="after")
     def _fits(self) -> "PredictOptions":
@@ -55,11 +71,11 @@ class PredictOptions(BaseModel):
         if not first < end <= first + 256:
             raise ValueError("channels: FIRST must be below END, with at most 256 channels")
         if self.sound and self.explain is None:
-            raise ValueError("sound: give a class by explain too")
+            raise ValueError("sound: needs a class in explain")
         return self
 
     def asked(self) -> PredictRequest:
-        """The same for the service."""
+        """Return the options for the service."""
         values: dict[str, Any] = self.model_dump(exclude={"beside"})
         first, end = self.channels.split(":")
         return PredictRequest(**values | {"channels": (int(first), int(end))})
@@ -70,11 +86,11 @@ class CardOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    beside: bool = Field(False, description="That of the bundle that stands beside.")
+    beside: bool = Field(False, description="Describe the second bundle.")
 
 
 class Array(BaseModel):
-    """An array: `data` is base64 of its bytes, row by row, little-endian.
+    """An array. `data` is its bytes in base64, row by row, little-endian.
 
     uint8: value = min + byte / 255 * (max - min). float16: the values themselves.
     """
@@ -87,7 +103,7 @@ class Array(BaseModel):
 
 
 class Score(BaseModel):
-    """One class's calibrated score, within 0 and 1."""
+    """The calibrated score of a class, from 0 to 1."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -95,8 +111,8 @@ class Score(BaseModel):
     score: float
 
 
-class Window(BaseModel):
-    """An answer for a stretch of time; `label` is "unknown" below its class's threshold."""
+class WindowAnswer(BaseModel):
+    """Answer for a time range; `label` is "unknown" if `score` is below the class's threshold."""
 
     start_s: float
     end_s: float
@@ -107,7 +123,7 @@ class Window(BaseModel):
 
 
 class RecordingInfo(BaseModel):
-    """What was sent."""
+    """Properties of the recording in the request."""
 
     container: str
     sample_rate_hz: int
@@ -116,7 +132,7 @@ class RecordingInfo(BaseModel):
 
 
 class Waveform(BaseModel):
-    """Least and greatest sample of equal stretches of the whole recording."""
+    """The minimum and maximum sample in each of equal time ranges of the recording."""
 
     duration_s: float
     min: Array
@@ -124,7 +140,7 @@ class Waveform(BaseModel):
 
 
 class Input(BaseModel):
-    """The log-mel of one window as the model saw it, [bands, frames]."""
+    """The log-mel of one window, which is the model's input, [bands, frames]."""
 
     window: int
     start_s: float
@@ -136,20 +152,20 @@ class Input(BaseModel):
 
 
 class Evidence(BaseModel):
-    """Where the window speaks for a class, 0 to 1, [bands, frames]."""
+    """How much each place of the log-mel supports a class, from 0 to 1, [bands, frames]."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     name: str = Field(alias="class")
     method: str
     values: Array
-    wav: str | None = Field(None, description="The sound of those places, a WAV in base64.")
+    wav: str | None = Field(None, description="The sound of the marked places, as WAV in base64.")
 
 
-class Answer(Window):
-    """What `POST /v1/predict` says."""
+class PredictAnswer(WindowAnswer):
+    """The answer of `POST /v1/predict`."""
 
-    windows: list[Window]
+    windows: list[WindowAnswer]
     recording: RecordingInfo
     waveform: Waveform
     input: Input | None = None
@@ -176,14 +192,14 @@ class TutorialScore(BaseModel):
 
 
 class TutorialArray(BaseModel):
-    """Nested lists of numbers."""
+    """An array as nested lists of numbers."""
 
     shape: list[int]
     values: list[list[float]]
 
 
 class TutorialWaveform(BaseModel):
-    """Every n-th sample, 8000 at most."""
+    """Every n-th sample of the recording, at most 8,000 samples."""
 
     values: list[float]
     sample_rate: int
@@ -191,7 +207,7 @@ class TutorialWaveform(BaseModel):
 
 
 class TutorialAnswer(BaseModel):
-    """What `POST /inference` says, as the tutorial's clients expect it."""
+    """The answer of `POST /inference`, in the format that the tutorial's clients read."""
 
     predictions: list[TutorialScore]
     visualization: dict[str, TutorialArray]
@@ -200,7 +216,7 @@ class TutorialAnswer(BaseModel):
 
 
 class Card(BaseModel):
-    """What `GET /v1/model` says."""
+    """The answer of `GET /v1/model`."""
 
     bundle: str
     classes: list[str]
@@ -210,12 +226,14 @@ class Card(BaseModel):
     metrics: dict[str, Any]
     maps: list[str]
     limits: dict[str, Any]
-    labels: bool = Field(description="Whether there are labels to look through.")
-    beside: str | None = Field(description="The bundle that stands beside, where there is one.")
+    labels: bool = Field(description="Whether the endpoint has labels to browse.")
+    beside: str | None = Field(
+        description="Fingerprint of the second bundle; null if there is none."
+    )
 
 
 class LabelledClass(BaseModel):
-    """A class and its windows."""
+    """A class and its number of windows."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -224,11 +242,13 @@ class LabelledClass(BaseModel):
 
 
 class LabelsCard(BaseModel):
-    """What `GET /v1/labels` says: the sums of the parts that were read so far."""
+    """The answer of `GET /v1/labels`, with the sums over the parts that were read so far."""
 
     bucket: str
     bundle: str
-    listed: bool = Field(description="Whether the parts were listed; until then ask again.")
+    listed: bool = Field(
+        description="Whether the parts were listed. If not, repeat the request later."
+    )
     finished: bool
     parts: int
     parts_read: int
@@ -236,7 +256,7 @@ class LabelsCard(BaseModel):
     failed: int
     windows: int
     classes: list[LabelledClass]
-    trouble: str | None = Field(description="Why it is not up to date.")
+    trouble: str | None = Field(description="Why the labels are not up to date; null if they are.")
 
 
 class LabelsOptions(BaseModel):
@@ -245,20 +265,23 @@ class LabelsOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     label: str | None = Field(None, max_length=200)
-    name: str = Field("", max_length=200, description="Part of the recording's URI.")
-    lowest: float = Field(0.0, ge=0, le=1, description="Score.")
-    highest: float = Field(1.0, ge=0, le=1, description="Score.")
+    name: str = Field(
+        "", max_length=200, description="Part of the recording's URI; case is ignored."
+    )
+    lowest: float = Field(0.0, ge=0, le=1, description="Lowest score to return.")
+    highest: float = Field(1.0, ge=0, le=1, description="Highest score to return.")
     sort: Sort = "highest"
     offset: int = Field(0, ge=0, le=10**9)
     limit: int = Field(50, ge=1, le=500)
     revision: str | None = Field(
         None,
         max_length=16_000,
-        description="That of the first page, for pages of the same labels while they grow.",
+        description="`revision` of the first page. With it, all pages show the same labels, even "
+        "if the labels grow.",
     )
 
     def query(self) -> Query:
-        """The same for the labels."""
+        """Return the query of the labels."""
         return Query(**self.model_dump())
 
 
@@ -274,18 +297,21 @@ class LabelledWindow(BaseModel):
 
 
 class LabelledWindows(BaseModel):
-    """What `GET /v1/labels/windows` found."""
+    """The answer of `GET /v1/labels/windows`."""
 
     total: int
     histogram: list[int] = Field(
-        description="Windows of this label and name by score, from 0 to 1 in equal steps."
+        description="Number of windows with this label and name, in each of equal ranges of scores "
+        "from 0 to 1."
     )
     rows: list[LabelledWindow]
-    revision: str = Field(description="Of what labels this is; for the pages that follow.")
+    revision: str = Field(
+        description="Name of the set of labels that was read. Send it with requests for more pages."
+    )
 
 
 class Correction(BaseModel):
-    """What a person says that a window is."""
+    """A corrected window. An empty `label` means: wrong, but the right class is not known."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -303,14 +329,14 @@ class Corrections(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether it lives, and with which bundle."""
+    """The state of the endpoint and the fingerprint of its bundle."""
 
     status: Literal["ok"]
     bundle: str
 
 
 class ProblemBody(BaseModel):
-    """What is wrong, as RFC 9457 has it."""
+    """An error, in the format of RFC 9457."""
 
     model_config = ConfigDict(extra="allow")
 

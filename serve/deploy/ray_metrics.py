@@ -8,7 +8,7 @@ _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 _COUNTS = [1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
-class RayMeters(EndpointMetrics):
+class RayMetrics(EndpointMetrics):
     """Metrics that Ray exports to Prometheus beside its own; it puts `ray_` before each name."""
 
     def __init__(self) -> None:

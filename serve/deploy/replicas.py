@@ -16,9 +16,9 @@ from serve.api.app import make_app
 from serve.api.gate import App
 from serve.deploy import served_bundles
 from serve.deploy.current import Current, Opened
-from serve.deploy.ray_metrics import RayMeters
+from serve.deploy.ray_metrics import RayMetrics
 from serve.engine.decoder import Decoder
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 from serve.engine.model import BatchingModel, InferenceResult, Inspect
 from serve.options import Serve
 
@@ -31,7 +31,7 @@ class ModelReplica:
     def __init__(self, options: Serve) -> None:
         storage.configure(options.storage_options)
         self.options = options
-        self.meters = RayMeters()
+        self.metrics = RayMetrics()
         self._models: dict[str, BatchingModel] = {}
         self._loading = asyncio.Lock()
 
@@ -70,7 +70,7 @@ class ModelReplica:
             if bundle.fingerprint not in self._models:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
                 model = BatchingModel(
-                    bundle, device, batch_size=self.options.batch_size, meters=self.meters
+                    bundle, device, batch_size=self.options.batch_size, metrics=self.metrics
                 )
                 kept = 2 if self.options.beside else 1
                 for old in list(self._models)[:-kept]:
@@ -124,13 +124,15 @@ class Endpoint:
     ) -> None:
         storage.configure(options.storage_options)
         self.options, self.keys, self.replicas = options, keys, replicas
-        self.meters = RayMeters()
+        self.metrics = RayMetrics()
         self.decoder = Decoder(options.limits, timeout_s=options.timeout_s / 2)
         self.current = Current(self._open, self.decoder, options.timeout_s)
         self.beside = (
             Current(self._open, self.decoder, options.timeout_s) if options.beside else None
         )
-        self.results = Results(options.labels, options.timeout_s / 2) if options.labels else None
+        self.labels = (
+            LabelBrowser(options.labels, options.timeout_s / 2) if options.labels else None
+        )
 
     def __serve_build_asgi_app__(self) -> App:
         """Build the application; Ray calls this once in each replica."""
@@ -138,8 +140,8 @@ class Endpoint:
             self.current.service,
             self.options,
             self.keys,
-            self.meters,
-            results=self.results,
+            self.metrics,
+            labels=self.labels,
             beside=self.beside.service if self.beside is not None else None,
             token=Variable.ENDPOINT_TOKEN.get(),
         )
@@ -157,12 +159,12 @@ class Endpoint:
 
     def __del__(self) -> None:
         self.decoder.close()
-        if self.results is not None:
-            self.results.close()
+        if self.labels is not None:
+            self.labels.close()
 
     def _open(self, uri: str, fingerprint: str | None) -> Opened:
         bundle = read_bundle(uri, fingerprint)
         if self.replicas is not None:
             return bundle, RemoteModel(self.replicas, uri, bundle.fingerprint)
-        model = BatchingModel(bundle, batch_size=self.options.batch_size, meters=self.meters)
+        model = BatchingModel(bundle, batch_size=self.options.batch_size, metrics=self.metrics)
         return bundle, model

@@ -29,7 +29,7 @@ COLUMNS = ("uri", "label", "suggested", "score", "onset_s", "offset_s", "bundle"
 _LOG = logging.getLogger("audiocnn.serve")
 
 
-class Results:
+class LabelBrowser:
     """The labels at a URI. Each of their windows must be decoded within `timeout_s` seconds."""
 
     def __init__(self, uri: str, timeout_s: float) -> None:

@@ -104,9 +104,9 @@ class BatchingModel:
         device: str = "cpu",
         *,
         batch_size: int = 16,
-        meters: EndpointMetrics | None = None,
+        metrics: EndpointMetrics | None = None,
     ) -> None:
-        self._meters = meters or EndpointMetrics()
+        self._metrics = metrics or EndpointMetrics()
         self.predictor = Predictor(bundle, device)
         self._batch_size = batch_size
         self._computing_since: float | None = None
@@ -159,7 +159,7 @@ class BatchingModel:
         self._computing_since = perf_counter()
         try:
             answers = self._infer(batch)
-            self._meters.batch(len(batch), answers[0].queued_s, answers[0].computed_s)
+            self._metrics.batch(len(batch), answers[0].queued_s, answers[0].computed_s)
             for job, inferred in zip(batch, answers, strict=True):
                 job.answer.set_result(inferred)
         except BaseException as error:

@@ -115,15 +115,15 @@ def test_a_window_is_heard_and_looked_into(bucket: Page) -> None:
     expect(rows(bucket).first).to_contain_text("flac, 0.0 s")
     last = rows(bucket).nth(2)
     with bucket.expect_response("**/v1/labels/sound*") as heard:
-        last.get_by_role("button", name="Hear").click()
+        last.get_by_role("button", name="Play").click()
     assert heard.value.ok
-    expect(last.get_by_role("button", name="Hear")).to_have_text("Stop")
-    last.get_by_role("button", name="Hear").click()
-    expect(last.get_by_role("button", name="Hear")).to_have_text("Hear")
+    expect(last.get_by_role("button", name="Play")).to_have_text("Stop")
+    last.get_by_role("button", name="Play").click()
+    expect(last.get_by_role("button", name="Play")).to_have_text("Play")
     label = last.locator("strong").text_content() or ""
-    last.get_by_role("button", name="Look").click()
+    last.get_by_role("button", name="Inspect").click()
     expect(bucket.get_by_test_id("label")).to_have_text(label)
-    expect(bucket.get_by_role("button", name="Play only that")).to_be_enabled()
+    expect(bucket.get_by_role("button", name="Play only the evidence")).to_be_enabled()
     assert shades(bucket.locator("[data-map=conv1] canvas").first) > 10
     expect(last).to_have_attribute("aria-current", "true")
     shoot(bucket, "bucket-look")
@@ -141,11 +141,11 @@ def test_corrections_come_back_as_a_manifest(
         rows(bucket).nth(at).get_by_role("button", name="Right").click()
     for at, name in ((1, "a new class"), (3, "=SUM(A1)"), (4, "")):
         rows(bucket).nth(at).get_by_role("button", name="Wrong").click()
-        rows(bucket).nth(at).get_by_placeholder("what is it?").fill(name)
+        rows(bucket).nth(at).get_by_placeholder("right class").fill(name)
     rows(bucket).nth(2).get_by_role("button", name="Right").click()  # a second click takes it back
-    expect(bucket.get_by_text("4 checked, 1 of them wrong without a name")).to_be_visible()
+    expect(bucket.get_by_text("4 checked, 1 of them wrong without a class")).to_be_visible()
     bucket.reload()  # the corrections are kept
-    expect(bucket.get_by_text("4 checked, 1 of them wrong without a name")).to_be_visible()
+    expect(bucket.get_by_text("4 checked, 1 of them wrong without a class")).to_be_visible()
     expect(rows(bucket).nth(0).get_by_role("button", name="Right")).to_have_attribute(
         "aria-pressed", "true"
     )
@@ -163,7 +163,7 @@ def test_corrections_come_back_as_a_manifest(
     assert all(clip.segment and Path(clip.uri).is_file() for clip in corpus.clips)
     assert "'=SUM(A1)" in path.read_text()
     bucket.on("dialog", lambda dialog: dialog.accept())
-    bucket.get_by_role("button", name="Forget them").click()
+    bucket.get_by_role("button", name="Delete corrections").click()
     expect(bucket.get_by_text("checked")).to_have_count(0)
 
 
@@ -174,7 +174,7 @@ def test_a_recording_that_is_gone_is_a_sentence(bucket: Page, labelled: Labelled
     expect(rows(bucket)).to_have_count(1)
     path.rename(path.with_suffix(".away"))
     try:
-        rows(bucket).first.get_by_role("button", name="Hear").click()
+        rows(bucket).first.get_by_role("button", name="Play").click()
         expect(bucket.locator("[data-trouble=changed]")).to_contain_text("Label the bucket again")
     finally:
         path.with_suffix(".away").rename(path)
@@ -184,9 +184,9 @@ def test_it_is_readable_everywhere(bucket: Page) -> None:
     rows(bucket).nth(2).get_by_role("button", name="Wrong").click()
     for at, look in enumerate(looks(bucket)):
         looked = rows(bucket).nth(at % 2)
-        looked.get_by_role("button", name="Look").click()
+        looked.get_by_role("button", name="Inspect").click()
         expect(looked).to_have_attribute("aria-current", "true")
-        expect(bucket.get_by_role("button", name="Play only that")).to_be_enabled()
+        expect(bucket.get_by_role("button", name="Play only the evidence")).to_be_enabled()
         expect(bucket.get_by_test_id("label")).to_be_in_viewport()
         assert_accessible(bucket)
         shoot(bucket, f"bucket-{look}")

@@ -37,9 +37,7 @@ def test_a_dropped_clip_is_answered_and_seen_through(page: Page, clip: Path) -> 
     expect(page.get_by_text(re.compile(r"^-?[\d.]+ dB$"))).to_have_count(2)
     for layer in LAYERS:
         assert shades(page.locator(f"[data-map={layer}] canvas").first) > 10
-    expect(
-        page.get_by_role("img", name=re.compile("what speaks for Rooster marked"))
-    ).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("marked: evidence for Rooster"))).to_be_visible()
     shoot(page, "clip")
 
 
@@ -57,7 +55,7 @@ def test_the_first_heatmap_waits_for_one_answer_alone(page: Page, clip: Path) ->
     page.locator("[data-map=conv1] canvas").first.wait_for()
     print(f"file to first heatmap: {time.monotonic() - began:.2f} s")
     wait_until(lambda: page.title() and held)
-    only = page.get_by_role("button", name="Play only that")
+    only = page.get_by_role("button", name="Play only the evidence")
     expect(only).to_be_disabled()
     assert sum("/v1/predict" in url and "explain=" not in url for url in asked) == 1
     for one in held:
@@ -78,9 +76,9 @@ def test_a_layer_opens_into_blocks_and_channels(page: Page, clip: Path) -> None:
     assert means == sorted(means, reverse=True)
     assert shades(buttons.first.locator("img")) > 3
     buttons.first.click()
-    expect(card.get_by_text("where it fires is marked on the spectrogram")).to_be_visible()
+    expect(card.get_by_text("where it is active are marked on the spectrogram")).to_be_visible()
     expect(
-        page.get_by_role("img", name=re.compile("where channel .* fires marked"))
+        page.get_by_role("img", name=re.compile("marked: where channel .* is active"))
     ).to_be_visible()
     card.scroll_into_view_if_needed()
     page.screenshot(path=SHOTS / "channels.png")
@@ -90,7 +88,7 @@ def test_a_layer_opens_into_blocks_and_channels(page: Page, clip: Path) -> None:
 
 def test_what_speaks_for_a_class_can_be_heard(page: Page, clip: Path) -> None:
     choose(page, clip)
-    only = page.get_by_role("button", name="Play only that")
+    only = page.get_by_role("button", name="Play only the evidence")
     expect(only).to_be_enabled()
     only.click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
@@ -99,7 +97,7 @@ def test_what_speaks_for_a_class_can_be_heard(page: Page, clip: Path) -> None:
     moved = "([line, before]) => parseFloat(line.style.left) > before"
     page.wait_for_function(moved, arg=[cursor.element_handle(), before])
     page.get_by_label("Class that evidence is shown for").select_option("Rain")
-    expect(page.get_by_role("img", name=re.compile("what speaks for Rain marked"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("marked: evidence for Rain"))).to_be_visible()
     assert "explain=Rain" in page.url
 
 
@@ -161,7 +159,7 @@ def test_two_bundles_are_side_by_side(
     expect(page.get_by_role("region", name="Channels of layer1")).to_have_count(2)
     assert "versus=bundle" in page.url
     shoot(page, "bundles")
-    page.get_by_role("button", name="One bundle alone").click()
+    page.get_by_role("button", name="Show one bundle only").click()
     expect(labels).to_have_count(1)
 
 
@@ -212,7 +210,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="bell.flac")).to_be_visible()
-    expect(page.get_by_role("button", name="Play only that")).to_be_enabled()
+    expect(page.get_by_role("button", name="Play only the evidence")).to_be_enabled()
     for _ in range(40):
         if page.evaluate("document.activeElement.getAttribute('aria-label')") == "Position":
             break
@@ -223,7 +221,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
 
 def test_it_is_readable_everywhere(page: Page, clip: Path) -> None:
     choose(page, clip)
-    expect(page.get_by_role("button", name="Play only that")).to_be_enabled()
+    expect(page.get_by_role("button", name="Play only the evidence")).to_be_enabled()
     for look in looks(page):
         assert_accessible(page)
         shoot(page, look)

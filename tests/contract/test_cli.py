@@ -5,14 +5,17 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from audiocnn import __version__
 from audiocnn.corpus.synthetic import write_corpus
 from audiocnn.errors import ConfigError
+from audiocnn.labels.export.run import FORMATS
 from helpers.common import AUDIOCNN
 from helpers.forked import Forked
+from pipelines import options
 from pipelines.cli import VERBS, parse
 from pipelines.recipes import RECIPES
 
@@ -137,6 +140,11 @@ def test_what_is_not_there_is_one_line_and_no_ray_is_started(
     assert "\n" not in line
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_the_choices_of_options_are_those_that_exist() -> None:
+    assert get_args(options.Recipe) == tuple(RECIPES)
+    assert {*get_args(options.Format), "parquet"} == set(FORMATS)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -45,7 +45,7 @@ def text_file(files: FileList, path: str) -> Iterator[TextIO]:
     Characters that UTF-8 cannot encode are escaped.
     """
     with (
-        files.placed(path) as place,
+        files.atomic_path(path) as place,
         open(place, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         yield file

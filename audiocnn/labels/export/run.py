@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 from audiocnn import storage
-from audiocnn.corpus.file_list import FileList, Told
+from audiocnn.corpus.file_list import FileList, OnKept
 from audiocnn.errors import ConfigError
 from audiocnn.labels.events import Event
 from audiocnn.labels.export.base import Add, Target
@@ -28,7 +28,7 @@ def export(
     bucket: str,
     *,
     high_hz: float,
-    told: Told = lambda path, kept: None,
+    on_kept: OnKept = lambda path, kept: None,
 ) -> dict[str, str]:
     """Write events in these formats below the folder `to`; return the path there of each format.
 
@@ -39,7 +39,7 @@ def export(
     selections above half of a recording's sample rate.
 
     Files of an earlier export in these formats are replaced. A file there that somebody changed or
-    added is copied first, and `told` is called with its path and the path of the copy.
+    added is copied first, and `on_kept` is called with its path and the path of the copy.
 
     Raises ConfigError for a format that is not in `FORMATS`, StorageError.
     """
@@ -47,7 +47,7 @@ def export(
         if name not in _WRITERS:
             raise ConfigError(f"no format {name!r} to export: choose from {', '.join(FORMATS)}")
     to = storage.absolute(to)
-    files = FileList(to, EXPORTS, told)
+    files = FileList(to, EXPORTS, on_kept)
     target = Target(files=files, to=to, bucket=storage.absolute(bucket), high_hz=high_hz)
     chosen = {name: _WRITERS[name] for name in formats}
     with ExitStack() as stack:
@@ -59,9 +59,9 @@ def export(
     return {name: path for name, (path, _) in chosen.items()}
 
 
-def clear_exports(to: str, told: Told) -> None:
-    """Remove the files that `export` listed in `EXPORTS`; `told` is called as by `export`."""
-    files = FileList(to, EXPORTS, told)
+def clear_exports(to: str, on_kept: OnKept) -> None:
+    """Remove the files that `export` listed in `EXPORTS`; `on_kept` is called as by `export`."""
+    files = FileList(to, EXPORTS, on_kept)
     files.clear()
     files.finish((), format=_FORMAT)
 

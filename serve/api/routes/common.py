@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from serve.api.encoding import JsonResponse
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 from serve.engine.metrics import EndpointMetrics
 from serve.engine.service import Service
 from serve.problems import KINDS, Kind, Problem
@@ -23,7 +23,7 @@ class Context:
     current: Callable[[], Service]
     """Returns the service of the current bundle, or raises Problem."""
     metrics: EndpointMetrics
-    results: Results | None = None
+    labels: LabelBrowser | None = None
     """Labels to browse; None if the endpoint has no --labels."""
     beside: Callable[[], Service] | None = None
     """Returns the service of the second bundle; None if the endpoint has no --beside."""
@@ -37,10 +37,11 @@ class Context:
         return self.beside()
 
 
-def described(kind: Kind) -> dict[str, Any]:
-    """Return the response of a problem, for the OpenAPI document."""
+def described(*kinds: Kind) -> dict[str, Any]:
+    """Return the response of problems with the same status, for the OpenAPI document."""
     schema = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}
-    return {"description": kind.title, "content": {"application/problem+json": schema}}
+    titles = "; ".join(kind.title for kind in kinds)
+    return {"description": titles, "content": {"application/problem+json": schema}}
 
 
 def not_found() -> dict[int | str, dict[str, Any]]:

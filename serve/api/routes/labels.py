@@ -8,23 +8,23 @@ from fastapi.responses import Response
 from serve.api import schemas
 from serve.api.encoding import JsonResponse
 from serve.api.routes.common import AUDIO, Context, answer, not_found
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 from serve.problems import Problem
 
 
 def add(api: FastAPI, context: Context) -> None:
     """Add the routes below `/v1/labels`."""
 
-    def there() -> Results:
-        if context.results is None:
+    def there() -> LabelBrowser:
+        if context.labels is None:
             raise Problem("not-found", "this endpoint has no labels: start it with --labels")
-        return context.results
+        return context.labels
 
     @api.get(
         "/v1/labels",
         response_model=schemas.LabelsCard,
         responses=not_found(),
-        summary="The labels that can be looked through",
+        summary="State of the labels",
     )
     async def _labels(request: Request) -> JsonResponse:
         return answer(request, await there().card())
@@ -33,7 +33,7 @@ def add(api: FastAPI, context: Context) -> None:
         "/v1/labels/windows",
         response_model=schemas.LabelledWindows,
         responses=not_found(),
-        summary="Windows by class, score and name",
+        summary="Windows, selected by class, score and name",
     )
     async def _windows(
         request: Request, options: Annotated[schemas.LabelsOptions, Query()]
@@ -58,7 +58,7 @@ def add(api: FastAPI, context: Context) -> None:
         "/v1/labels/corrections",
         response_class=Response,
         responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **not_found()},
-        summary="What windows really are -> a manifest for `audiocnn ingest`",
+        summary="Turn corrected labels into a manifest for `audiocnn ingest`",
     )
     async def _corrections(asked: schemas.Corrections) -> Response:
         rows = [(row.uri, row.start_s, row.label) for row in asked.rows]

@@ -16,17 +16,17 @@ def add(api: FastAPI, context: Context) -> None:
         "/v1/model",
         response_model=schemas.Card,
         responses=not_found(),
-        summary="The model that answers, or the one beside",
+        summary="Description of the current bundle, or of the second one",
     )
     async def _card(
         request: Request, options: Annotated[schemas.CardOptions, Query()]
     ) -> JsonResponse:
         other = None if context.beside is None else context.beside().bundle.fingerprint
         card = context.service(beside=options.beside).card()
-        card |= {"labels": context.results is not None, "beside": other}
+        card |= {"labels": context.labels is not None, "beside": other}
         return answer(request, card)
 
-    @api.get("/healthz", response_model=schemas.Health, summary="Whether this process lives")
+    @api.get("/healthz", response_model=schemas.Health, summary="Whether this process is running")
     async def _healthz() -> dict[str, str]:
         return {"status": "ok", "bundle": context.current().bundle.fingerprint}
 

@@ -23,7 +23,7 @@ def add(api: FastAPI, context: Context) -> None:
         "/problems/{name}",
         response_class=PlainTextResponse,
         responses=not_found(),
-        summary="What a problem's type means",
+        summary="Explanation of a problem",
     )
     async def _problem(name: str) -> str:
         if name not in KINDS:

@@ -35,11 +35,11 @@ def add(api: FastAPI, context: Context) -> None:
 
     @api.post(
         "/v1/predict",
-        response_model=schemas.Answer,
+        response_model=schemas.PredictAnswer,
         response_model_exclude_unset=True,
         responses=not_found(),
         openapi_extra={"requestBody": _BODY},
-        summary="Predictions for a recording, and the inside that led to them",
+        summary="Predictions for a recording, the model's input, feature maps and evidence",
     )
     async def _predict(
         request: Request, options: Annotated[schemas.PredictOptions, Query()]
@@ -60,7 +60,7 @@ def add(api: FastAPI, context: Context) -> None:
                 },
             }
         },
-        summary="The same for clients of the tutorial that this project grew from",
+        summary="Predictions for clients of the tutorial that this project grew from",
     )
     async def _inference(request: Request) -> JsonResponse:
         found = await context.current().tutorial(_from_base64(await request.body()))
@@ -76,7 +76,9 @@ async def _recording(request: Request) -> bytes:
         async with request.form(max_files=1, max_fields=0) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
-                raise Problem("malformed", "a form needs one file: the field `file`, with a name")
+                raise Problem(
+                    "malformed", "a form needs one file: the field `file`, with a file name"
+                )
             return await file.read()
     except HTTPException as error:
         raise Problem("malformed", f"multipart form: {error.detail}") from error

@@ -7,8 +7,8 @@ const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 25 24" stroke
 
 export const metadata: Metadata = {
   icons: { icon: `data:image/svg+xml,${encodeURIComponent(icon)}` },
-  title: "audiocnn: what the model heard",
-  description: "Drop a sound; see and hear, layer by layer, why the model says what it says.",
+  title: "audiocnn: predictions and feature maps",
+  description: "Drop a sound, and see layer by layer how the model predicts its class.",
 };
 
 export const viewport: Viewport = { width: "device-width", initialScale: 1, colorScheme: "light dark" };

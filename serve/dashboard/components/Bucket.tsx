@@ -17,7 +17,7 @@ import { Windows } from "./Windows";
 const PAGE = 25;
 const orders = { highest: "highest score first", lowest: "lowest score first", name: "by recording and time" };
 
-/** A labelled bucket: its windows by class, score and name, each to be heard, looked into and corrected. */
+/** A labelled bucket: its windows by class, score and name. Each can be played, inspected and corrected. */
 export function Bucket({ model, view, onView }: { model: Model; view: View; onView: (change: View) => void }) {
   const [turn, setTurn] = useState(0);
   const asked = useAsked(`labels ${turn}`, labels);
@@ -35,7 +35,7 @@ export function Bucket({ model, view, onView }: { model: Model; view: View; onVi
   const beside = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const top = beside.current?.getBoundingClientRect().top ?? 0;
-    // On a narrow page it is below the list.
+    // On a narrow page, the panel is below the list.
     if (sound.found && top > innerHeight / 2) beside.current?.scrollIntoView();
   }, [sound.found]);
   return (
@@ -53,7 +53,7 @@ export function Bucket({ model, view, onView }: { model: Model; view: View; onVi
           <Panel sound={sound.found} classes={model.classes} view={view} onView={onView} />
         ) : (
           <p role="status" className="p-6 text-center text-faint">
-            {sound.waiting ? "Fetching the sound …" : "Look into a window, and what the model heard in it is shown here."}
+            {sound.waiting ? "Fetching the sound …" : "Press Inspect next to a window to see its prediction and feature maps here."}
           </p>
         )}
       </div>
@@ -77,7 +77,7 @@ function Table({
     label: view.label, name: view.name ?? "", lowest: view.lowest ?? 0, highest: view.highest ?? 1,
     sort: view.order ?? "highest", offset: page * PAGE, limit: PAGE,
   } as const;
-  // Pages are of the labels that the first one was of, however many there are meanwhile.
+  // All pages show the labels that the first page showed, even if there are more labels by now.
   const revision = useRef<string | undefined>(undefined);
   const asked = useAsked(`${card.parts_read} ${JSON.stringify(query)}`, async (signal) => {
     const same = { ...query, revision: page > 0 ? revision.current : undefined };
@@ -129,7 +129,7 @@ function Table({
             <span role="status" className="text-faint tabular-nums">
               {shown.length
                 ? `${found.first} to ${found.first - 1 + shown.length} of ${found.total} windows`
-                : "No windows like this."}
+                : "No windows match."}
             </span>
           </div>
         </>
@@ -142,11 +142,11 @@ function Table({
 function Facts({ card, model }: { card: LabelsCard; model: Model }) {
   const warnings = [
     !card.listed && "Reading the labels.",
-    card.parts_read < card.parts && `Reading the labels: ${card.parts_read} of ${card.parts} parts are here.`,
+    card.parts_read < card.parts && `Reading the labels: ${card.parts_read} of ${card.parts} parts are read.`,
     card.listed && !card.finished && "The job that writes these labels has not ended.",
     card.bundle !== model.bundle &&
-      `These labels are by bundle ${card.bundle}, and ${model.bundle} answers now: it may say something else.`,
-    card.trouble && `Not up to date: ${card.trouble}`,
+      `Bundle ${card.bundle} made these labels, but bundle ${model.bundle} answers now. Its answers may differ.`,
+    card.trouble && `The labels shown here are not up to date: ${card.trouble}`,
   ].filter(Boolean);
   return (
     <div className="mb-4 text-sm text-faint">
@@ -229,7 +229,8 @@ function Download({
   if (all.length === 0) {
     return (
       <p className="mt-4 text-sm text-faint">
-        Say which windows are right, or what they are; what you said can be downloaded as a manifest to train on.
+        Mark windows as right, or as wrong with the right class. You can download these corrections as a manifest for
+        training.
       </p>
     );
   }
@@ -237,7 +238,8 @@ function Download({
   return (
     <div className="mt-4 border-t border-line pt-4 text-sm">
       <p className="mb-2">
-        {all.length} checked{open > 0 && `, ${open} of them wrong without a name, which are not trained on`}. Then:{" "}
+        {all.length} checked{open > 0 && `, ${open} of them wrong without a class (not used for training)`}. After the
+        download:{" "}
         <code className="break-all">audiocnn ingest corrections.csv --to corrections --folds 2</code>
       </p>
       <div className="flex flex-wrap gap-2">
@@ -246,10 +248,10 @@ function Download({
         </Button>
         <Button
           onClick={() => {
-            if (confirm(`Forget what was said of ${all.length} windows?`)) onForget();
+            if (confirm(`Delete the corrections of ${all.length} windows?`)) onForget();
           }}
         >
-          Forget them
+          Delete corrections
         </Button>
       </div>
       {file.trouble && <Problem trouble={file.trouble} onAgain={file.again} />}

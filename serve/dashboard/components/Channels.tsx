@@ -74,7 +74,8 @@ export function Channels({
             <Pixels of={shown} colours={shades} className="h-full w-full" />
           </Figure>
           <p className="mt-1 ml-16 text-xs text-faint">
-            channel {chosen}: mean {short(activations[chosen ?? 0] ?? 0)}; where it fires is marked on the spectrogram
+            channel {chosen}: mean {short(activations[chosen ?? 0] ?? 0)}; the places where it is active are marked on the
+            spectrogram
           </p>
         </div>
       )}

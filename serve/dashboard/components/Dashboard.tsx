@@ -33,15 +33,15 @@ export function Dashboard() {
   return (
     <main className={`mx-auto grid gap-4 p-4 sm:p-6 ${comparing || versus || bucket ? "max-w-[120rem]" : "max-w-6xl"}`}>
       <header className="flex flex-wrap items-baseline justify-between gap-x-6 gap-y-1">
-        <h1 className="text-xl font-semibold">What the model heard</h1>
+        <h1 className="text-xl font-semibold">Predictions and feature maps</h1>
         {card && (
           <p className="text-sm text-faint">
-            {card.classes.length} classes, bundle {card.bundle}; <a className="underline" href="docs">the endpoint</a>
+            {card.classes.length} classes, bundle {card.bundle}; <a className="underline" href="docs">API</a>
           </p>
         )}
       </header>
       {card?.labels && (
-        <nav aria-label="What is looked at" className="flex gap-2">
+        <nav aria-label="Views" className="flex gap-2">
           <Button aria-pressed={!bucket} className={tab} onClick={() => change({ ...afresh, bucket: undefined })}>
             One sound
           </Button>
@@ -81,11 +81,11 @@ export function Dashboard() {
           </div>
           <p className="flex flex-wrap justify-center gap-2">
             <Button onClick={() => change({ versus: undefined, beside: comparing ? undefined : "" })}>
-              {comparing ? "One sound alone" : "Compare with another sound"}
+              {comparing ? "Show one sound only" : "Compare with another sound"}
             </Button>
             {card?.beside && (
               <Button onClick={() => change({ beside: undefined, versus: versus ? undefined : "bundle" })}>
-                {versus ? "One bundle alone" : `Compare with bundle ${card.beside}`}
+                {versus ? "Show one bundle only" : `Compare with bundle ${card.beside}`}
               </Button>
             )}
           </p>
@@ -98,7 +98,7 @@ export function Dashboard() {
 const tab = "aria-pressed:border-accent aria-pressed:text-accent";
 const afresh: View = { window: undefined, explain: undefined, channel: undefined };
 
-/** Where a sound comes from, and everything about it. */
+/** The sources of a sound, and the panel of the chosen sound. */
 function Side({
   card,
   versus = false,
@@ -109,11 +109,11 @@ function Side({
   onTrouble,
 }: {
   card: Model | null;
-  /** With the answer of the other bundle beside. */
+  /** Whether the second bundle's panel is shown beside the first one's. */
   versus?: boolean;
   view: View;
   onView: (change: View) => void;
-  /** The generated sound that is shown, if it is one. */
+  /** Name of the generated sound that is shown; undefined for a file. */
   sample: string | undefined;
   onSample: (name: string | undefined) => void;
   onTrouble: (error: unknown) => void;
@@ -126,12 +126,12 @@ function Side({
     return () => {
       wanted = false; // a file was chosen meanwhile
     };
-    // What is told of trouble is another function each time, and no reason to fetch again.
+    // `onTrouble` is a new function in each render. It is no reason to fetch again.
   }, [sample]);
   const other = useAsked(versus ? "other" : null, (signal) => model(true, signal));
   const [apart, setApart] = useState<View>({});
   useEffect(() => setApart({}), [sound]);
-  // Where both cut a recording alike, both show the same window.
+  // If both bundles cut a recording into the same windows, both panels show the same window.
   const alike = card !== null && other.found !== undefined && cut(card) === cut(other.found);
   return (
     <div className="grid min-w-0 content-start gap-4">
@@ -191,7 +191,7 @@ function Key({ onKey }: { onKey: () => void }) {
         />
       </label>
       <Button type="submit" look="main">
-        Use it
+        Use this key
       </Button>
     </form>
   );

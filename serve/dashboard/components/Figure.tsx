@@ -2,13 +2,13 @@ import { type PointerEvent, type ReactNode, useEffect, useRef } from "react";
 import { clock, ticks } from "@/lib/axes";
 import type { Player } from "@/lib/player";
 
-/** A stretch of time, in seconds of the recording. */
+/** A time range, in seconds of the recording. */
 export interface Span {
   from: number;
   to: number;
 }
 
-/** What shares the time axis: something left of it, the drawing, something right of it. */
+/** A drawing over the time axis, with something to its left and to its right. */
 export function Figure({
   span,
   player,
@@ -21,7 +21,7 @@ export function Figure({
 }: {
   span: Span;
   player: Player;
-  /** What a person who does not see it is told. */
+  /** Description of the drawing for screen readers. */
   label: string;
   left?: ReactNode;
   right?: ReactNode;
@@ -93,7 +93,7 @@ export function At({
   );
 }
 
-/** Where the sound is; hidden where that is not in the span. */
+/** The playback position; hidden if it is outside the span. */
 export function Cursor({ span, player }: { span: Span; player: Player }) {
   const line = useRef<HTMLDivElement>(null);
   useEffect(

@@ -1,6 +1,6 @@
 import { At } from "./Figure";
 
-/** Windows by score; a bar chooses its scores, and the chosen one chooses all again. */
+/** The number of windows by score. A bar selects its range of scores; the selected bar selects all scores again. */
 export function Histogram({
   counts,
   lowest,
@@ -48,7 +48,7 @@ export function Histogram({
         ))}
       </div>
       <p className="text-center text-xs text-faint">
-        {chosen ? `score ${lowest} to ${highest}; press a bar again for all` : "score; press a bar for its windows"}
+        {chosen ? `score ${lowest} to ${highest}; press the bar again to show all` : "score; press a bar to show only its windows"}
       </p>
     </div>
   );

@@ -1,6 +1,6 @@
 import * as Collapsible from "@radix-ui/react-collapsible";
 import { useMemo } from "react";
-import type { Answer } from "@/lib/api";
+import type { PredictAnswer } from "@/lib/api";
 import { colours, fitting } from "@/lib/colour";
 import { grid } from "@/lib/grid";
 import type { Player } from "@/lib/player";
@@ -9,7 +9,7 @@ import { Legend } from "./Legend";
 import { Pixels } from "./Pixels";
 import { Button } from "./ui/button";
 
-/** The mean feature maps of every layer, on the spectrogram's time; each opens into its blocks. */
+/** The mean feature map of every layer, over the spectrogram's time axis. Each layer can show its blocks. */
 export function Layers({
   maps,
   span,
@@ -17,7 +17,7 @@ export function Layers({
   open,
   onOpen,
 }: {
-  maps: NonNullable<Answer["maps"]>;
+  maps: NonNullable<PredictAnswer["maps"]>;
   span: Span;
   player: Player;
   /** The map whose channels are shown. */
@@ -66,7 +66,7 @@ function Strip({
   onOpen,
 }: {
   name: string;
-  map: NonNullable<Answer["maps"]>[string] | undefined;
+  map: NonNullable<PredictAnswer["maps"]>[string] | undefined;
   span: Span;
   player: Player;
   height: string;

@@ -12,7 +12,7 @@ const ramp: Grid = {
   max: 1,
 };
 
-/** What the colours mean: the numbers at both ends, and their unit. */
+/** The scale of colours, with the numbers at both ends and their unit. */
 export function Legend({
   colours,
   min,

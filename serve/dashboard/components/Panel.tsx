@@ -1,5 +1,5 @@
 import { useEffect, useMemo, useState } from "react";
-import { type Answer, predict, Trouble } from "@/lib/api";
+import { predict, type PredictAnswer, Trouble } from "@/lib/api";
 import { useAsked } from "@/lib/asked";
 import { type Grid, grid, grids, values } from "@/lib/grid";
 import { Player } from "@/lib/player";
@@ -28,7 +28,7 @@ interface Fired {
 
 const MOST_CHANNELS = 256;
 
-/** Everything about one sound. */
+/** One sound: its waveform, scores, model input, feature maps and channels. */
 export function Panel({
   sound,
   beside = false,
@@ -37,7 +37,7 @@ export function Panel({
   onView,
 }: {
   sound: File;
-  /** By the bundle that stands beside. */
+  /** Whether the second bundle answers. */
   beside?: boolean;
   classes: string[];
   view: View;
@@ -49,10 +49,10 @@ export function Panel({
   useEffect(() => () => player.pause(), [player]);
   const [heard, setHeard] = useState<string | null>(null);
 
-  const answered = useAsked<Answer>(`${id} ${view.window ?? ""}`, (signal) =>
+  const answered = useAsked<PredictAnswer>(`${id} ${view.window ?? ""}`, (signal) =>
     predict(sound, { beside, maps: "blocks", top_k: 5, window: view.window }, signal),
   );
-  const [kept, setKept] = useState<{ id: string; answer: Answer } | null>(null);
+  const [kept, setKept] = useState<{ id: string; answer: PredictAnswer } | null>(null);
   if (answered.found && kept?.answer !== answered.found) setKept({ id, answer: answered.found });
   const answer = answered.found ?? (kept?.id === id ? kept.answer : undefined);
   const playable = answer !== undefined;
@@ -101,15 +101,15 @@ export function Panel({
       <Problem trouble={answered.trouble} onAgain={answered.again} />
     ) : (
       <p role="status" className="p-6 text-center text-faint">
-        Listening to {sound.name} …
+        Analysing {sound.name} …
       </p>
     );
   }
   const { input, maps } = answer;
   const mark = channel
-    ? { of: positive(channel), what: `where channel ${view.channel} of ${layer} fires` }
+    ? { of: positive(channel), what: `where channel ${view.channel} of ${layer} is active` }
     : evidence.found
-      ? { of: evidence.found.marks, what: `what speaks for ${evidence.found.name}` }
+      ? { of: evidence.found.marks, what: `evidence for ${evidence.found.name}` }
       : null;
   return (
     <div className="grid gap-4" aria-busy={answered.waiting}>
@@ -124,7 +124,7 @@ export function Panel({
       <Scores answer={answer} looked={window ?? 0} />
       {input && (
         <Card
-          title="What the model saw, and why"
+          title="Model input and evidence"
           aside={
             <div className="flex flex-wrap items-center gap-2 text-sm text-faint">
               {channel ? (
@@ -133,7 +133,7 @@ export function Panel({
                   <Button onClick={() => onView({ channel: undefined })}>Show evidence instead</Button>
                 </>
               ) : (
-                "marked: what speaks for"
+                "marked: evidence for"
               )}
               <Select
                 label="Class that evidence is shown for"
@@ -145,9 +145,9 @@ export function Panel({
                 disabled={!evidence.found}
                 onClick={() => evidence.found && listen(evidence.found.url, input.start_s)}
               >
-                Play only that
+                Play only the evidence
               </Button>
-              {heard && <Button onClick={() => listen(url, 0)}>Play all of it</Button>}
+              {heard && <Button onClick={() => listen(url, 0)}>Play the whole sound</Button>}
             </div>
           }
         >
@@ -187,7 +187,7 @@ export function Panel({
   );
 }
 
-/** Grids that came in several answers, each in its own scale, in one. */
+/** Convert grids of several answers, each in its own scale, to one common scale. */
 function oneScale(channels: Grid[]): Grid[] {
   const min = Math.min(...channels.map((one) => one.min));
   const max = Math.max(...channels.map((one) => one.max));
@@ -204,7 +204,7 @@ function oneScale(channels: Grid[]): Grid[] {
   );
 }
 
-/** How far above zero a channel is, from nothing to its own greatest: where it fires. */
+/** The positive values of a channel, scaled from 0 to the channel's maximum: the places where it is active. */
 function positive(channel: Grid): Grid {
   const level = (byte: number) => channel.min + (byte / 255) * (channel.max - channel.min);
   const most = Math.max(...channel.bytes.map((byte) => Math.max(0, level(byte) * 255)), 1e-9) / 255;

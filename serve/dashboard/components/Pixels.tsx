@@ -8,7 +8,7 @@ interface Drawn {
   className?: string;
 }
 
-/** Draw a grid's numbers as pixels, the first row at the bottom. */
+/** Draw a grid's numbers as pixels, with the first row at the bottom. */
 function draw(canvas: HTMLCanvasElement, of: Grid, colours: Colours): void {
   const context = canvas.getContext("2d");
   if (!context) return;
@@ -24,7 +24,7 @@ function draw(canvas: HTMLCanvasElement, of: Grid, colours: Colours): void {
   context.putImageData(image, 0, 0);
 }
 
-/** A grid as pixels; the element's size is the style's. */
+/** A grid as pixels; CSS sets the element's size. */
 export function Pixels({ of, colours, className = "" }: Drawn) {
   const canvas = useRef<HTMLCanvasElement>(null);
   useEffect(() => {
@@ -33,7 +33,7 @@ export function Pixels({ of, colours, className = "" }: Drawn) {
   return <canvas ref={canvas} width={of.columns} height={of.rows} className={className} />;
 }
 
-/** The same as a picture, for where there are hundreds: a page of so many canvases does not scroll smoothly. */
+/** A grid as an image, for lists of hundreds: a page with so many canvases does not scroll smoothly. */
 export function Tile({ of, colours, className = "" }: Drawn) {
   const url = useMemo(() => {
     const canvas = Object.assign(document.createElement("canvas"), { width: of.columns, height: of.rows });

@@ -1,5 +1,5 @@
 import { useEffect, useState } from "react";
-import type { Answer, Window } from "@/lib/api";
+import type { PredictAnswer, WindowAnswer } from "@/lib/api";
 import { clock } from "@/lib/axes";
 import type { Player } from "@/lib/player";
 import { At, Cursor, Figure, type Span, TimeAxis } from "./Figure";
@@ -7,7 +7,7 @@ import { Button } from "./ui/button";
 import { Card } from "./ui/card";
 import { Waveform } from "./Waveform";
 
-/** The whole recording: play it, see its peaks, and its windows where there are several. */
+/** The whole recording: playback, the waveform and, if there are several, the windows. */
 export function Recording({
   name,
   answer,
@@ -16,7 +16,7 @@ export function Recording({
   onLook,
 }: {
   name: string;
-  answer: Answer;
+  answer: PredictAnswer;
   player: Player;
   looked: number;
   onLook: (window: number) => void;
@@ -73,7 +73,7 @@ function Timeline({
   looked,
   onLook,
 }: {
-  windows: Window[];
+  windows: WindowAnswer[];
   span: Span;
   player: Player;
   looked: number;

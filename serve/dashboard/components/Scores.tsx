@@ -1,15 +1,15 @@
-import type { Answer, Window } from "@/lib/api";
+import type { PredictAnswer, WindowAnswer } from "@/lib/api";
 import { clock } from "@/lib/axes";
 import { At } from "./Figure";
 import { Card } from "./ui/card";
 
-/** What the model says, with its scores as bars. */
-export function Scores({ answer, looked }: { answer: Answer; looked: number }) {
+/** The label, and the scores of the best classes as bars. */
+export function Scores({ answer, looked }: { answer: PredictAnswer; looked: number }) {
   const several = answer.windows.length > 1;
   const window = answer.windows[looked];
   return (
     <Card
-      title="What the model says"
+      title="Prediction"
       aside={<span className="text-sm text-faint">bundle {answer.bundle}</span>}
     >
       <Verdict of={answer} />
@@ -26,7 +26,7 @@ export function Scores({ answer, looked }: { answer: Answer; looked: number }) {
   );
 }
 
-function Verdict({ of }: { of: Window }) {
+function Verdict({ of }: { of: WindowAnswer }) {
   const best = of.predictions[0]?.class ?? "";
   return (
     <p className="mb-3" aria-live="polite">
@@ -36,13 +36,13 @@ function Verdict({ of }: { of: Window }) {
       <span className="ml-2 text-faint">
         {of.known
           ? `${(100 * of.score).toFixed(1)} %`
-          : `nothing the model knows: its best guess, ${best}, is below the threshold of its class`}
+          : `the score of the best class, ${best}, is below its threshold`}
       </span>
     </p>
   );
 }
 
-function Bars({ of }: { of: Window }) {
+function Bars({ of }: { of: WindowAnswer }) {
   return (
     <ol className="grid gap-1.5">
       {of.predictions.map((one) => (

@@ -1,5 +1,5 @@
 import { useMemo } from "react";
-import type { Answer } from "@/lib/api";
+import type { PredictAnswer } from "@/lib/api";
 import { clock, frequencyTicks, hertz } from "@/lib/axes";
 import { colours } from "@/lib/colour";
 import { type Grid, grid } from "@/lib/grid";
@@ -10,13 +10,13 @@ import { Pixels } from "./Pixels";
 
 const marks = colours("mark", 0, 1);
 
-/** The log-mel of a window as the model saw it, and over it where something is marked. */
+/** The log-mel of a window, which is the model's input, and the marked places over it. */
 export function Seen({
   input,
   player,
   mark,
 }: {
-  input: NonNullable<Answer["input"]>;
+  input: NonNullable<PredictAnswer["input"]>;
   player: Player;
   mark: { of: Grid; what: string } | null;
 }) {
@@ -30,7 +30,7 @@ export function Seen({
       axis
       className="h-56"
       label={`Log-mel spectrogram: ${seen.rows} bands, ${seen.columns} frames, ${clock(span.from)} to ${clock(span.to)}${
-        mark ? `, with ${mark.what} marked` : ""
+        mark ? `; marked: ${mark.what}` : ""
       }`}
       left={frequencyTicks(input.band_hz).map(({ hz, top }) => (
         <At key={hz} top={top} className="absolute right-0 -translate-y-1/2 whitespace-nowrap">

@@ -2,7 +2,7 @@ import { type DragEvent, useEffect, useRef, useState } from "react";
 import { samples } from "@/lib/api";
 import { Button } from "./ui/button";
 
-/** Where sounds come from: a file, the microphone, or the server's own few. */
+/** The sources of sounds: a file, the microphone, or the sounds that the server generates. */
 export function Sounds({
   onFile,
   onSample,
@@ -67,7 +67,7 @@ export function Sounds({
   );
 }
 
-/** Records until it is pressed again. */
+/** A button that records until it is pressed again. */
 function Microphone({ onFile }: { onFile: (file: File) => void }) {
   const [recorder, setRecorder] = useState<MediaRecorder | null>(null);
   const [refused, setRefused] = useState(false);
@@ -103,7 +103,7 @@ function Microphone({ onFile }: { onFile: (file: File) => void }) {
   );
 }
 
-/** What a browser records, as a WAV of 16 bits and one channel: its own container is read by few. */
+/** Convert a browser's recording to WAV of 16 bits and one channel: few programs read the browser's container. */
 async function wav(recorded: Blob): Promise<File> {
   const context = new AudioContext();
   const sound = await context.decodeAudioData(await recorded.arrayBuffer());

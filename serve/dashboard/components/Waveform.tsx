@@ -1,9 +1,9 @@
 import { useEffect, useMemo, useRef } from "react";
 import { values } from "@/lib/grid";
-import type { Answer } from "@/lib/api";
+import type { PredictAnswer } from "@/lib/api";
 
-/** The server's peaks: least and greatest sample of equal stretches. */
-export function Waveform({ of }: { of: Answer["waveform"] }) {
+/** The peaks that the server computed: minimum and maximum sample of equal time ranges. */
+export function Waveform({ of }: { of: PredictAnswer["waveform"] }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const [low, high] = useMemo(() => [values(of.min), values(of.max)], [of]);
   useEffect(() => {

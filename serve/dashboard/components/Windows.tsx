@@ -7,7 +7,7 @@ import { At } from "./Figure";
 import { Problem } from "./Problem";
 import { Button } from "./ui/button";
 
-/** Rows of labels: hear one, look into it, say whether it is right. */
+/** Rows of labelled windows. Each can be played, inspected, and marked as right or wrong. */
 export function Windows({
   rows,
   names,
@@ -19,7 +19,7 @@ export function Windows({
   rows: LabelledWindow[];
   names: string[];
   corrections: Corrections;
-  /** A label, nothing where it is only known to be wrong, or undefined where it was not checked. */
+  /** The label: empty if the window is only marked as wrong, undefined if the mark is removed. */
   onCorrect: (row: LabelledWindow, label: string | undefined) => void;
   looked: string | undefined;
   onLook: (row: LabelledWindow) => void;
@@ -57,11 +57,11 @@ export function Windows({
                 </p>
               </div>
               <div className="flex flex-wrap items-center gap-1.5">
-                <Button onClick={() => listening.toggle(row)} aria-label={`Hear ${row.name} at ${clock(row.start_s)}`}>
-                  {listening.to === at ? "Stop" : "Hear"}
+                <Button onClick={() => listening.toggle(row)} aria-label={`Play ${row.name} at ${clock(row.start_s)}`}>
+                  {listening.to === at ? "Stop" : "Play"}
                 </Button>
-                <Button onClick={() => onLook(row)} aria-label={`Look into ${row.name} at ${clock(row.start_s)}`}>
-                  Look
+                <Button onClick={() => onLook(row)} aria-label={`Inspect ${row.name} at ${clock(row.start_s)}`}>
+                  Inspect
                 </Button>
                 <Verdict row={row} said={said?.label} onSay={(label) => onCorrect(row, label)} />
               </div>
@@ -104,8 +104,8 @@ function Verdict({
         <input
           list="names"
           value={said}
-          placeholder="what is it?"
-          aria-label={`What ${row.name} at ${clock(row.start_s)} is`}
+          placeholder="right class"
+          aria-label={`Right class of ${row.name} at ${clock(row.start_s)}`}
           autoComplete="off"
           spellCheck={false}
           autoFocus={said === ""}
@@ -117,7 +117,7 @@ function Verdict({
   );
 }
 
-/** One window's sound at a time. */
+/** Play one window's sound at a time. */
 function useListening() {
   const player = useMemo(() => new Player(), []);
   const [row, setRow] = useState<LabelledWindow | null>(null);

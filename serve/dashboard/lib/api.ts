@@ -1,16 +1,16 @@
 import { clock } from "./axes";
 import type { components, operations } from "./schema";
 
-export type Answer = components["schemas"]["Answer"];
 export type Card = components["schemas"]["Card"];
-export type Window = components["schemas"]["Window"];
 export type LabelsCard = components["schemas"]["LabelsCard"];
 export type LabelledWindow = components["schemas"]["LabelledWindow"];
 export type LabelledWindows = components["schemas"]["LabelledWindows"];
+export type PredictAnswer = components["schemas"]["PredictAnswer"];
+export type WindowAnswer = components["schemas"]["WindowAnswer"];
 export type LabelsQuery = NonNullable<operations["_windows_v1_labels_windows_get"]["parameters"]["query"]>;
 export type Options = NonNullable<operations["_predict_v1_predict_post"]["parameters"]["query"]>;
 
-/** What went wrong, and what a person can do about it. */
+/** An error, with a sentence that says what to do about it. */
 export class Trouble extends Error {
   constructor(
     readonly name: string,
@@ -20,7 +20,7 @@ export class Trouble extends Error {
     super(sentence);
   }
 
-  /** Whatever was thrown; what is none of ours is the page's own mistake. */
+  /** Convert anything that was thrown. Every error that is not a Trouble is a bug of this page. */
   static of(error: unknown): Trouble {
     return error instanceof Trouble ? error : new Trouble("page", `This page failed: ${String(error)}`);
   }
@@ -28,17 +28,17 @@ export class Trouble extends Error {
 
 const sentences: Record<string, string> = {
   empty: "There is no sound in this file. Choose another one.",
-  key: "This server wants an API key. Enter it above.",
-  origin: "This server does not answer pages from here. Open it by the address that it listens on.",
+  key: "This server needs an API key. Enter it above.",
+  origin: "The server does not accept requests from this address. Open the page at the address that the server listens on.",
   "slow-upload": "The upload took too long. Try again, or send a shorter or compressed recording.",
-  "too-large": "The file is larger than this server takes. Send a shorter or compressed recording.",
-  "too-long": "The recording is longer than this server takes. Cut it, or label it with `audiocnn label`.",
-  "not-audio": "This is no audio that is read here. Send WAV, FLAC, OGG or MP3.",
+  "too-large": "The file is larger than this server accepts. Send a shorter or compressed recording.",
+  "too-long": "The recording is longer than this server accepts. Cut it, or label it with `audiocnn label`.",
+  "not-audio": "The audio format is not supported. Send WAV, FLAC, OGG or MP3.",
   audio: "The recording cannot be used: it is damaged, cut short or outside the limits.",
-  rate: "That was more requests than this key may make. Wait a moment, and try again.",
-  changed: "The recording is not what was labelled any more. Label the bucket again.",
-  storage: "The server cannot reach the storage of the recordings. Try again, or see its log.",
-  lost: "The copy of the server that was asked is lost. Try again.",
+  rate: "There are too many requests with this key. Wait a moment, and try again.",
+  changed: "The recording was changed or removed since it was labelled. Label the bucket again.",
+  storage: "The server cannot reach the storage of the labels or recordings. See the server's log, and try again.",
+  lost: "The replica that worked on the request was lost. Try again.",
   busy: "The server is busy. Wait a second, and try again.",
   "not-ready": "The server is not ready. Wait a moment, and try again.",
   "slow-answer": "The answer took too long. Try again, or send a shorter recording.",
@@ -51,7 +51,7 @@ export function key(): string {
   return sessionStorage.getItem(stored) ?? "";
 }
 
-/** Keep an API key for as long as the tab is open. */
+/** Keep an API key until the tab is closed. */
 export function setKey(value: string): void {
   sessionStorage.setItem(stored, value);
 }
@@ -76,7 +76,7 @@ function trouble(status: number, body: unknown): Trouble {
   return new Trouble(name, sentences[name] ?? otherwise, detail);
 }
 
-/** The model that answers, or the one that stands beside. */
+/** The description of the current bundle, or of the second one. */
 export async function model(beside = false, signal?: AbortSignal): Promise<Card> {
   return (await (await ask(`v1/model?${asQuery({ beside })}`, { signal: signal ?? null })).json()) as Card;
 }
@@ -87,12 +87,12 @@ function asQuery(options: object): URLSearchParams {
   );
 }
 
-/** What the server says of a recording. */
-export async function predict(sound: Blob, options: Options, signal: AbortSignal): Promise<Answer> {
+/** The server's answer for a recording. */
+export async function predict(sound: Blob, options: Options, signal: AbortSignal): Promise<PredictAnswer> {
   const query = asQuery(options);
   const body = sound.type ? sound : new Blob([sound], { type: "application/octet-stream" });
   const response = await ask(`v1/predict?${query}`, { method: "POST", body, signal });
-  return (await response.json()) as Answer;
+  return (await response.json()) as PredictAnswer;
 }
 
 export async function samples(): Promise<string[]> {
@@ -113,14 +113,14 @@ export async function labelledWindows(query: LabelsQuery, signal: AbortSignal): 
   return (await (await ask(`v1/labels/windows?${asQuery(query)}`, { signal })).json()) as LabelledWindows;
 }
 
-/** The sound of one of them. */
+/** The sound of a window of the labelled bucket. */
 export async function labelledSound(uri: string, start_s: number, signal?: AbortSignal): Promise<File> {
   const response = await ask(`v1/labels/sound?${asQuery({ uri, start_s })}`, { signal: signal ?? null });
   const name = uri.split("/").pop() ?? uri;
   return new File([await response.blob()], `${name} at ${clock(start_s)}`, { type: "audio/wav" });
 }
 
-/** Corrections as a manifest that `audiocnn ingest` takes. */
+/** Convert corrections to a manifest for `audiocnn ingest`. */
 export async function corrected(rows: { uri: string; start_s: number; label: string }[]): Promise<Blob> {
   const headers = { "content-type": "application/json" };
   const response = await ask("v1/labels/corrections", { method: "POST", headers, body: JSON.stringify({ rows }) });

@@ -1,7 +1,7 @@
 import { useEffect, useRef, useState } from "react";
 import { Trouble } from "./api";
 
-/** Ask while something is wanted; what was asked before is given up. */
+/** Run a request while `wanted` is not null. A new value of `wanted` cancels the previous request. */
 export function useAsked<T>(wanted: string | null, ask: (signal: AbortSignal) => Promise<T>) {
   const [state, setState] = useState<{ of: string | null; found?: T; trouble?: Trouble }>({ of: null });
   const latest = useRef(ask);
@@ -28,7 +28,7 @@ export function useAsked<T>(wanted: string | null, ask: (signal: AbortSignal) =>
   };
 }
 
-/** What was found last, while the next is waited for. */
+/** The last result, until the next one arrives. */
 export function useKept<T>(found: T | undefined): T | undefined {
   const kept = useRef<T | undefined>(undefined);
   if (found !== undefined) kept.current = found;

@@ -11,7 +11,7 @@ export function ticks(from: number, to: number, count: number): number[] {
 
 const frequencies = [100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000];
 
-/** Frequencies to write beside bands, with the share of the height, from the top, where each lies. */
+/** Frequencies to write beside the bands, each with its position: the fraction of the height from the top. */
 export function frequencyTicks(bandHz: number[]): { hz: number; top: number }[] {
   const last = bandHz.length - 1;
   const all = frequencies.flatMap((hz) => {
@@ -22,7 +22,7 @@ export function frequencyTicks(bandHz: number[]): { hz: number; top: number }[] 
     const band = above - 1 + (hz - low) / (high - low);
     return [{ hz, top: 1 - (band + 0.5) / (last + 1) }];
   });
-  // From the top down, none so near the one before that they overlap.
+  // From the top down. Leave out frequencies that are so near the previous one that the texts overlap.
   let above = -1;
   return all.reverse().filter(({ top }) => top - above > 0.08 && (above = top) >= 0);
 }

@@ -8,7 +8,7 @@ export type Colours = Uint8ClampedArray;
 
 const interpolators = { decibels: interpolateMagma, activation: interpolateViridis };
 
-/** What fits numbers between `min` and `max`: two directions where they lie on both sides of 0. */
+/** The palette for numbers between `min` and `max`: `signed` if they lie on both sides of 0. */
 export function fitting(min: number, max: number): Palette {
   return min < -0.02 * (max - min) && max > 0 ? "signed" : "activation";
 }
@@ -23,7 +23,7 @@ export function colours(palette: Palette, min: number, max: number): Colours {
   return found;
 }
 
-/** `share` is where a number lies between the least and the greatest, `signed` within -1 and 1. */
+/** `share` is the position of a number between the minimum (0) and the maximum (1); `signed` is within -1 and 1. */
 function colour(palette: Palette, share: number, signed: number): number[] {
   if (palette === "mark") return [0, 229, 255, 200 * share];
   const text = palette === "signed" ? interpolateRdBu(0.5 - signed / 2) : interpolators[palette](share);

@@ -1,7 +1,7 @@
 import { useCallback, useMemo, useSyncExternalStore } from "react";
 import type { LabelledWindow } from "./api";
 
-/** What a person says that a window is; empty where it is only known to be wrong. */
+/** The label that a person gave a window; empty if the window is only marked as wrong. */
 export interface Correction {
   uri: string;
   start_s: number;
@@ -12,7 +12,7 @@ export type Corrections = Record<string, Correction>;
 
 const changed = "audiocnn:corrections";
 
-/** What a window goes by among the corrections. */
+/** The key of a window among the corrections. */
 export function place(of: { uri: string; start_s: number }): string {
   return `${of.start_s} ${of.uri}`;
 }
@@ -30,11 +30,11 @@ function parse(text: string): Corrections {
   try {
     return JSON.parse(text) as Corrections;
   } catch {
-    return {}; // somebody else's
+    return {}; // another program wrote this item
   }
 }
 
-/** The corrections of one labelled bucket, kept by this browser, and how to change one. */
+/** The corrections of one labelled bucket, which this browser keeps, and functions that change them. */
 export function useCorrections(bundle: string, bucket: string) {
   const name = `audiocnn.corrections ${bundle} ${bucket}`;
   const text = useSyncExternalStore(

@@ -2,7 +2,7 @@ import type { components } from "./schema";
 
 export type Plain = components["schemas"]["Array"];
 
-/** Numbers in rows and columns, as bytes between `min` and `max`. */
+/** Numbers in rows and columns. Bytes 0 to 255 mean `min` to `max`. */
 export interface Grid {
   rows: number;
   columns: number;
@@ -26,7 +26,7 @@ export function values(plain: Plain): Float32Array {
   return Float32Array.from({ length: bytes.length / 2 }, (_, at) => half(view.getUint16(2 * at, true)));
 }
 
-/** IEEE 754 half precision. */
+/** Convert the bits of a float16 (IEEE 754 half precision) to a number. */
 function half(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 0x1f;
@@ -35,13 +35,13 @@ function half(bits: number): number {
   return sign * 2 ** (exponent - 25) * (1024 + fraction);
 }
 
-/** An array of [rows, columns] in bytes. */
+/** Convert an array of bytes [rows, columns] to a grid. */
 export function grid(plain: Plain): Grid {
   const [rows = 0, columns = 0] = plain.shape;
   return { rows, columns, bytes: packed(plain), min: plain.min, max: plain.max };
 }
 
-/** An array of [channels, rows, columns] in bytes, one grid a channel, all of one scale. */
+/** Convert an array of bytes [channels, rows, columns] to one grid per channel, all in one scale. */
 export function grids(plain: Plain): Grid[] {
   const [channels = 0, rows = 0, columns = 0] = plain.shape;
   const bytes = packed(plain);

@@ -1,4 +1,4 @@
-/** Plays one sound at a time; everything that draws a cursor listens to it. */
+/** Plays one sound at a time. Everything that draws a cursor subscribes to it. */
 export class Player {
   private readonly audio = new Audio();
   private readonly listeners = new Set<(time: number, playing: boolean) => void>();
@@ -11,7 +11,7 @@ export class Player {
     }
   }
 
-  /** Seconds of the recording. */
+  /** The playback position, in seconds of the recording. */
   get time(): number {
     return this.offset + this.audio.currentTime;
   }
@@ -24,7 +24,7 @@ export class Player {
     return !this.audio.paused && !this.audio.ended;
   }
 
-  /** Take a sound that begins at `offset` seconds of the recording. */
+  /** Load a sound that begins at `offset` seconds of the recording. */
   load(url: string, offset = 0): void {
     if (this.audio.src === url && this.offset === offset) return;
     this.audio.pause();
@@ -37,7 +37,7 @@ export class Player {
       await this.audio.play();
     } catch (error) {
       const paused = error instanceof DOMException && error.name === "AbortError";
-      if (!paused) throw error; // else somebody paused it before it began
+      if (!paused) throw error; // an AbortError only means that it was paused before it began
     }
   }
 

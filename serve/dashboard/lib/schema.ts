@@ -13,7 +13,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Predictions for a recording, and the inside that led to them */
+        /** Predictions for a recording, the model's input, feature maps and evidence */
         post: operations["_predict_v1_predict_post"];
         delete?: never;
         options?: never;
@@ -30,7 +30,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** The same for clients of the tutorial that this project grew from */
+        /** Predictions for clients of the tutorial that this project grew from */
         post: operations["_inference_inference_post"];
         delete?: never;
         options?: never;
@@ -45,7 +45,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The model that answers, or the one beside */
+        /** Description of the current bundle, or of the second one */
         get: operations["_card_v1_model_get"];
         put?: never;
         post?: never;
@@ -62,7 +62,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether this process lives */
+        /** Whether this process is running */
         get: operations["_healthz_healthz_get"];
         put?: never;
         post?: never;
@@ -96,7 +96,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The labels that can be looked through */
+        /** State of the labels */
         get: operations["_labels_v1_labels_get"];
         put?: never;
         post?: never;
@@ -113,7 +113,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Windows by class, score and name */
+        /** Windows, selected by class, score and name */
         get: operations["_windows_v1_labels_windows_get"];
         put?: never;
         post?: never;
@@ -149,7 +149,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** What windows really are -> a manifest for `audiocnn ingest` */
+        /** Turn corrected labels into a manifest for `audiocnn ingest` */
         post: operations["_corrections_v1_labels_corrections_post"];
         delete?: never;
         options?: never;
@@ -164,7 +164,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What a problem's type means */
+        /** Explanation of a problem */
         get: operations["_problem_problems__name__get"];
         put?: never;
         post?: never;
@@ -213,43 +213,8 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
-         * Answer
-         * @description What `POST /v1/predict` says.
-         */
-        Answer: {
-            /** Start S */
-            start_s: number;
-            /** End S */
-            end_s: number;
-            /** Label */
-            label: string;
-            /** Score */
-            score: number;
-            /** Known */
-            known: boolean;
-            /** Predictions */
-            predictions: components["schemas"]["Score"][];
-            /** Windows */
-            windows: components["schemas"]["Window"][];
-            recording: components["schemas"]["RecordingInfo"];
-            waveform: components["schemas"]["Waveform"];
-            input?: components["schemas"]["Input"] | null;
-            /** Maps */
-            maps?: {
-                [key: string]: components["schemas"]["Array"];
-            } | null;
-            activations?: components["schemas"]["Array"] | null;
-            evidence?: components["schemas"]["Evidence"] | null;
-            /** Timings Ms */
-            timings_ms: {
-                [key: string]: number;
-            };
-            /** Bundle */
-            bundle: string;
-        };
-        /**
          * Array
-         * @description An array: `data` is base64 of its bytes, row by row, little-endian.
+         * @description An array. `data` is its bytes in base64, row by row, little-endian.
          *
          *     uint8: value = min + byte / 255 * (max - min). float16: the values themselves.
          */
@@ -270,7 +235,7 @@ export interface components {
         };
         /**
          * Card
-         * @description What `GET /v1/model` says.
+         * @description The answer of `GET /v1/model`.
          */
         Card: {
             /** Bundle */
@@ -301,18 +266,18 @@ export interface components {
             };
             /**
              * Labels
-             * @description Whether there are labels to look through.
+             * @description Whether the endpoint has labels to browse.
              */
             labels: boolean;
             /**
              * Beside
-             * @description The bundle that stands beside, where there is one.
+             * @description Fingerprint of the second bundle; null if there is none.
              */
             beside: string | null;
         };
         /**
          * Correction
-         * @description What a person says that a window is.
+         * @description A corrected window. An empty `label` means: wrong, but the right class is not known.
          */
         Correction: {
             /** Uri */
@@ -332,7 +297,7 @@ export interface components {
         };
         /**
          * Evidence
-         * @description Where the window speaks for a class, 0 to 1, [bands, frames].
+         * @description How much each place of the log-mel supports a class, from 0 to 1, [bands, frames].
          */
         Evidence: {
             /** Class */
@@ -342,13 +307,13 @@ export interface components {
             values: components["schemas"]["Array"];
             /**
              * Wav
-             * @description The sound of those places, a WAV in base64.
+             * @description The sound of the marked places, as WAV in base64.
              */
             wav?: string | null;
         };
         /**
          * Health
-         * @description Whether it lives, and with which bundle.
+         * @description The state of the endpoint and the fingerprint of its bundle.
          */
         Health: {
             /**
@@ -361,7 +326,7 @@ export interface components {
         };
         /**
          * Input
-         * @description The log-mel of one window as the model saw it, [bands, frames].
+         * @description The log-mel of one window, which is the model's input, [bands, frames].
          */
         Input: {
             /** Window */
@@ -383,7 +348,7 @@ export interface components {
         };
         /**
          * LabelledClass
-         * @description A class and its windows.
+         * @description A class and its number of windows.
          */
         LabelledClass: {
             /** Class */
@@ -414,27 +379,27 @@ export interface components {
         };
         /**
          * LabelledWindows
-         * @description What `GET /v1/labels/windows` found.
+         * @description The answer of `GET /v1/labels/windows`.
          */
         LabelledWindows: {
             /** Total */
             total: number;
             /**
              * Histogram
-             * @description Windows of this label and name by score, from 0 to 1 in equal steps.
+             * @description Number of windows with this label and name, in each of equal ranges of scores from 0 to 1.
              */
             histogram: number[];
             /** Rows */
             rows: components["schemas"]["LabelledWindow"][];
             /**
              * Revision
-             * @description Of what labels this is; for the pages that follow.
+             * @description Name of the set of labels that was read. Send it with requests for more pages.
              */
             revision: string;
         };
         /**
          * LabelsCard
-         * @description What `GET /v1/labels` says: the sums of the parts that were read so far.
+         * @description The answer of `GET /v1/labels`, with the sums over the parts that were read so far.
          */
         LabelsCard: {
             /** Bucket */
@@ -443,7 +408,7 @@ export interface components {
             bundle: string;
             /**
              * Listed
-             * @description Whether the parts were listed; until then ask again.
+             * @description Whether the parts were listed. If not, repeat the request later.
              */
             listed: boolean;
             /** Finished */
@@ -462,13 +427,48 @@ export interface components {
             classes: components["schemas"]["LabelledClass"][];
             /**
              * Trouble
-             * @description Why it is not up to date.
+             * @description Why the labels are not up to date; null if they are.
              */
             trouble: string | null;
         };
         /**
+         * PredictAnswer
+         * @description The answer of `POST /v1/predict`.
+         */
+        PredictAnswer: {
+            /** Start S */
+            start_s: number;
+            /** End S */
+            end_s: number;
+            /** Label */
+            label: string;
+            /** Score */
+            score: number;
+            /** Known */
+            known: boolean;
+            /** Predictions */
+            predictions: components["schemas"]["Score"][];
+            /** Windows */
+            windows: components["schemas"]["WindowAnswer"][];
+            recording: components["schemas"]["RecordingInfo"];
+            waveform: components["schemas"]["Waveform"];
+            input?: components["schemas"]["Input"] | null;
+            /** Maps */
+            maps?: {
+                [key: string]: components["schemas"]["Array"];
+            } | null;
+            activations?: components["schemas"]["Array"] | null;
+            evidence?: components["schemas"]["Evidence"] | null;
+            /** Timings Ms */
+            timings_ms: {
+                [key: string]: number;
+            };
+            /** Bundle */
+            bundle: string;
+        };
+        /**
          * RecordingInfo
-         * @description What was sent.
+         * @description Properties of the recording in the request.
          */
         RecordingInfo: {
             /** Container */
@@ -482,7 +482,7 @@ export interface components {
         };
         /**
          * Score
-         * @description One class's calibrated score, within 0 and 1.
+         * @description The calibrated score of a class, from 0 to 1.
          */
         Score: {
             /** Class */
@@ -492,7 +492,7 @@ export interface components {
         };
         /**
          * TutorialAnswer
-         * @description What `POST /inference` says, as the tutorial's clients expect it.
+         * @description The answer of `POST /inference`, in the format that the tutorial's clients read.
          */
         TutorialAnswer: {
             /** Predictions */
@@ -506,7 +506,7 @@ export interface components {
         };
         /**
          * TutorialArray
-         * @description Nested lists of numbers.
+         * @description An array as nested lists of numbers.
          */
         TutorialArray: {
             /** Shape */
@@ -526,7 +526,7 @@ export interface components {
         };
         /**
          * TutorialWaveform
-         * @description Every n-th sample, 8000 at most.
+         * @description Every n-th sample of the recording, at most 8,000 samples.
          */
         TutorialWaveform: {
             /** Values */
@@ -538,7 +538,7 @@ export interface components {
         };
         /**
          * Waveform
-         * @description Least and greatest sample of equal stretches of the whole recording.
+         * @description The minimum and maximum sample in each of equal time ranges of the recording.
          */
         Waveform: {
             /** Duration S */
@@ -547,10 +547,10 @@ export interface components {
             max: components["schemas"]["Array"];
         };
         /**
-         * Window
-         * @description An answer for a stretch of time; `label` is "unknown" below its class's threshold.
+         * WindowAnswer
+         * @description Answer for a time range; `label` is "unknown" if `score` is below the class's threshold.
          */
-        Window: {
+        WindowAnswer: {
             /** Start S */
             start_s: number;
             /** End S */
@@ -566,7 +566,7 @@ export interface components {
         };
         /**
          * ProblemBody
-         * @description What is wrong, as RFC 9457 has it.
+         * @description An error, in the format of RFC 9457.
          */
         ProblemBody: {
             /** Type */
@@ -603,31 +603,31 @@ export interface operations {
     _predict_v1_predict_post: {
         parameters: {
             query?: {
-                /** @description Classes of each answer, best first. */
+                /** @description Number of classes in each answer, best first. */
                 top_k?: number;
-                /** @description Feature maps of one window: of `conv1` and `layer1` to `layer4`, or of every block too, each the mean of its channels; or single `channels` of one `layer`. */
+                /** @description Feature maps of one window. `layers`: the mean over the channels of `conv1` and of `layer1` to `layer4`; `blocks`: also of every block; `channels`: single channels of one `layer`. */
                 maps?: "none" | "layers" | "blocks" | "channels";
-                /** @description With maps=channels: whose, as `maps` of GET /v1/model. */
+                /** @description With maps=channels: a layer in `maps` of GET /v1/model; the first layer if not given. */
                 layer?: string | null;
-                /** @description With maps=channels: which, FIRST:END; END is left out. */
+                /** @description With maps=channels: the channels FIRST:END. END is not included. */
                 channels?: string;
-                /** @description How maps and spectrogram travel. */
+                /** @description Data type of the maps, the spectrogram and the evidence. */
                 arrays?: "uint8" | "float16";
-                /** @description A class: Grad-CAM, where the window speaks for it. */
+                /** @description Class to return evidence for: Grad-CAM over the window's log-mel. */
                 explain?: string | null;
-                /** @description With explain: the sound of those places, a WAV in base64. */
+                /** @description With explain: return the sound of the evidence too, as WAV in base64. */
                 sound?: boolean;
-                /** @description Window to look into, from 0; the one that says most for the answer if not given. */
+                /** @description Window to inspect, from 0. If not given: the window in which the recording's class has its highest score. */
                 window?: number | null;
-                /** @description Length of a window; as trained. */
+                /** @description Length of a window in seconds. If not given: as in training. */
                 window_s?: number | null;
-                /** @description From one window to the next; as trained. */
+                /** @description Seconds from one window to the next. If not given: as in training, but at most `window_s`. */
                 hop_s?: number | null;
-                /** @description Columns of the waveform. */
+                /** @description Number of columns of the waveform. */
                 peaks?: number;
-                /** @description The log-mel of the window that is looked into. */
+                /** @description Return the log-mel of the inspected window. */
                 spectrogram?: boolean;
-                /** @description By the bundle that stands beside: see /v1/model. */
+                /** @description Use the second bundle: see `beside` of GET /v1/model. */
                 beside?: boolean;
             };
             header?: never;
@@ -651,10 +651,10 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Answer"];
+                    "application/json": components["schemas"]["PredictAnswer"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -663,7 +663,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -672,7 +672,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -681,7 +681,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -699,7 +699,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -708,7 +708,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -717,7 +717,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -726,7 +726,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -735,7 +735,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -753,7 +753,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -762,7 +762,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -771,7 +771,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -813,7 +813,7 @@ export interface operations {
                     "application/json": components["schemas"]["TutorialAnswer"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -822,7 +822,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -831,7 +831,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -849,7 +849,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -858,7 +858,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -867,7 +867,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -876,7 +876,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -885,7 +885,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -903,7 +903,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -912,7 +912,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -921,7 +921,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -944,7 +944,7 @@ export interface operations {
     _card_v1_model_get: {
         parameters: {
             query?: {
-                /** @description That of the bundle that stands beside. */
+                /** @description Describe the second bundle. */
                 beside?: boolean;
             };
             header?: never;
@@ -962,7 +962,7 @@ export interface operations {
                     "application/json": components["schemas"]["Card"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -971,7 +971,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -980,7 +980,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -989,7 +989,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1007,7 +1007,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1016,7 +1016,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1025,7 +1025,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1034,7 +1034,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1043,7 +1043,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1061,7 +1061,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -1070,7 +1070,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1079,7 +1079,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1117,7 +1117,7 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1126,7 +1126,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1135,7 +1135,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1153,7 +1153,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1162,7 +1162,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1171,7 +1171,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1180,7 +1180,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1189,7 +1189,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1207,7 +1207,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -1216,7 +1216,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1225,7 +1225,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1263,7 +1263,7 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1272,7 +1272,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1281,7 +1281,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1299,7 +1299,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1308,7 +1308,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1317,7 +1317,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1326,7 +1326,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1335,7 +1335,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1353,7 +1353,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -1362,7 +1362,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1371,7 +1371,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1409,7 +1409,7 @@ export interface operations {
                     "application/json": components["schemas"]["LabelsCard"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1418,7 +1418,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1427,7 +1427,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1436,7 +1436,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1454,7 +1454,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1463,7 +1463,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1472,7 +1472,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1481,7 +1481,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1490,7 +1490,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1508,7 +1508,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -1517,7 +1517,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1526,7 +1526,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1550,16 +1550,16 @@ export interface operations {
         parameters: {
             query?: {
                 label?: string | null;
-                /** @description Part of the recording's URI. */
+                /** @description Part of the recording's URI; case is ignored. */
                 name?: string;
-                /** @description Score. */
+                /** @description Lowest score to return. */
                 lowest?: number;
-                /** @description Score. */
+                /** @description Highest score to return. */
                 highest?: number;
                 sort?: "highest" | "lowest" | "name";
                 offset?: number;
                 limit?: number;
-                /** @description That of the first page, for pages of the same labels while they grow. */
+                /** @description `revision` of the first page. With it, all pages show the same labels, even if the labels grow. */
                 revision?: string | null;
             };
             header?: never;
@@ -1577,7 +1577,7 @@ export interface operations {
                     "application/json": components["schemas"]["LabelledWindows"];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1586,7 +1586,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1595,7 +1595,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1604,7 +1604,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1622,7 +1622,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1631,7 +1631,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1640,7 +1640,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1649,7 +1649,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1658,7 +1658,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1676,7 +1676,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -1685,7 +1685,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1694,7 +1694,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1735,7 +1735,7 @@ export interface operations {
                     "audio/wav": string;
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1744,7 +1744,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1753,7 +1753,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1762,7 +1762,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1780,7 +1780,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1789,7 +1789,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1798,7 +1798,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1807,7 +1807,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1816,7 +1816,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1834,7 +1834,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -1843,7 +1843,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1852,7 +1852,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1894,7 +1894,7 @@ export interface operations {
                     "text/csv": string;
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1903,7 +1903,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1912,7 +1912,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1921,7 +1921,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1939,7 +1939,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -1948,7 +1948,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1957,7 +1957,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1966,7 +1966,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -1975,7 +1975,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1993,7 +1993,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -2002,7 +2002,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2011,7 +2011,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2051,7 +2051,7 @@ export interface operations {
                     "text/plain": string;
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2060,7 +2060,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2069,7 +2069,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2078,7 +2078,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2096,7 +2096,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -2105,7 +2105,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2114,7 +2114,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -2123,7 +2123,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -2132,7 +2132,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2150,7 +2150,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -2159,7 +2159,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2168,7 +2168,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2206,7 +2206,7 @@ export interface operations {
                     "application/json": string[];
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2215,7 +2215,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2224,7 +2224,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2242,7 +2242,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -2251,7 +2251,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2260,7 +2260,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -2269,7 +2269,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -2278,7 +2278,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2296,7 +2296,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -2305,7 +2305,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2314,7 +2314,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2354,7 +2354,7 @@ export interface operations {
                     "audio/flac": string;
                 };
             };
-            /** @description There is no sound in it */
+            /** @description The request cannot be read; The recording is empty */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2363,7 +2363,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description No key, or one that is not known */
+            /** @description The API key is missing or not known */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2372,7 +2372,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not from this page or name */
+            /** @description This origin or host name is not allowed */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2381,7 +2381,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description There is nothing here */
+            /** @description Not found */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2399,7 +2399,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The recording is not what was labelled any more */
+            /** @description The recording was changed or removed since it was labelled */
             410: {
                 headers: {
                     [name: string]: unknown;
@@ -2408,7 +2408,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Too much sound */
+            /** @description The request has too many bytes; The recording is too long */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2417,7 +2417,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not audio that is read here */
+            /** @description The audio format is not supported */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -2426,7 +2426,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Not by way of this endpoint's own address */
+            /** @description The request did not come through this endpoint's own address */
             421: {
                 headers: {
                     [name: string]: unknown;
@@ -2435,7 +2435,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Audio that cannot be used */
+            /** @description An option is not valid; The recording cannot be used */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2453,7 +2453,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description Our own mistake */
+            /** @description Internal error */
             500: {
                 headers: {
                     [name: string]: unknown;
@@ -2462,7 +2462,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The copy that was asked is lost */
+            /** @description The replica was lost */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2471,7 +2471,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
-            /** @description The storage of the recordings is out of reach */
+            /** @description The replica is busy; The endpoint is not ready; The storage of the labels or recordings cannot be reached */
             503: {
                 headers: {
                     [name: string]: unknown;

@@ -1,21 +1,21 @@
 import { useCallback, useSyncExternalStore } from "react";
 
-/** What is looked at; the part of it that can be shared is in the URL's fragment. */
+/** The state of the page. The part that can be shared is in the URL's fragment. */
 export interface View {
-  /** One of the server's own sounds; a person's file cannot be in a URL. */
+  /** Name of a generated sound; a user's own file cannot be in a URL. */
   sample?: string;
-  /** The generated sound beside it; empty while there is none yet. */
+  /** Name of the generated sound to compare with; empty if none is chosen yet, undefined if there is no comparison. */
   beside?: string;
-  /** The other bundle's answer stands beside. */
+  /** Set if the second bundle's answer is shown beside the first one's. */
   versus?: "bundle";
   window?: number;
-  /** The class that evidence is shown for. */
+  /** The class to show evidence for. */
   explain?: string;
-  /** The map whose channels are shown, and the channel that is shown large. */
+  /** The layer to show the channels of, and the channel that is shown large. */
   layer?: string;
   channel?: number;
   sort?: "index" | "activation";
-  /** Whether the labelled bucket is looked through: which windows of it, and which one is looked into. */
+  /** Set if the labelled bucket is shown. The fields below are its filters, and the window that is inspected. */
   bucket?: "open";
   label?: string;
   name?: string;
@@ -75,7 +75,7 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
-/** The view of the URL, and how to change some of it. */
+/** The view in the URL, and a function that changes some fields of it. */
 export function useView(): [View, (change: View) => void] {
   const fragment = useSyncExternalStore(
     subscribe,

@@ -162,9 +162,9 @@ def test_the_rules_are_well_and_nothing_is_wrong(prometheus: Prometheus) -> None
 STANDS_STILL = """
 import threading
 from pipelines.runtime import session
-from pipelines.runtime.metrics import meters
+from pipelines.runtime.metrics import job_metrics
 session.connect()
-meters("still").now(running=1)
+job_metrics("still").now(running=1)
 threading.Event().wait()
 """
 

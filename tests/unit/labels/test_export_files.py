@@ -34,7 +34,7 @@ def test_what_a_person_did_to_an_export_is_kept_and_other_formats_are_left_alone
     (tmp_path / "label_studio.json").write_text("my project")
     before = contents(tmp_path)
     told: dict[str, str] = {}
-    export(["raven", "parquet"], [event("a.wav")], str(tmp_path), BUCKET, told=told.__setitem__)
+    export(["raven", "parquet"], [event("a.wav")], str(tmp_path), BUCKET, on_kept=told.__setitem__)
     assert told == {"raven/a.wav.selections.txt": "raven/a.wav.selections.txt.kept-1"}
     after = contents(tmp_path)
     assert after.pop("raven/a.wav.selections.txt.kept-1") == b"my own boxes"

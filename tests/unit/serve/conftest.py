@@ -49,13 +49,13 @@ def client(service: Service) -> Client:
     def make(
         service: Service = service,
         keys: tuple[str, ...] = (),
-        meters: EndpointMetrics | None = None,
+        metrics: EndpointMetrics | None = None,
         base: str = "http://127.0.0.1:8000",
         beside: Service | None = None,
         **options: Any,
     ) -> TestClient:
         other = (lambda: beside) if beside is not None else None
-        app = make_app(lambda: service, Serve(bundle="b", **options), keys, meters, beside=other)
+        app = make_app(lambda: service, Serve(bundle="b", **options), keys, metrics, beside=other)
         return TestClient(app, base_url=base, raise_server_exceptions=False)
 
     return make

@@ -1,4 +1,4 @@
-"""Windows of different requests share a forward pass; meters count requests and windows."""
+"""Windows of different requests share a forward pass; metrics count requests and windows."""
 
 import asyncio
 from typing import Any
@@ -15,36 +15,36 @@ from serve.options import LIMITS
 
 
 def test_meters_count_requests_windows_and_reasons(client: Client, bundle: Bundle) -> None:
-    meters = Counted()
-    own = Service(bundle, BatchingModel(bundle, meters=meters), Decoder(LIMITS))
-    ask = client(own, meters=meters)
+    metrics = Counted()
+    own = Service(bundle, BatchingModel(bundle, metrics=metrics), Decoder(LIMITS))
+    ask = client(own, metrics=metrics)
     ask.post("/v1/predict", content=sound("wav"))
     ask.post("/v1/predict", content=b"x")
     ask.get("/nothing")
-    assert meters.requests == [("/v1/predict", 200), ("/v1/predict", 415), ("other", 404)]
-    assert meters.failures == ["not-audio", "not-found"]
-    assert meters.count == 2
-    assert sum(meters.batches) == 3  # two windows, and one of them again for its spectrogram
+    assert metrics.requests == [("/v1/predict", 200), ("/v1/predict", 415), ("other", 404)]
+    assert metrics.failures == ["not-audio", "not-found"]
+    assert metrics.count == 2
+    assert sum(metrics.batches) == 3  # two windows, and one of them again for its spectrogram
     own.decoder.close()
 
 
 def test_longer_windows_share_a_forward_by_fewer(bundle: Bundle) -> None:
-    meters = Counted()
-    model = BatchingModel(bundle, meters=meters)
+    metrics = Counted()
+    model = BatchingModel(bundle, metrics=metrics)
 
     async def run() -> None:
         windows = [np.zeros(8 * bundle.feature.window_samples, np.float32)] * 12
         await asyncio.gather(*(model.infer(one, Inspect()) for one in windows))
 
     asyncio.run(run())
-    assert sum(meters.batches) == 12
-    assert max(meters.batches) == 2  # as long as 16 windows of the trained length
+    assert sum(metrics.batches) == 12
+    assert max(metrics.batches) == 2  # as long as 16 windows of the trained length
     model.close()
 
 
 def test_windows_of_different_requests_share_a_forward(bundle: Bundle) -> None:
-    meters = Counted()
-    model = BatchingModel(bundle, meters=meters)
+    metrics = Counted()
+    model = BatchingModel(bundle, metrics=metrics)
     service = Service(bundle, model, Decoder(LIMITS))
 
     async def run() -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def test_windows_of_different_requests_share_a_forward(bundle: Bundle) -> None:
             [p["confidence"] for p in answers[0]["predictions"]],
             atol=1e-6,
         )
-    assert max(meters.batches) > 2
-    assert sum(meters.batches) >= 18
+    assert max(metrics.batches) > 2
+    assert sum(metrics.batches) >= 18
     model.close()
     service.decoder.close()

@@ -147,10 +147,10 @@ def answering(when: asyncio.Event) -> Any:
 
 
 def test_slow_requests_and_slow_answers_end() -> None:
-    meters = Counted()
+    metrics = Counted()
 
     def gate(**limits: float) -> Gate:
-        return Gate(answering(asyncio.Event()), Serve(bundle="b", queue=2, **limits), (), meters)
+        return Gate(answering(asyncio.Event()), Serve(bundle="b", queue=2, **limits), (), metrics)
 
     async def run() -> None:
         slow = gate(upload_timeout_s=0.2)
@@ -172,7 +172,7 @@ def test_slow_requests_and_slow_answers_end() -> None:
             assert one.admission.count == 0
 
     asyncio.run(run())
-    assert meters.failures == ["slow-upload", "slow-answer", "malformed"]
+    assert metrics.failures == ["slow-upload", "slow-answer", "malformed"]
 
 
 def test_a_body_that_never_ends_is_refused_in_time() -> None:
@@ -222,11 +222,11 @@ def test_an_answer_that_fails_is_one_problem_and_says_nothing_of_the_inside(
             raise RuntimeError("secret path /home/x")
 
     own = Service(bundle, Broken(bundle), Decoder(LIMITS))
-    meters = Counted()
-    response = client(own, meters=meters).post("/v1/predict", content=wav())
+    metrics = Counted()
+    response = client(own, metrics=metrics).post("/v1/predict", content=wav())
     problem(response, 500, "internal")
     assert "secret" not in response.text
-    assert meters.failures == ["internal"]
+    assert metrics.failures == ["internal"]
     own.decoder.close()
 
 

@@ -22,7 +22,7 @@ from helpers.clients import problem
 from helpers.hostile import sound
 from helpers.small_labels import change_note, label_bucket
 from serve.api.app import make_app
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 from serve.engine.service import Service
 from serve.options import Serve
 
@@ -50,14 +50,14 @@ class Copies:
 
     def __init__(self, service: Service, whole: Path, folder: Path) -> None:
         self.whole, self.folder, self._service = whole, folder, service
-        self._results: list[Results] = []
+        self._results: list[LabelBrowser] = []
         shutil.copytree(whole, folder)
         self.rows = label_set.read_labels(str(whole)).to_pylist()
 
     def copy(self) -> TestClient:
-        results = Results(str(self.folder), 30.0)
+        results = LabelBrowser(str(self.folder), 30.0)
         self._results.append(results)
-        app = make_app(lambda: self._service, Serve(bundle="b"), (), results=results)
+        app = make_app(lambda: self._service, Serve(bundle="b"), (), labels=results)
         return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 
     def part(self, number: int) -> Path:

@@ -15,7 +15,7 @@ from helpers import hostile
 from helpers.asking import wait_until
 from helpers.common import make_bundle
 from helpers.small_labels import write_notes
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 
 
 def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_sound_at_the_end_of_a_day_is_heard(tmp_path: Path) -> None:
         writer.add(Recording(uri=str(path)), [found])
         writer.finish()
     write_notes(str(folder), str(path.parent), predictor, "bundle")
-    results = Results(str(folder), 60.0)
+    results = LabelBrowser(str(folder), 60.0)
     try:
         wait_until(lambda: asyncio.run(results.card())["parts_read"] == 1)
         sound = asyncio.run(results.sound(str(path), end_s - 1.0, rate))

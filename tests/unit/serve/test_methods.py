@@ -21,15 +21,15 @@ def test_head_is_get_without_the_body(client: Client, path: str) -> None:
 
 
 def test_head_is_refused_as_get_is(client: Client) -> None:
-    meters = Counted()
-    ask = client(keys=read_keys_of(KEY), meters=meters)
+    metrics = Counted()
+    ask = client(keys=read_keys_of(KEY), metrics=metrics)
     refused = ask.head("/v1/model")
     assert (refused.status_code, refused.content) == (401, b"")
     assert refused.headers["content-type"] == "application/problem+json"
     assert ask.head("/v1/model", headers={"x-api-key": KEY}).status_code == 200
     assert ask.head("/nothing", headers={"x-api-key": KEY}).status_code == 404
-    assert meters.failures == ["key", "not-found"]
-    assert ("/v1/model", 200) in meters.requests
+    assert metrics.failures == ["key", "not-found"]
+    assert ("/v1/model", 200) in metrics.requests
 
 
 @pytest.mark.parametrize(

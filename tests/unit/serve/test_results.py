@@ -35,7 +35,7 @@ from serve.api.app import make_app
 from serve.api.keys import digest
 from serve.deploy.run import check
 from serve.engine.decoder import Decoder
-from serve.engine.label_browser import Results
+from serve.engine.label_browser import LabelBrowser
 from serve.engine.model import BatchingModel
 from serve.engine.service import Service
 from serve.options import LIMITS, Serve
@@ -193,12 +193,12 @@ Client = Callable[..., TestClient]
 
 @pytest.fixture(scope="module")
 def client(made: Path, predictor: Predictor) -> Iterator[Client]:
-    decoder, results = Decoder(LIMITS), Results(str(made), 30.0)
+    decoder, results = Decoder(LIMITS), LabelBrowser(str(made), 30.0)
     model = BatchingModel(predictor.bundle)
     service = Service(predictor.bundle, model, decoder)
 
-    def make(keys: tuple[str, ...] = (), results: Results | None = results) -> TestClient:
-        app = make_app(lambda: service, Serve(bundle="b"), keys, results=results)
+    def make(keys: tuple[str, ...] = (), results: LabelBrowser | None = results) -> TestClient:
+        app = make_app(lambda: service, Serve(bundle="b"), keys, labels=results)
         return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
 
     wait_until(lambda: make().get("/v1/labels").json()["parts_read"] == 2)

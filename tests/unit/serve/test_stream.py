@@ -103,9 +103,9 @@ def refused(client: TestClient, path: str, **headers: str) -> WebSocketDenialRes
 
 
 def test_a_stream_that_is_refused_is_told_so_before_it_begins(client: Client) -> None:
-    path, meters = f"{STREAM}?sample_rate=16000", Counted()
+    path, metrics = f"{STREAM}?sample_rate=16000", Counted()
     keys = read_keys_of(KEY)
-    problem(refused(client(keys=keys, meters=meters), path), 401, "key")
+    problem(refused(client(keys=keys, metrics=metrics), path), 401, "key")
     problem(refused(client(), path, origin="https://attacker.example"), 403, "origin")
     problem(refused(client(), "ws://127.0.0.1:8000/v1/other"), 404, "not-found")
     limited = client(keys=keys, rate=0.5)
@@ -117,17 +117,17 @@ def test_a_stream_that_is_refused_is_told_so_before_it_begins(client: Client) ->
     def nothing() -> Service:
         raise Problem("not-ready", "no bundle is loaded yet")
 
-    unready = TestClient(make_app(nothing, Serve(bundle="b"), (), meters))
+    unready = TestClient(make_app(nothing, Serve(bundle="b"), (), metrics))
     problem(refused(unready, path), 503, "not-ready")
-    assert meters.failures == ["key", "not-ready"]
+    assert metrics.failures == ["key", "not-ready"]
     headers = {"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}
     with client().websocket_connect(path, headers=headers):
         pass
 
 
 def test_idle_streams_keep_no_request_out(client: Client) -> None:
-    path, meters = f"{STREAM}?sample_rate=16000", Counted()
-    ask = client(queue=1, streams=2, meters=meters)
+    path, metrics = f"{STREAM}?sample_rate=16000", Counted()
+    ask = client(queue=1, streams=2, metrics=metrics)
     with ask.websocket_connect(path):
         with ask.websocket_connect(path):
             assert ask.post("/v1/predict", content=wav()).status_code == 200
@@ -137,7 +137,7 @@ def test_idle_streams_keep_no_request_out(client: Client) -> None:
         with ask.websocket_connect(path) as socket:  # there is room again
             socket.send_bytes(np.zeros(16_000, "<i2").tobytes())
             assert socket.receive_json()["start_s"] == 0
-    assert ("/v1/stream", 101) in meters.requests
+    assert ("/v1/stream", 101) in metrics.requests
 
 
 def test_a_stream_that_trickles_is_closed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,8 +161,8 @@ def test_forwards_are_bounded_by_the_sound(client: Client) -> None:
                 socket.receive_json()
             assert closed.value.code == 1008
             assert f"at least {least:g}" in closed.value.reason
-    seconds, meters = 2, Counted()
-    with client(meters=meters).websocket_connect(f"{path}{least}") as socket:
+    seconds, metrics = 2, Counted()
+    with client(metrics=metrics).websocket_connect(f"{path}{least}") as socket:
         socket.send_bytes(np.zeros(seconds * 16_000, "<i2").tobytes())
         answers = [socket.receive_json() for _ in range(MOST_OVERLAP + 1)]
     assert answers[-1]["end_s"] == seconds  # the last window ends with the sound

@@ -258,7 +258,7 @@ def test_a_file_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
 
 
 def half_a_file(folder: Path) -> None:
-    with FileList(str(folder), "list.json").placed("a.csv") as path:
+    with FileList(str(folder), "list.json").atomic_path("a.csv") as path:
         Path(path).write_text("half of it")
         raise ZeroDivisionError
 

@@ -6,7 +6,7 @@ const looks = {
   quiet: "border-transparent text-faint hover:text-ink",
 };
 
-/** A button; `plain` when not said otherwise. */
+/** A button; its look is `plain` by default. */
 export function Button({
   look = "plain",
   className = "",

@@ -1,6 +1,6 @@
 import { type ReactNode, useId } from "react";
 
-/** A titled part of the page. */
+/** A part of the page with a title. */
 export function Card({
   title,
   aside,

@@ -1,4 +1,4 @@
-/** A choice of one of several names: the browser's own, for a phone and a screen reader know it. */
+/** A choice of one of several names. It is the browser's own element, which phones and screen readers support. */
 export function Select({
   label,
   value,
