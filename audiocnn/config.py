@@ -112,7 +112,8 @@ class WindowConfig:
     hop_s: float = 5.0
     """Time from the start of one window to the start of the next, in seconds."""
     min_tail_s: float = 0.5
-    """Drop a last, partial window with less new sound than this, in seconds; never the only one."""
+    """Drop a last, partial window with less new sound than this, in seconds.
+    The only window of a recording is always kept."""
     pad: Literal["zeros", "repeat"] = "zeros"
     """How a partial window is filled: with silence, or by repeating its sound."""
 
@@ -153,7 +154,7 @@ class FeatureConfig(WindowConfig):
     f_min: float = 0.0
     """Lower edge of the lowest band, in Hz."""
     f_max: float | None = None
-    """Upper edge of the highest band, in Hz; None: half the sample rate."""
+    """Upper edge of the highest band, in Hz. If not given: half the sample rate."""
     floor_db: float = -100.0
     """Lowest log-mel level, in dB; lower levels, such as digital silence, are raised to it."""
 
@@ -261,8 +262,8 @@ class TrainConfig:
     label_smoothing: float = 0.1
     """Strength of label smoothing (Szegedy et al. 2016), from 0 to below 1; 0 switches it off."""
     ema_decay: float = 0.0
-    """Decay of an exponential moving average of the weights; 0 keeps the last weights instead.
-    The average covers at most about the last tenth of the steps so far."""
+    """Decay of the exponential moving average of the weights that is saved.
+    0: the last weights are saved. At most, it covers about the last tenth of the steps so far."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """Number format of the forward pass.
     auto: bfloat16 if the GPU or CPU computes with it, else float32."""

@@ -118,7 +118,7 @@ def train(recipe: Recipe, training: TrainConfig, data: Windows, fold: int) -> Ba
     trainer = Trainer(model, training, batches)
     for epoch in range(training.epochs):
         trainer.train_epoch(epoch)
-    return trainer.best.eval()
+    return trainer.average.eval()
 
 
 @torch.inference_mode()

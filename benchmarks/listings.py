@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from audiocnn.labels import part as label_part
-from audiocnn.labels.diff import compared
+from audiocnn.labels.diff import compare_listing
 from audiocnn.labels.label_set import find_parts, part_name
 from audiocnn.labels.part import LabelLedger
 from audiocnn.labels.shard_list import ListingCounts, row_of, write_manifest
@@ -115,11 +115,11 @@ def listing_of(work: Path) -> None:
 
     rows = map(row_of, census.of_recordings(listing.iter_files(job["uri"])))
     if job["again"]:
-        with compared(rows) as changes:
-            changes.against(find_parts(str(work)), retry_failed=False)
-            for part, _ in changes.stale():
+        with compare_listing(rows) as comparison:
+            comparison.against(find_parts(str(work)), retry_failed=False)
+            for part, _ in comparison.stale():
                 raise RuntimeError(f"{part} counts as stale, but no recording has changed")
-            write_manifest(manifest, counted(changes.to_do()))
+            write_manifest(manifest, counted(comparison.to_do()))
     else:
         write_manifest(manifest, counted(rows))
     found = {

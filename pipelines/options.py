@@ -39,7 +39,7 @@ class Ingest:
     folds: int = 5
     """Number of folds to create, by source and class, if the corpus has no folds; at least 2."""
     workers: int | None = None
-    """Number of processes that decode; unset: one for each CPU of the cluster."""
+    """Number of processes that decode. If not given: one for each CPU of the cluster."""
     dry_run: bool = False
     """Report the content of the corpus and an estimate of the job's result; write nothing."""
     retry_failed: bool = False
@@ -65,13 +65,13 @@ class _Training:
     """Number of training processes (DDP ranks).
     Two numbers, MIN MAX: as many as the cluster has room for."""
     gpu: bool = False
-    """Give each worker a GPU; unset: workers train on CPUs."""
+    """Give each worker a GPU. If not given: workers train on CPUs."""
     data: Literal["auto", "memory", "stream"] = "auto"
     """How workers get the features.
-    memory: each holds them; stream: read them every epoch; auto: memory up to --memory-gb."""
+    memory: each holds them; stream: they are read in each epoch; auto: memory up to --memory-gb."""
     memory_gb: float = 4.0
-    """Largest features, in GB, that auto holds in each worker's memory.
-    Larger ones are also not checked for leaks."""
+    """Size of features, in GB, up to which --data auto holds them in the memory of each worker.
+    Larger features are streamed, and are not checked for leaks."""
     allow_leaks: bool = False
     """Skip the check for a source or sound in two folds. Tests may then score too high."""
     checkpoint_s: float = 15.0
@@ -83,6 +83,8 @@ class _Training:
     """Delete the results in the output folder and start again."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
     feature: FeatureConfig = field(default_factory=lambda: recipes.esc10().feature)
+    """The whole front end. These options must equal those of `audiocnn ingest`, which made the
+    features; a difference is refused."""
     model: ModelConfig = field(default_factory=lambda: recipes.esc10().model)
     training: TrainConfig = field(default_factory=lambda: recipes.esc10().training)
 
@@ -111,13 +113,13 @@ class Train(_Training):
     to: str
     """Folder for the bundle: a new one, or that of an unfinished run, which then continues."""
     test_fold: int | None = None
-    """Fold to keep out of training and test once, at the end; unset: no test."""
+    """Fold to keep out of training and test once, at the end. If not given: no test."""
     validation_fold: int | None = None
     """Fold to keep out of training and evaluate after every epoch.
-    The best epoch is kept; unset: the last one."""
+    The best epoch is kept. If not given: the last one is kept."""
     calibration: str | None = None
-    """Folder of a report by `audiocnn evaluate`; the bundle gets its calibration of scores.
-    Unset: scores are calibrated only with a validation fold."""
+    """Folder of a report that `audiocnn evaluate` wrote. The bundle gets the report's calibration.
+    If not given: scores are calibrated only if there is a validation fold."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +142,7 @@ class Evaluate(_Training):
     """Folder for the report and the bundles: a new one, or that of an earlier run.
     These folds and seeds are added to those of the earlier run."""
     folds: tuple[int, ...] | None = None
-    """Folds to test; unset: all folds."""
+    """Folds to test. If not given: all folds."""
     workers: int | tuple[int, int] = 1
     """Number of training processes (DDP ranks) for each fold.
     Folds run side by side if the cluster has room."""
@@ -165,7 +167,8 @@ class Label:
     to: str
     """Folder for the labels: a new one, or that of an earlier run, which then continues."""
     hop_s: float | None = None
-    """Seconds from the start of one window to the start of the next; unset: as in the bundle."""
+    """Seconds from the start of one window to the start of the next.
+    If not given: as in the bundle."""
     top_k: int = 3
     """Number of classes to store for each window, the best first."""
     formats: tuple[Format, ...] = ()
@@ -174,15 +177,15 @@ class Label:
     """Also store the pooled features of each window.
     `audiocnn similar` needs them, and `audiocnn review` uses them."""
     workers: int | None = None
-    """Number of processes that decode recordings and, without --gpu, score them.
-    Unset: one for each CPU of the cluster."""
+    """Number of workers. Each decodes and, without --gpu, scores recordings on one CPU.
+    If not given: one for each CPU of the cluster."""
     gpu: bool = False
     """Run the models on GPUs, in processes of their own."""
     gpus_per_model: float = 1.0
     """Share of a GPU for each model: 0.25 puts four models on one GPU.
     Above 1, it must be a whole number."""
     models: int | None = None
-    """Number of models on GPUs; unset: as many as fit on the GPUs of the cluster."""
+    """Number of models on GPUs. If not given: as many as fit on the GPUs of the cluster."""
     dry_run: bool = False
     """Report the content of the bucket and the expected time to label it; write nothing."""
     retry_failed: bool = False
@@ -222,7 +225,8 @@ class Demo:
     to: str = "demo"
     """Folder for all results, on this machine: a new one, or that of an earlier demo."""
     recipe: Recipe | None = None
-    """Recipe to train with; unset: `demo` for the synthetic corpus, `esc10` for others."""
+    """Recipe to train with.
+    If not given: `demo` for the synthetic corpus, `esc10` for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +237,7 @@ class Submit:
     """Verb to run and its options, written as without submit."""
     address: str | None = None
     """URL of the cluster's dashboard.
-    Unset: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265 without that."""
+    If not given: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265 without that."""
     env: tuple[str, ...] = ()
     """Names of environment variables to pass on to the job.
     Secret keys are better set on the cluster."""
@@ -249,7 +253,7 @@ class Doctor:
     """Check this installation. Print one line for each check, and how to fix each problem."""
 
     uri: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[URI]")] = ""
-    """Bucket or folder to list and read as one more check; unset: no such check."""
+    """Bucket or folder to list and read as one more check. If not given: no such check."""
     mend: bool = False
     """First delete torchaudio's compiled extension if torch is a build without CUDA."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
@@ -268,7 +272,7 @@ class Similar:
     bundle: str | None = None
     """Bundle that made the labels; needed only if it was moved since."""
     to: str | None = None
-    """CSV file for the result; unset: the result is only printed."""
+    """CSV file for the result. If not given: the result is only printed."""
     overwrite: bool = False
     """Replace the CSV file if it exists."""
     storage_options: StorageOptions = field(default_factory=dict, repr=False)

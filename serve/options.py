@@ -32,12 +32,13 @@ class Serve:
     port: int = 8000
     """Port to listen on."""
     keys: str | None = None
-    """File of API keys, one per line. When not given, the keys are read from the variable
+    """File of API keys, one per line. If not given: the keys in the variable
     AUDIOCNN_API_KEYS, separated by commas."""
     replicas: int | tuple[int, int] | None = None
     """Number of replicas of the model. Two numbers, MIN MAX: the number follows the load, and MIN 0
-    means no replica while there are no requests. When not given: as many as fit on the CPUs (with
-    --gpu: on the GPUs), or one with --config."""
+    means no replica while there are no requests. On CPUs each replica also answers HTTP. With
+    --gpu, other replicas answer HTTP, and --queue, --streams and --rate apply to those. If not
+    given: as many as fit on the CPUs (with --gpu: on the GPUs), or one with --config."""
     gpu: float = 0.0
     """Share of a GPU for each replica of the model: 0.25 puts four on one GPU; 0 uses CPUs.
     Above 1, it must be a whole number."""
@@ -58,7 +59,7 @@ class Serve:
     timeout_s: float = 30.0
     """Longest time from the arrival of the whole request to the end of its answer, in seconds."""
     metrics_port: int | None = None
-    """Port of the Prometheus metrics of Ray and of this endpoint; any free port when not given."""
+    """Port of the Prometheus metrics of Ray and of this endpoint. If not given: any free port."""
     beside: str | None = None
     """Second bundle, to compare with the first one on the dashboard."""
     labels: str | None = None

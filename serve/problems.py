@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from audiocnn.errors import FAILURE_REASONS, AudioError
+from audiocnn.errors import FAILURE_REASONS, AudioError, InstallationError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +140,11 @@ class Problem(Exception):
         )
 
     @staticmethod
-    def of_audio(error: AudioError) -> "Problem":
-        """Return the problem for a recording that cannot be decoded."""
+    def of_decoder(error: AudioError | InstallationError) -> "Problem":
+        """Return the problem for a recording that cannot be decoded, perhaps not only now."""
+        if isinstance(error, InstallationError):
+            detail = "the decoder does not start: see the server's log"
+            return Problem("not-ready", detail, headers={"retry-after": "5"})
         name = _OF_AUDIO.get(error.reason, "audio")
         detail = f"{FAILURE_REASONS[error.reason]}: {error.detail}"
         return Problem(name, detail, more={"reason": error.reason})

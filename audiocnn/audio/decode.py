@@ -1,6 +1,7 @@
 """Decode bytes to mono float32 windows at one rate, within limits. There is no other decoder.
 
-A recording is read and decoded block by block, so memory use does not depend on its length.
+A recording is read and decoded block by block, so memory use does not depend on its length. Only
+`read` returns all samples at once. A frame here is one sample of each channel.
 """
 
 import io
@@ -34,17 +35,18 @@ Segment = tuple[float, float]
 """Start and end of a segment of a recording, in seconds."""
 
 _LOUDEST = 1e6
-"""Largest sample value that is accepted: above full scale in 16-bit units, below overflow."""
-_FILTER = 4_096
-"""Frames on each side that affect one resampled sample, if the recording has the lower rate.
+"""Largest sample value that is accepted. A float file with 16-bit units is below it."""
+_FILTER_FRAMES = 4_096
+"""Number of frames before a sample, and after it, from which soxr computes it.
 
-Measured on soxr 1.1: with this many frames before it, a sample is the same within 3e-7.
+This is for a recording with a lower rate than the result. Measured on soxr 1.1: if decoding begins
+this many frames earlier, the sample is the same within 3e-7.
 """
-_MOST_PHASES = 2_048
-"""Most output samples between two that coincide in time with a frame of the recording.
+_LONGEST_PERIOD = 2_048
+"""Largest number of samples of the result until one has exactly the time of a frame again.
 
-With more, soxr only approximates the times of samples, and its output depends on where it began.
-A segment is then decoded from the beginning of the recording.
+If the ratio of the rates needs more, soxr only approximates the times of samples, and its result
+depends on where it began. Then a segment is decoded from the beginning of the recording.
 """
 
 
@@ -52,7 +54,7 @@ def read_info(source: Source, limits: AudioLimits | None = None) -> AudioInfo:
     """Return the header's information, checked against the limits. Nothing is decoded.
 
     Raises AudioError: empty, unrecognised, truncated, too_large, channels, sample_rate,
-    too_long, too_short, decode.
+    too_long, decode.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
         return recording.info
@@ -101,14 +103,15 @@ class _Recording:
             first, blocks = first + ahead, _without(blocks, ahead)
             blocks = _resampled(blocks, rate, sample_rate)
         if segment is None:
-            return _some(blocks, f"less than one sample at {sample_rate} Hz")
+            return _require_samples(blocks, f"less than one sample at {sample_rate} Hz")
         blocks = _within(blocks, sample_rate, segment, first * sample_rate // rate)
-        return _some(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
+        return _require_samples(blocks, f"no sound from {segment[0]:g} to {segment[1]:g} s")
 
     def channel(self, start_s: float, duration_s: float) -> int:
-        """Return the channel, from 1, used alone in a decoded stretch or in part of it.
+        """Return the channel that was used alone in a decoded part, or in some of that part.
 
-        Returns 0 if only the mean was used, and the first channel if there are several.
+        Channels count from 1. If several were used one after another, it is the first one of them.
+        If only the mean of the channels was used, it is 0.
         """
         rate = self.info.sample_rate
         first, end = round(start_s * rate), round((start_s + duration_s) * rate)
@@ -137,9 +140,9 @@ class _Recording:
         before = 0
         if rate != sample_rate:
             step = _step(rate, sample_rate)
-            if step * sample_rate // rate > _MOST_PHASES:
+            if step * sample_rate // rate > _LONGEST_PERIOD:
                 return 0
-            before = _FILTER * (1 + rate // sample_rate) + step
+            before = _FILTER_FRAMES * (1 + rate // sample_rate) + step
         wanted = int(start_s * rate) - before
         if self.info.frames:  # A start after the end: the last block shows that nothing is there.
             wanted = min(wanted, self.info.frames - 1)
@@ -201,16 +204,15 @@ def decode(
 ) -> Iterator[Samples]:
     """Yield a recording, or a segment of it, as mono float32 blocks [samples] in full scale ±1.
 
-    `source` is the recording's bytes, or a seekable file with them, which is read as needed, in
-    one of the `CONTAINERS`. Channels are averaged; where they cancel each
-    other out, one of the loudest is used (`to_mono`, decided for each block of some seconds). soxr
+    `source` has one of the `CONTAINERS`; a file is read as needed. The channels are averaged. In
+    blocks in which they cancel each other out, one of the loudest is used: see `to_mono`. soxr
     converts the rate to `sample_rate`, in Hz, at its high quality.
 
-    Raises AudioError as `read_info` does, and non_finite. Errors that only decoding finds, for
-    example non_finite or truncated, come after the earlier blocks have been yielded.
+    Raises AudioError as `read_info` does, and too_short and non_finite. An error that only decoding
+    finds, for example too_short, non_finite or truncated, comes after the blocks before it.
 
     The samples of a segment equal those of the whole recording within 1e-6. Parts far before the
-    segment and after it are not decoded. A segment without any sample raises too_short.
+    segment and after it are not decoded. A segment without a sample raises too_short.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
         yield from recording.mono(sample_rate, segment)
@@ -220,24 +222,24 @@ def read(
     source: Source,
     sample_rate: int,
     limits: AudioLimits | None = None,
-    between: Callable[[], None] = lambda: None,
+    after_block: Callable[[], None] = lambda: None,
 ) -> tuple[AudioInfo, Samples]:
     """Return the header's information and all samples as one array [samples]. Raises AudioError.
 
-    `between` is called after each block; an exception from it ends the reading.
+    `after_block` is called after each block; an exception from it ends the reading.
     """
     with _Recording(source, limits or AudioLimits()) as recording:
         blocks = []
         for block in recording.mono(sample_rate):
             blocks.append(block)
-            between()
+            after_block()
         return recording.info, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def needs_libsndfile(data: bytes) -> bool:
-    """Return whether libsndfile, native code that a hostile file may break, reads these bytes.
+    """Return whether libsndfile would read these bytes. A hostile file may crash libsndfile.
 
-    It does not read files that are rejected before, nor those that only numpy reads.
+    It reads neither files that are rejected first, nor those that numpy alone decodes.
     """
     try:
         file = io.BytesIO(data)
@@ -302,7 +304,7 @@ def _within(
             break
 
 
-def _some(blocks: Iterable[Samples], wrong: str) -> Iterator[Samples]:
+def _require_samples(blocks: Iterable[Samples], wrong: str) -> Iterator[Samples]:
     """Yield the blocks unchanged. Raises AudioError too_short if they hold no sample."""
     found = 0
     for block in blocks:

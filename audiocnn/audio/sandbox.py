@@ -28,7 +28,6 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",  # NumPy multiplies matrices with it
-    **MALLOC,
 }
 _Message = TypeVar("_Message")
 
@@ -94,7 +93,7 @@ class Sandbox:
         self._process.wait()
 
     def restart(self) -> None:
-        """Kill the process and start another one."""
+        """Kill the process and start another one. Raises InstallationError."""
         self.close()
         self._start()
 
@@ -102,18 +101,21 @@ class Sandbox:
         self._ready = self._failed = False
         self._connection, theirs = Pipe()
         descriptors = theirs.fileno(), self._shared.fileno()
-        # multiprocessing would import the main module, which is Ray's, so use subprocess.
-        self._process = subprocess.Popen(  # noqa: S603
-            [*self._command, *map(str, descriptors)],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            env={
-                **os.environ,
-                **_ENVIRONMENT,
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            },
-        )
-        theirs.close()
+        path = os.pathsep.join(path for path in sys.path if path)
+        try:
+            # multiprocessing would import the main module, which is Ray's, so use subprocess.
+            self._process = subprocess.Popen(  # noqa: S603
+                [*self._command, *map(str, descriptors)],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                env={**MALLOC, **os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
+            )
+        except OSError as error:  # no memory or no process is left
+            self._failed = True
+            reason = f"the {self._name}'s process does not start: {error.strerror}"
+            raise InstallationError(reason) from error
+        finally:
+            theirs.close()
 
     def wait_until_ready(self) -> None:
         """Wait until the process can take requests.
@@ -131,6 +133,7 @@ class Sandbox:
             except Died as death:
                 # A killed process may mean that memory was short for a moment: start another one.
                 if death.signal is None or starts == _STARTS:
+                    self.close()
                     self._failed = True
                     raise InstallationError(
                         f"the {self._name}'s process {death} as it started"
@@ -153,7 +156,8 @@ class Sandbox:
     def receive(self, seconds: float) -> Any:
         """Return the next message.
 
-        Raises Died if the process ends, or sends neither a message nor a beat for `seconds`.
+        Raises Died if the process ends, or if for `seconds` no message comes and the counter does
+        not rise.
         """
         message: object = self._receive(seconds, self._connection.recv)
         return message
@@ -176,6 +180,9 @@ class Sandbox:
             if code < 0:
                 raise Died(f"died of signal {-code}", signal=-code) from error
             raise Died(f"ended with code {code}") from error
+        except MemoryError:
+            self._failed = True  # half of a message may be left: the next one must not follow it
+            raise
 
 
 def accept(most_memory: int) -> tuple[Connection, Progress, Any]:

@@ -50,14 +50,16 @@ class Splitter:
         self._start = 0
 
     def push(self, block: Samples) -> Iterator[Window]:
-        """Add a block, and yield each window that is full now; all of them must be taken."""
+        """Add a block, and return an iterator over the windows that are full now."""
+        self._pending = np.concatenate([self._pending, block]) if len(self._pending) else block
+        return self._full()
+
+    def _full(self) -> Iterator[Window]:
         size, hop = self._config.window_samples, self._config.hop_samples
-        pending = self._pending
-        self._pending = pending = np.concatenate([pending, block]) if len(pending) else block
-        while len(pending) >= size:
-            yield _window(self._start, pending[:size], size, self._config)
-            self._start += hop
-            self._pending = pending = pending[hop:]
+        while len(self._pending) >= size:
+            window = _window(self._start, self._pending[:size], size, self._config)
+            self._start, self._pending = self._start + hop, self._pending[hop:]
+            yield window
 
     def finish(self) -> Iterator[Window]:
         """Yield the last window, padded as `config.pad` says.

@@ -14,7 +14,7 @@ from audiocnn.storage.listing import StoredFile
 
 _READ_AHEAD = 64 << 10
 _BLOCK = 512
-_MOST_TEXT = 1 << 20
+_MOST_BYTES = 1 << 20
 
 # Errors that tarfile raises for malformed or hostile headers.
 _BAD_HEADERS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
@@ -24,13 +24,13 @@ _BAD_HEADERS = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 class Member:
     """A regular file in a tar: `size` bytes from `offset` on.
 
-    `text` is its content, if it was requested and has at most 1 MiB.
+    `content` is its bytes, if they were requested and are at most 1 MiB.
     """
 
     name: str
     offset: int
     size: int
-    text: bytes | None = None
+    content: bytes | None = None
 
 
 @dataclass(kw_only=True)
@@ -52,7 +52,7 @@ class _Headers:
         self.tell, self.seek, self._read = file.tell, file.seek, file.read
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= _MOST_TEXT:
+        if not 0 <= size <= _MOST_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes is not valid")
         return self._read(size)
 
@@ -96,11 +96,11 @@ def _index(file: IO[bytes], size: int, is_text: Callable[[str], bool]) -> Index:
 
 
 def _member(headers: _Headers, info: tarfile.TarInfo, is_text: Callable[[str], bool]) -> Member:
-    text = None
-    if is_text(info.name) and info.size <= _MOST_TEXT:
+    content = None
+    if is_text(info.name) and info.size <= _MOST_BYTES:
         headers.seek(info.offset_data)
-        text = headers.read(info.size)
-    return Member(name=info.name, offset=info.offset_data, size=info.size, text=text)
+        content = headers.read(info.size)
+    return Member(name=info.name, offset=info.offset_data, size=info.size, content=content)
 
 
 def _wrong_end(file: IO[bytes], at: int) -> tuple[str, str] | None:

@@ -29,7 +29,7 @@ from audiocnn.errors import AudioCNNError, AudioError, StorageError, UnreadableE
 from audiocnn.features.extractor import FOUND, Stream, Task
 from audiocnn.features.logmel import LogMel
 from audiocnn.features.part import FeatureLedger, recording_of
-from audiocnn.features.part_writer import PartWriter, Windows
+from audiocnn.features.part_writer import CollectedWindows, PartWriter
 
 _WINDOWS_AT_ONCE = 16
 _READERS = 8
@@ -105,7 +105,7 @@ class _FrontEnd:
                 try:
                     if at in task.condemned:
                         raise task.condemned[at]
-                    with Windows() as found:
+                    with CollectedWindows() as found:
                         for features in self._groups(read, recordings[at].segment):
                             found.append(**features)
                         part.add(item, found)

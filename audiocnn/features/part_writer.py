@@ -29,15 +29,15 @@ from audiocnn.storage.failures import failure_row
 _ROW_GROUP = 64
 _PAGE = 8 << 20
 _IN_MEMORY = 32 << 20
-_OF_WINDOWS = ("start_s", "duration_s", "level_dbfs", "channel")
+_WINDOW_COLUMNS = ("start_s", "duration_s", "level_dbfs", "channel")
 """Columns with one value per window of a clip, apart from the log-mel."""
 
 
 @dataclass(kw_only=True)
-class Windows:
+class CollectedWindows:
     """The windows of one recording, collected until all of it is decoded.
 
-    Log-mels beyond 32 MB are moved to a temporary file. `total` and `squares` are
+    Beyond 32 MiB, all of the log-mels are moved to a temporary file. `total` and `squares` are
     [windows, n_mels] sums over frames, of decibels and of their squares.
     """
 
@@ -55,7 +55,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.start_s)
 
-    def __enter__(self) -> "Windows":
+    def __enter__(self) -> "CollectedWindows":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,7 +124,7 @@ class PartWriter:
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
-    def add(self, item: Item, windows: Windows) -> None:
+    def add(self, item: Item, windows: CollectedWindows) -> None:
         """Write the rows of an ingested clip."""
         self._items.append(item)
         self._ingested[item["clip_id"]] = item["key"]
@@ -132,7 +132,7 @@ class PartWriter:
         sums.add(item["label"], windows)
         for at, logmel in enumerate(windows.logmels()):
             row = {name: item[name] for name in ("clip_id", "uri", "label", "fold", "source")}
-            row |= {name: getattr(windows, name)[at] for name in _OF_WINDOWS}
+            row |= {name: getattr(windows, name)[at] for name in _WINDOW_COLUMNS}
             self._digest += int.from_bytes(row_digest(row, logmel), "big")
             self._logmels[len(self._rows)] = logmel
             self._rows.append(row)
@@ -179,7 +179,7 @@ class _FoldSums:
     total: Any = 0.0
     squares: Any = 0.0
 
-    def add(self, label: str, windows: Windows) -> None:
+    def add(self, label: str, windows: CollectedWindows) -> None:
         self.windows += len(windows)
         self.sound_s += sum(windows.duration_s)
         self.classes[label] += 1

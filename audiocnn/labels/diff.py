@@ -21,11 +21,11 @@ from audiocnn.storage.scratch import Scratch
 
 _BATCH = 10_000
 _MEMORY = "1GB"
-_DONE = pa.schema([("part", pa.string()), ("uri", pa.string()), ("version", pa.string())])
+_KNOWN = pa.schema([("part", pa.string()), ("uri", pa.string()), ("version", pa.string())])
 
 
-class Changes:
-    """A listing on disk, and its comparison with existing parts; see `compared`."""
+class ListingComparison:
+    """A listing on disk, and its comparison with existing parts; see `compare_listing`."""
 
     def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
         self._database = database
@@ -38,25 +38,28 @@ class Changes:
         StorageError as `label_set.files` does.
         """
         self._parts = {part.uri: part for part in parts}
-        _load(self._database, "done", _DONE, _done(parts, retry_failed))
+        _load(self._database, "known", _KNOWN, _known(parts, retry_failed))
 
     def to_do(self) -> Iterator[dict[str, Any]]:
-        """Yield manifest rows, by URI, of recordings not done or done in another version."""
+        """Yield rows of the shard list, sorted by URI, of recordings to label.
+
+        These are not done, or done in another version.
+        """
         yield from self._rows(
-            "SELECT now.* FROM now ANTI JOIN done USING (uri, version) ORDER BY uri"
+            "SELECT listed.* FROM listed ANTI JOIN known USING (uri, version) ORDER BY uri"
         )
 
     def stale(self) -> Iterator[tuple[LabelPart, set[str]]]:
         """Yield parts, each with the URIs of the recordings to remove from it.
 
         A recording is removed if the bucket no longer has it in this version, if it failed and is
-        retried, or if several parts have it: only the first part, by URI, keeps it.
+        retried, or if several parts have it: only the first part, sorted by URI, keeps it.
         """
         for row in self._rows(
             "SELECT part, list(uri) AS uris FROM ("
-            "  SELECT part, uri FROM done ANTI JOIN now USING (uri, version)"
+            "  SELECT part, uri FROM known ANTI JOIN listed USING (uri, version)"
             "  UNION ALL"
-            "  SELECT part, uri FROM done"
+            "  SELECT part, uri FROM known"
             "    QUALIFY row_number() OVER (PARTITION BY uri, version ORDER BY part) > 1"
             ") GROUP BY part ORDER BY part"
         ):
@@ -68,18 +71,21 @@ class Changes:
 
 
 @contextmanager
-def compared(rows: Iterable[dict[str, Any]]) -> Iterator[Changes]:
-    """Yield the `Changes` of a listing, given as manifest rows. Raises StorageError."""
+def compare_listing(rows: Iterable[dict[str, Any]]) -> Iterator[ListingComparison]:
+    """Yield the `ListingComparison` of a listing, given as rows of the shard list.
+
+    Raises StorageError.
+    """
     with (
         Scratch() as folder,
         duckdb.connect(os.path.join(folder, "changes.duckdb")) as database,
     ):
         database.execute(f"SET memory_limit = '{_MEMORY}'")
-        _load(database, "now", SHARD_LIST_SCHEMA, rows)
-        yield Changes(database)
+        _load(database, "listed", SHARD_LIST_SCHEMA, rows)
+        yield ListingComparison(database)
 
 
-def _done(parts: list[LabelPart], retry_failed: bool) -> Iterator[dict[str, Any]]:
+def _known(parts: list[LabelPart], retry_failed: bool) -> Iterator[dict[str, Any]]:
     for part, file in label_set.files(parts):
         for uri, version, failed in outcomes(part, file):
             # A NULL version never matches in SQL, so a failed recording is retried and removed.

@@ -146,7 +146,7 @@ def part_name(listing_id: str, shard: int) -> str:
 
 
 def manifest_name(listing_id: str) -> str:
-    """Return the path, below the labels, of the manifest of a listing."""
+    """Return the path, below the labels, of the shard list of a listing."""
     return f"manifest-{listing_id}.parquet"
 
 

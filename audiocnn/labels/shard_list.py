@@ -1,4 +1,4 @@
-"""The manifest of a bulk job: the recordings to label, found when the bucket was listed.
+"""The shard list of a bulk job: the recordings to label, found when the bucket was listed.
 
 It is one Parquet file with one row group per shard. It is written while the bucket is listed and
 read one shard at a time, so a bucket may have more objects than fit into memory.
@@ -23,7 +23,7 @@ from audiocnn.storage.listing import StoredFile, stored_file
 SHARD_LIST_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size", pa.int64()), ("version", pa.string()), ("wrong", pa.string())]
 )
-"""Columns of the manifest; `wrong` is the reason why a recording cannot be read, or null."""
+"""Columns of the shard list; `wrong` is the reason why a recording cannot be read, or null."""
 
 _RECORDINGS, _BYTES = (32, 4_096), (32 << 20, 1 << 30)
 """Limits of a shard, (of the first shards, of any shard): recordings, and their bytes."""
@@ -64,14 +64,14 @@ class ListingCounts:
 
 
 def row_of(file: StoredFile) -> dict[str, Any]:
-    """Return a file's row of the manifest."""
+    """Return a file's row of the shard list."""
     uri = storage.printable(file.uri)
     wrong = None if uri == file.uri else "path: its name is not UTF-8"
     return {"uri": uri, "size": file.size, "version": file.version, "wrong": wrong}
 
 
 def write_manifest(uri: str, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows to a manifest as they come; return the number of shards.
+    """Write rows to a shard list as they come; return the number of shards.
 
     The first shards are small, so that a small bucket is spread evenly over the workers. Later
     ones grow with the rows written before, so that a large bucket has few shards. One shard is in
@@ -116,7 +116,7 @@ class Entry:
 
 
 def read_shard(uri: str, index: int) -> list[Entry]:
-    """Read one shard of a manifest, by one request. Raises StorageError, FormatError."""
+    """Read one shard of a shard list, by one request. Raises StorageError, FormatError."""
     stored, metadata = _known(uri)
     with parquet.opened(uri, _opened(stored), "a manifest", metadata=metadata, mend=_MEND) as file:
         table = file.read_row_group(index)
@@ -137,7 +137,7 @@ def shard_sizes(uri: str) -> list[int]:
 
 @lru_cache(maxsize=2)
 def _known(uri: str) -> tuple[StoredFile, pq.FileMetaData]:
-    """Return a manifest's file and its footer; both are cached, because both take requests."""
+    """Return a shard list's file and its footer; both are cached, because both take requests."""
     stored = stored_file(uri)
     with parquet.opened(uri, _opened(stored), "a manifest", mend=_MEND) as file:
         return stored, file.metadata

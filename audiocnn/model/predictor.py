@@ -97,7 +97,7 @@ class Predictor:
         """
         starts = range(0, len(samples), _WINDOWS_AT_ONCE)
         groups = [self._log_mels(samples[at : at + _WINDOWS_AT_ONCE]) for at in starts]
-        # torch converts to float16 20 times as fast as NumPy.
+        # torch converts to float16 faster than NumPy.
         return np.concatenate([group.half().cpu().numpy() for group in groups])
 
     def _log_mels(self, samples: list[Samples]) -> torch.Tensor:
@@ -109,9 +109,9 @@ class Predictor:
     def scores(self, logmel: np.ndarray) -> np.ndarray:
         """Convert [windows, n_mels, n_frames] decibels to [windows, n_classes] scores with sum 1.
 
-        All scores of a window are 0 if all of it is at the floor of the front end, such as
-        digital silence. Then the window is unknown, has no weight in a recording's mean, and is
-        not picked for an explanation.
+        If a whole window is at the floor of the front end, as digital silence is, all its scores
+        are 0. Then it is unknown, has no weight in a recording's mean, and is not picked for an
+        explanation.
         """
         return self.scores_and_embeddings(logmel)[0]
 
@@ -121,10 +121,10 @@ class Predictor:
         temperature = self.bundle.calibration.temperature
         floor = float(np.float16(self.bundle.feature.floor_db))  # features are stored as float16
         scores, embeddings = [], []
-        for part in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE):
-            part = part.to(self.device).float()
-            embedding = self.model.embed(part)
-            heard = part.amax((1, 2)) > floor
+        for group in torch.split(torch.from_numpy(logmel), _WINDOWS_AT_ONCE):
+            group = group.to(self.device).float()
+            embedding = self.model.embed(group)
+            heard = group.amax((1, 2)) > floor
             found = torch.softmax(self.model.classify(embedding) / temperature, dim=1)
             scores.append((found * heard[:, None]).cpu())
             embeddings.append(embedding.cpu())
@@ -148,16 +148,18 @@ class Predictor:
         else:
             source = open_recording(Recording(uri=os.fspath(recording)), limits.max_bytes)
         with closing_source(source):
-            parts = list(self.decode(source, limits))
-        scores = self.predict_windows([part.samples for part in parts])
-        return self.encode(parts, scores, top_k)
+            windows = list(self.decode(source, limits))
+        scores = self.predict_windows([window.samples for window in windows])
+        return self.encode(windows, scores, top_k)
 
-    def encode(self, parts: list[Window], scores: np.ndarray, top_k: int = 3) -> Prediction:
+    def encode(self, windows: list[Window], scores: np.ndarray, top_k: int = 3) -> Prediction:
         """Return the recording's prediction from its windows and scores [windows, n_classes]."""
-        return encode(self.bundle, parts, scores, top_k)
+        return prediction_of(self.bundle, windows, scores, top_k)
 
 
-def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) -> Prediction:
+def prediction_of(
+    bundle: Bundle, windows: list[Window], scores: np.ndarray, top_k: int
+) -> Prediction:
     """Return the recording's prediction from its windows and scores [windows, n_classes].
 
     Raises AudioError with reason `scores` if a score is NaN or infinite.
@@ -167,15 +169,15 @@ def encode(bundle: Bundle, parts: list[Window], scores: np.ndarray, top_k: int) 
     known = bundle.calibration.known
     answers = tuple(
         WindowPrediction(
-            start_s=part.start_s,
-            end_s=part.start_s + part.duration_s,
+            start_s=window.start_s,
+            end_s=window.start_s + window.duration_s,
             top_k=_top_k(bundle, row, top_k),
             known=bool(row_known),
         )
-        for part, row, row_known in zip(parts, scores, known(scores), strict=True)
+        for window, row, row_known in zip(windows, scores, known(scores), strict=True)
     )
-    durations = np.array([part.duration_s for part in parts])
-    _, whole = clip_scores([""] * len(parts), durations, scores)
+    durations = np.array([window.duration_s for window in windows])
+    _, whole = clip_scores([""] * len(windows), durations, scores)
     return Prediction(
         start_s=0.0,
         end_s=answers[-1].end_s,

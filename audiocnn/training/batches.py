@@ -63,11 +63,11 @@ class MemoryBatches:
 
 
 class StreamedBatches:
-    """Windows read part by part, with the next part read ahead; memory holds a few parts.
+    """Windows read part by part, with the next part read ahead.
 
-    Each rank reads its own parts, in another order in each epoch, and shuffles over two parts at a
-    time. Every rank stops after the same number of batches, which the rank with the fewest windows
-    can fill.
+    Memory holds three parts, or more if a batch has more windows than a part. Each rank reads its
+    own parts, in another order in each epoch, and shuffles over two parts at a time. Every rank
+    stops after the same number of batches, which the rank with the fewest windows can fill.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class _ReadAhead:
 
     def __getitem__(self, place: int) -> tuple[FeatureRows, np.ndarray]:
         while place not in self.held:
-            read, part = self.pending.pop()
-            rows = part.result()
+            read, future = self.pending.pop()
+            rows = future.result()
             self._submit()
             self.held[read] = rows, self.features.label_indices(rows.labels)
         return self.held[place]
@@ -157,16 +157,17 @@ class _ReadAhead:
             del self.held[place]
 
     def _submit(self) -> None:
-        for place, name in self.wanted:
-            part = self.reader.submit(self.features.load_part, name, self.folds)
-            self.pending.append((place, part))
-            return
+        following = next(self.wanted, None)
+        if following is not None:
+            place, name = following
+            future = self.reader.submit(self.features.load_part, name, self.folds)
+            self.pending.append((place, future))
 
 
 def fewest_batches(features: FeatureSet, folds: list[int], config: TrainConfig, world: int) -> int:
     """Return the number of streamed batches per epoch; 0 means too few windows to train.
 
-    The rank with the fewest windows for its share of a batch limits it.
+    An epoch ends when the first rank has too few windows left for its share of a batch.
     """
     return _fewest(deal_parts(features.part_rows(folds), world), config.batch_size)
 

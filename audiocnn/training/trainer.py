@@ -78,8 +78,8 @@ class Trainer:
         self.forward = torch.compile(self.wrapped) if config.compile else self.wrapped
 
     @property
-    def best(self) -> Backbone:
-        """The model that the run evaluates and saves: the moving average, or the trained model."""
+    def average(self) -> Backbone:
+        """The moving average of the model, which is evaluated; without one, the trained model."""
         return self.model if self.ema is None else self.ema.model
 
     def train_epoch(
@@ -87,7 +87,8 @@ class Trainer:
     ) -> float:
         """Train on every batch of this rank; return the mean loss over all steps and ranks.
 
-        The first `first` steps are done already; `losses` is the sum of their losses. Raises
+        The first `first` steps are done already, and `losses` is the sum of their losses. A resumed
+        run passes rank 0's sum on every rank: it stands for those of all ranks. Raises
         TrainingError if the loss is not finite. Nothing in the loop waits for the device.
         """
         self.wrapped.train()
@@ -124,40 +125,40 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterator[Batch]) -> Evaluation:
-        """Return the loss and confusion of `best` over the batches of all ranks together."""
-        self.best.eval()
-        _same_buffers(self.best)
+        """Return the loss and confusion of `average` over the batches of all ranks together."""
+        self.average.eval()
+        _same_buffers(self.average)
         classes = self.model.n_classes
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         confusion = torch.zeros(classes * classes, dtype=torch.int64, device=self.device)
         for logmel, labels in batches:
             labels = labels.to(self.device)
-            logits = self.best(logmel.to(self.device))
+            logits = self.average(logmel.to(self.device))
             loss += functional.cross_entropy(logits, labels, reduction="sum")
             cells = labels * classes + logits.argmax(1)
             confusion += torch.bincount(cells, minlength=classes * classes)
         counts = _over_ranks(confusion).reshape(classes, classes).cpu().numpy()
         return Evaluation(loss=float(_over_ranks(loss)) / max(1, counts.sum()), confusion=counts)
 
-    def kept(self, weights: dict[str, torch.Tensor] | None = None) -> Backbone:
-        """Return `best` for evaluation, the same on every rank, with `weights` or the last ones."""
+    def saved_model(self, weights: dict[str, torch.Tensor] | None = None) -> Backbone:
+        """Return `average` for evaluation, equal on every rank, with `weights` or its last ones."""
         if weights is not None:
-            self.best.load_state_dict(weights)
-        _same_buffers(self.best)
-        return self.best.eval()
+            self.average.load_state_dict(weights)
+        _same_buffers(self.average)
+        return self.average.eval()
 
     @torch.inference_mode()
     def fit(self) -> dict[str, float]:
         """Return the accuracy on the last training batches of this rank, 0 to 1, of two models.
 
         `training` is the trained model with the last weights, normalised by the statistics of each
-        batch, without augmentation and dropout. `kept` is `best` in evaluation mode.
+        batch, without augmentation and dropout. `kept` is `average` in evaluation mode.
         """
         last = copy.deepcopy(self.model).train()
         for module in last.modules():
             if isinstance(module, nn.Dropout):
                 module.eval()
-        models = {"training": last, "kept": self.best.eval()}
+        models = {"training": last, "kept": self.average.eval()}
         right, windows = dict.fromkeys(models, 0), 0
         first = max(0, self.batches.steps - _BATCHES_TRIED)
         for logmel, labels in self.batches.epoch(self.config.epochs - 1, first):

@@ -20,11 +20,13 @@ from pipelines.runtime import errors, session, terminal
 
 _MEND = "give each model a larger share of a GPU (--gpus-per-model), or lower --models"
 _LOADING_S = 60.0
-"""Seconds to wait for the first model before each message that no model has a GPU yet."""
+"""Seconds to wait for the first model before each message that no model is loaded yet."""
 _TOGETHER_S = 5.0
 """Seconds to wait for more models after the first one, since they load at the same time."""
-_LOOK_S, _AGAIN_S = 1.0, 0.2
-"""Seconds of one wait for a model if none is available, and of the pause after one was lost."""
+_POLL_S = 1.0
+"""Seconds of one wait for a model if none is available."""
+_RETRY_S = 0.2
+"""Seconds of the pause after a model was lost while none is available."""
 
 
 class GpuModel:
@@ -68,25 +70,26 @@ def gpu_models(options: Label, fingerprint: str, cluster: session.Cluster) -> li
     if not options.gpu:
         return []
     share, count = options.gpus_per_model, how_many(options, cluster)
-    # Ray must not retry a call: the retry would wait until the lost model has a GPU again.
+    # Ray must not retry the call of a lost model: the retry would wait until it has a GPU again.
     remote: Any = ray.remote(num_cpus=0, num_gpus=share, max_restarts=-1)
     kind = remote(GpuModel)
     options = replace(options, bundle=storage.absolute(options.bundle))
     models = [kind.remote(options, fingerprint, storage.configured()) for _ in range(count)]
-    reachable, there = ModelPool(models), 0
+    reachable, available = ModelPool(models), 0
     with errors.user_errors():
-        while not (there := reachable.arrived(_LOADING_S)):
-            terminal.say("waiting for a GPU: no model has one yet")
-    if there < count:
-        terminal.say(f"{there} of {count} models have a GPU; the others join when they get one")
+        while not (available := reachable.wait_until_loaded(_LOADING_S)):
+            terminal.say("waiting: no model is loaded on a GPU yet")
+    if available < count:
+        terminal.say(f"{available} of {count} models are loaded; the others join when they are")
     return models
 
 
 def how_many(options: Label, cluster: session.Cluster) -> int:
     """Return the number of models to start.
 
-    It is `options.models`, or as many as fit on the GPUs that the cluster has now, at least 1.
-    Raises ConfigError if the cluster can never have room for them.
+    It is `options.models`. If that is None, it is the number of models that fit on the GPUs that
+    the cluster has now, or 1 if none fits. Raises ConfigError if the cluster can never have room
+    for them.
     """
     share = options.gpus_per_model
     count = options.models or max(1, machine.copies(cluster.gpus, share))
@@ -108,9 +111,9 @@ class ModelPool:
 
     def __init__(self, models: list[Any]) -> None:
         self._lock = threading.Lock()
-        self._there: list[Any] = []
-        self._gone: RayActorError | None = None
-        self._awaited = {model.ready.remote(): model for model in models}
+        self._available: list[Any] = []
+        self._fatal_error: RayActorError | None = None
+        self._loading = {model.ready.remote(): model for model in models}
 
     def score(self, logmel: np.ndarray) -> Scores:
         """Score windows [windows, n_mels, n_frames] by any model; wait while none is available.
@@ -118,62 +121,63 @@ class ModelPool:
         Raises RayActorError if there will be none any more, and the errors of a model.
         """
         while True:
-            model = self._any()
+            model = self._pick()
             try:
                 return cast(Scores, ray.get(model.score.remote(logmel)))
             except (RayActorError, ObjectLostError):  # a result may be lost with its node
-                self._lose(model)
+                self._mark_lost(model)
 
-    def arrived(self, within_s: float) -> int:
+    def wait_until_loaded(self, within_s: float) -> int:
         """Wait for models to load; return the number of available ones.
 
         The first one may take `within_s` seconds, the others a few more. Raises as `score` does.
         """
         deadline = time.monotonic() + within_s
         with self._lock:
-            while (now := time.monotonic()) < deadline and (self._awaited or not self._there):
-                before = len(self._there)
-                self._look(_LOOK_S)
-                if self._there and not before:
+            while (now := time.monotonic()) < deadline and (self._loading or not self._available):
+                before = len(self._available)
+                self._collect_loaded(_POLL_S)
+                if self._available and not before:
                     deadline = now + _TOGETHER_S
-            return len(self._there)
+            return len(self._available)
 
-    def _any(self) -> Any:
+    def _pick(self) -> Any:
         with self._lock:
             while True:
-                self._look(0 if self._there else _LOOK_S)
-                if self._there:
-                    return random.choice(self._there)  # noqa: S311
+                self._collect_loaded(0 if self._available else _POLL_S)
+                if self._available:
+                    return random.choice(self._available)  # noqa: S311
 
-    def _look(self, within_s: float) -> None:
-        """Wait up to `within_s` seconds for awaited models; make the loaded ones available."""
-        if not self._awaited and not self._there and self._gone is not None:
-            raise self._gone
-        most = 1 if within_s else len(self._awaited)
+    def _collect_loaded(self, within_s: float) -> None:
+        """Wait up to `within_s` seconds for loading models; make the loaded ones available."""
+        if not self._loading and not self._available and self._fatal_error is not None:
+            raise self._fatal_error
+        most = 1 if within_s else len(self._loading)
         answers: list[Any] = []
-        if self._awaited:
-            answers, _ = ray.wait(list(self._awaited), num_returns=most, timeout=within_s)
+        if self._loading:
+            answers, _ = ray.wait(list(self._loading), num_returns=most, timeout=within_s)
         for answer in answers:
-            model = self._awaited.pop(answer)
+            model = self._loading.pop(answer)
             try:
                 ray.get(answer)
-                self._there.append(model)
+                self._available.append(model)
             except RayActorError as error:
-                # Ray restarts the model, although for a drained node it reports a permanent death.
+                # Ray restarts the model in both cases. For a drained node (`preempted`), its error
+                # says that the model is lost for good, which is wrong.
                 if isinstance(error, ActorUnavailableError) or error.preempted:
-                    time.sleep(0 if self._there else _AGAIN_S)
+                    time.sleep(0 if self._available else _RETRY_S)
                     self._await(model)
                 else:
-                    self._gone = error
+                    self._fatal_error = error
             except RayTaskError:  # the model could not be loaded
                 self._await(model)
                 raise
 
-    def _lose(self, model: Any) -> None:
+    def _mark_lost(self, model: Any) -> None:
         with self._lock:
-            if model in self._there:  # another thread may have removed it
-                self._there.remove(model)
+            if model in self._available:  # another thread may have removed it
+                self._available.remove(model)
                 self._await(model)
 
     def _await(self, model: Any) -> None:
-        self._awaited[model.ready.remote()] = model
+        self._loading[model.ready.remote()] = model

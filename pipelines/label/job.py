@@ -1,8 +1,8 @@
 """`audiocnn label`: a bucket of recordings and a bundle -> labels in Parquet.
 
-The bucket is listed once into a manifest of shards. Each shard becomes one part, which is written
+The bucket is listed once into a list of shards. Each shard becomes one part, which is written
 completely or not at all, so the parts show which shards are done. A stopped run continues with its
-manifest. A run after a finished one lists again, and labels new and changed recordings.
+shard list. A run after a finished one lists again, and labels new and changed recordings.
 """
 
 import time
@@ -20,7 +20,7 @@ from audiocnn.audio.decode import AUDIO_SUFFIXES
 from audiocnn.config import FeatureConfig, to_json
 from audiocnn.errors import ConfigError, LedgerError, StorageError
 from audiocnn.labels import label_set
-from audiocnn.labels.diff import compared
+from audiocnn.labels.diff import compare_listing
 from audiocnn.labels.events import merged
 from audiocnn.labels.export.run import clear_exports, export
 from audiocnn.labels.label_set import NOTE, SUMMARY, LabelPart
@@ -65,7 +65,7 @@ class _Run:
 
     @property
     def manifest(self) -> str:
-        """URI of the manifest."""
+        """URI of the shard list."""
         return storage.join(self.to, label_set.manifest_name(self.listed["id"]))
 
     def parts(self) -> list[LabelPart]:
@@ -132,7 +132,7 @@ def _begin(options: Label, bundle: Bundle) -> _Run:
 
 
 def _is_unfinished(run: _Run) -> bool:
-    """Return whether there is a manifest with shards that may be left to do."""
+    """Return whether there is a shard list with shards that may be left to do."""
     if run.note["listing"] is None or storage.exists(storage.join(run.to, SUMMARY)):
         return False
     # Failed recordings are in parts of this listing: only a new listing can retry them.
@@ -147,33 +147,32 @@ def _remember_formats(run: _Run) -> None:
 
 
 def _list(run: _Run) -> _Run:
-    """List the bucket and write a manifest of the recordings to label; return the run with it.
+    """List the bucket and write a shard list of the recordings to label; return the run with it.
 
     Raises StorageError, also if there are no recordings.
     """
     terminal.step(f"list {terminal.short(run.options.bucket)}")
     name, census = uuid.uuid4().hex[:8], ListingCounts()
-    # Old manifests that the last run did not remove, because it was stopped before its end.
-    carried = [
-        old
-        for old in run.note.get("replaced", [])
-        if storage.exists(storage.join(run.to, label_set.manifest_name(old)))
-    ]
+    # Old shard lists that the last run did not remove, because it was stopped before its end.
+    carried = run.note.get("replaced", [])
+    if storage.exists(storage.join(run.to, SUMMARY)):  # it was stopped at the very end, if at all
+        names = {old: storage.join(run.to, label_set.manifest_name(old)) for old in carried}
+        carried = [old for old, uri in names.items() if storage.exists(uri)]
     manifest = storage.join(run.to, label_set.manifest_name(name))
     files = label_set.iter_bucket(run.options.bucket, run.options.to)
     with terminal.bar(0) as bar:
         rows = map(row_of, census.of_recordings(terminal.counted(files, bar, "files")))
         before: list[LabelPart] = []
         if run.note["listings"]:
-            with compared(rows) as changes:
+            with compare_listing(rows) as comparison:
                 _require_recordings(run, census)
                 run = _begin_listing(run, name)
                 # From here on, no worker of another run starts to add a part to these.
                 before = run.parts()
-                changes.against(before, retry_failed=run.options.retry_failed)
-                for part, uris in changes.stale():
+                comparison.against(before, retry_failed=run.options.retry_failed)
+                for part, uris in comparison.stale():
                     without(part.uri, uris, version=part.version)
-                shards = write_manifest(manifest, changes.to_do())
+                shards = write_manifest(manifest, comparison.to_do())
             compared_with = {part.uri for part in before}
             for late in run.parts():  # added since the comparison: done again instead
                 if late.uri not in compared_with:
@@ -280,7 +279,7 @@ def _summary(
     recordings = run.listed["recordings"]
     if total.labelled + failed != recordings:
         _require_current(run)
-        # Without the manifest, the same command lists again and compares the parts with the bucket.
+        # Without its shard list, the same command compares all parts with a new listing.
         storage.remove(run.manifest)
         raise LedgerError(
             f"{recordings} recordings listed, but {total.labelled} labelled and {failed} failed: "
@@ -334,7 +333,7 @@ def _require_current(run: _Run) -> None:
 
 
 def _remove_strays(run: _Run, parts: list[LabelPart]) -> None:
-    """Delete temporary files of killed workers, old manifests, and parts of runs that lost.
+    """Delete temporary files of killed workers, old shard lists, and parts of runs that lost.
 
     Files among the parts that no run wrote stay, with a warning.
     """

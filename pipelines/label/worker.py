@@ -44,7 +44,7 @@ class Work:
 
 
 class LabelWorker:
-    """Shards of the manifest -> parts of labels; several shards at once, each in its own thread."""
+    """Shards -> parts of labels; several shards at once, each in its own thread."""
 
     def __init__(self, work: Work, models: list[Any]) -> None:
         torch.set_num_threads(1)

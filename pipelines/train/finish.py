@@ -35,7 +35,7 @@ def write_bundle(
         "fit": trainer.fit(),
     }
     bundle = Bundle(
-        model=trainer.best,
+        model=trainer.average,
         feature=features.config,
         classes=features.classes,
         metrics=made,

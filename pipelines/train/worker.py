@@ -29,7 +29,7 @@ _MEND = (
     "lower --batch-size, keep the features out of the GPU's memory with --data stream, or share "
     "each batch among more --workers"
 )
-Kept = dict[str, Any]
+BestEpoch = dict[str, Any]
 """The best epoch on the validation fold: epoch, accuracy, loss, confusion and weights."""
 
 
@@ -51,32 +51,33 @@ def _train(job: TrainPlan, channel: Channel) -> None:
     at = _restore(job, trainer)
     held_out = _held_out(job, rank, world)
     validation = held_out.get(job.options.validation_fold)
-    scribe = _RankZeroLog(job, trainer, at, channel, world) if rank == 0 else None
+    rank_zero = _RankZero(job, trainer, at, channel, world) if rank == 0 else None
     for epoch in range(at.epoch, job.options.training.epochs):
-        on_step = scribe.begin(epoch) if scribe else None
+        on_step = rank_zero.begin(epoch) if rank_zero else None
         loss = trainer.train_epoch(epoch, on_step, first=at.step, losses=at.losses)
         row: dict[str, Any] = {"epoch": epoch + 1, "loss": loss}
         kept = _validated(trainer, validation, row, at.kept) if validation else None
         at = Position(epoch=epoch + 1, kept=kept)
-        if scribe:
-            scribe.end(row, at)
-    model = trainer.kept(at.kept and at.kept["weights"])
+        if rank_zero:
+            rank_zero.end(row, at)
+    model = trainer.saved_model(at.kept and at.kept["weights"])
     found = _predictions(job, model, held_out, trainer.device)
-    if scribe:
-        scribe.finish(at.kept, found)
+    if rank_zero:
+        rank_zero.finish(at.kept, found)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
     """Position in a run: epochs done, steps done in the next epoch, and the best epoch so far.
 
-    `losses` is the sum of rank 0's losses over these steps.
+    `losses` is the sum of rank 0's losses over these steps. After a resume, it stands for the
+    losses of every rank in these steps.
     """
 
     epoch: int = 0
     step: int = 0
     losses: float = 0.0
-    kept: Kept | None = None
+    kept: BestEpoch | None = None
 
 
 def _trainer(job: TrainPlan, rank: int, world: int) -> Trainer:
@@ -108,12 +109,12 @@ def parallel(model: Backbone) -> DistributedDataParallel:
 
     DDP rearranges its gradient buckets after its first backward pass. With three ranks or more, the
     rounding of a gradient's sum depends on its place in a bucket. So the first backward pass is
-    done here, on silence, and its gradients are discarded.
+    done here, on zeros, and its gradients are discarded.
     """
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.eval()
-    silence = torch.zeros(1, len(model.mean), 64, device=model.mean.device)
-    wrapped(silence).sum().backward()
+    zeros = torch.zeros(1, len(model.mean), 64, device=model.mean.device)
+    wrapped(zeros).sum().backward()
     wrapped.zero_grad(set_to_none=True)
     return wrapped
 
@@ -140,8 +141,8 @@ def _held_out(job: TrainPlan, rank: int, world: int) -> dict[int | None, HeldOut
 
 
 def _validated(
-    trainer: Trainer, fold: HeldOut, row: dict[str, Any], kept: Kept | None
-) -> Kept | None:
+    trainer: Trainer, fold: HeldOut, row: dict[str, Any], kept: BestEpoch | None
+) -> BestEpoch | None:
     """Evaluate the validation fold, add its figures to `row`; return the best epoch so far."""
     found = trainer.evaluate(fold.batches())
     row |= {"validation_loss": found.loss, "accuracy": found.accuracy}
@@ -152,7 +153,7 @@ def _validated(
         "accuracy": found.accuracy,
         "loss": found.loss,
         "confusion": found.confusion.tolist(),
-        "weights": {name: value.clone() for name, value in trainer.best.state_dict().items()},
+        "weights": {name: value.clone() for name, value in trainer.average.state_dict().items()},
     }
 
 
@@ -169,7 +170,7 @@ def _predictions(
     return {found.fold: found for found in merged}
 
 
-class _RankZeroLog:
+class _RankZero:
     """Output of rank 0: progress, TensorBoard logs, checkpoints and the bundle.
 
     Checkpoints are written, and logs uploaded, in the background of the training.
@@ -182,26 +183,26 @@ class _RankZeroLog:
 
         self.job, self.trainer, self.at, self.channel = job, trainer, at, channel
         self.log = Log(job.tensorboard, log_suffix(job.fingerprint), at.epoch)
-        self.behind = checkpoint.BackgroundWriter()
-        self.count = job_metrics("train")
-        self.written = self.begun = self.epoch_begun = time.monotonic()
+        self.checkpoint_writer = checkpoint.BackgroundWriter()
+        self.metrics = job_metrics("train")
+        self.last_checkpoint_at = self.started_at = self.epoch_started_at = time.monotonic()
         self.first = at.epoch + at.step / trainer.batches.steps
         self.world = world
-        self.stepped = self.first_stepped = self.begun
+        self.last_step_at = self.first_step_at = self.started_at
         self.waited: float | None = None
         channel.started(at.epoch, world)
 
     def begin(self, epoch: int) -> OnStep:
         """Start an epoch; return the function to call after each of its steps."""
-        self.epoch_begun = time.monotonic()
+        self.epoch_started_at = time.monotonic()
         steps = self.trainer.batches.steps
 
         def on_step(step: int, losses: torch.Tensor) -> None:
             if step == self.at.step + 1:
                 self._first_step(epoch)
             now = time.monotonic()
-            self.count.step("step", now - self.stepped)
-            self.stepped = now
+            self.metrics.step("step", now - self.last_step_at)
+            self.last_step_at = now
             self.channel.step(epoch, step, steps)
             if step < steps and self._due():
                 sum_of_losses = losses.item()
@@ -216,17 +217,19 @@ class _RankZeroLog:
         """Log and report a finished epoch, and write a checkpoint if one is due."""
         now = time.monotonic()
         steps = self.trainer.batches.steps - self.at.step
-        row["windows_per_s"] = steps * self.trainer.config.batch_size / (now - self.epoch_begun)
+        row["windows_per_s"] = (
+            steps * self.trainer.config.batch_size / (now - self.epoch_started_at)
+        )
         if self.waited is not None and steps > 1:
-            pace = (self.stepped - self.first_stepped) / (steps - 1)
+            pace = (self.last_step_at - self.first_step_at) / (steps - 1)
             row["seconds_between_epochs"] = max(0.0, self.waited - pace)
         row["lr"] = self.trainer.schedule.get_last_lr()[0]
-        self.count.windows(steps * self.trainer.config.batch_size)
-        self.count.step("epoch", now - self.epoch_begun)
+        self.metrics.windows(steps * self.trainer.config.batch_size)
+        self.metrics.step("epoch", now - self.epoch_started_at)
         figures = ("epoch", "loss", "validation_loss", "accuracy", "windows_per_s")
-        self.count.now(**{name: row[name] for name in figures if name in row})
+        self.metrics.now(**{name: row[name] for name in figures if name in row})
         self.log.epoch(row)
-        epoch_s = (now - self.begun) / (at.epoch - self.first)
+        epoch_s = (now - self.started_at) / (at.epoch - self.first)
         left_s = epoch_s * (self.trainer.config.epochs - at.epoch)
         self.channel.epoch({**row, "left_s": left_s})
         self.at = at
@@ -238,19 +241,19 @@ class _RankZeroLog:
         if epoch + self.at.step / self.trainer.batches.steps == self.first:
             self.log.workers(self.world, epoch + 1)
         else:
-            self.waited = now - self.stepped
-        self.first_stepped = now
+            self.waited = now - self.last_step_at
+        self.first_step_at = now
 
-    def finish(self, kept: Kept | None, found: dict[int, Predictions]) -> None:
+    def finish(self, kept: BestEpoch | None, found: dict[int, Predictions]) -> None:
         """Wait for the last checkpoint and write the bundle; then no checkpoint is needed."""
         from pipelines.train.finish import write_bundle
 
-        self.behind.wait()
+        self.checkpoint_writer.wait()
         write_bundle(self.job, self.trainer, kept, found, self.log)
 
     def _due(self) -> bool:
-        waited = time.monotonic() - self.written
-        return waited >= self.job.options.checkpoint_s and not self.behind.busy
+        waited = time.monotonic() - self.last_checkpoint_at
+        return waited >= self.job.options.checkpoint_s and not self.checkpoint_writer.busy
 
     def _checkpoint(self, at: Position) -> None:
         state = checkpoint.snapshot(
@@ -265,5 +268,5 @@ class _RankZeroLog:
             checkpoint.write(self.job.checkpoint, state)
             self.log.upload()
 
-        self.behind.start(write)
-        self.written = time.monotonic()
+        self.checkpoint_writer.start(write)
+        self.last_checkpoint_at = time.monotonic()

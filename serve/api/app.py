@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from audiocnn import __version__
 from serve.api import schemas
-from serve.api.gate import NAME_IN_SCOPE, App, Gate
+from serve.api.gate import PROBLEM_KEY, App, Gate
 from serve.api.routes import ROUTES
 from serve.api.routes.common import Context, described
 from serve.engine.label_browser import LabelBrowser
@@ -85,7 +85,7 @@ def make_api(context: Context, *, with_keys: bool) -> FastAPI:
 def _answer_mistakes(api: FastAPI) -> None:
     @api.exception_handler(Problem)
     async def _problem(request: Request, problem: Problem) -> Response:
-        request.scope[NAME_IN_SCOPE] = problem.name
+        request.scope[PROBLEM_KEY] = problem.name
         return problem.response()
 
     @api.exception_handler(RequestValidationError)

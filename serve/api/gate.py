@@ -20,20 +20,20 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NAME_IN_SCOPE = "audiocnn.problem"
+PROBLEM_KEY = "audiocnn.problem"
 """Key in the ASGI scope for the name of a problem that the application answered with."""
-PASSED_ON = b"x-audiocnn-endpoint"
+TOKEN_HEADER = b"x-audiocnn-endpoint"
 """Header with the token that an endpoint's own HAProxy adds to each request it passes on."""
-_OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
+_OPEN_PATHS = ("/healthz", "/readyz", "/docs", "/openapi.json", "/problems", "/_next/", "/samples")
 """Paths open to everyone: they reveal no data. For load balancers, people and the dashboard."""
-_IN_BASE64 = ("/inference",)
+_BASE64_PATHS = ("/inference",)
 _MOST_HELD = 512 << 20
 """Most bytes of all request bodies that one replica holds at once."""
-_DRAINED = 1 << 20
+_MOST_DRAINED_BYTES = 1 << 20
 """Largest body of a refused request that is still read, in bytes. Most clients read no answer
 before they have sent the whole body."""
 _DRAIN_S = 5.0
-_BROKEN = 1011
+_CLOSE_ON_ERROR = 1011
 """Close code of a stream that ends because of an error of this endpoint."""
 _THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _LOG = logging.getLogger("audiocnn.serve")
@@ -66,33 +66,36 @@ class Admission:
 
 
 class Rate:
-    """Token buckets, one per key: `per_s` requests per second, and a burst of twice as many."""
+    """A limit for each key: `per_s` requests per second, and a burst of twice as many."""
 
     def __init__(self, per_s: float) -> None:
         self.per_s = per_s
-        self._buckets: dict[str, tuple[float, float]] = {}
+        self._shares: dict[str, tuple[float, float]] = {}
+        """By key: the requests that it may send at once, and when that number was true."""
 
     def take(self, key: str) -> None:
         """Count one request. Raises Problem `rate` if it is one too many."""
         if self.per_s == 0:
             return
         now, burst = monotonic(), max(1.0, 2 * self.per_s)
-        tokens, since = self._buckets.get(key, (burst, now))
-        tokens = min(burst, tokens + (now - since) * self.per_s)
-        if tokens < 1:
-            wait = math.ceil((1 - tokens) / self.per_s)
+        share, since = self._shares.get(key, (burst, now))
+        share = min(burst, share + (now - since) * self.per_s)
+        if share < 1:
+            wait = math.ceil((1 - share) / self.per_s)
             raise Problem(
                 "rate",
                 f"the limit is {self.per_s:g} requests a second",
                 headers={"retry-after": str(wait)},
             )
-        self._buckets[key] = (tokens - 1, now)
+        self._shares[key] = (share - 1, now)
 
 
 class Gate:
     """An ASGI application around another one.
 
-    The inner application gets only admitted requests, each with its complete body.
+    Requests for the paths in `_OPEN_PATHS` are passed on; only the proxy's token is checked. A
+    stream is admitted and then passed on. Every other request is passed on after it was admitted
+    and its whole body has arrived.
     """
 
     def __init__(
@@ -131,19 +134,19 @@ class Gate:
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
             # The gate refused the request, or the application answered it with a problem.
-            if name := exchange.problem or exchange.scope.get(NAME_IN_SCOPE):
+            if name := exchange.problem or exchange.scope.get(PROBLEM_KEY):
                 self.metrics.failure(name)
             route = getattr(exchange.scope.get("route"), "path", "other")
             self.metrics.request(route, exchange.status, monotonic() - began)
 
     async def _pass(self, exchange: "_Exchange") -> None:
         scope = exchange.scope
-        if self._token and not compare_digest(exchange.header(PASSED_ON).encode(), self._token):
+        if self._token and not compare_digest(exchange.header(TOKEN_HEADER).encode(), self._token):
             raise Problem(
                 "misdirected", "the request did not come through this endpoint's own proxy"
             )
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path == "/" or path.startswith(_OPEN):
+        if path == "/" or path.startswith(_OPEN_PATHS):
             await self.app(scope, exchange.receive, exchange.send)
             return
         _check_origin(exchange, self.options, has_keys=bool(self.keys))
@@ -184,7 +187,8 @@ class Gate:
         key = given.strip() if scheme.lower() == "bearer" else exchange.header(b"x-api-key")
         found = known(key, self.keys)
         if found is None:
-            detail = "this key is not known" if key else "a key is needed"
+            needed = "a key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+            detail = "this key is not known" if key else needed
             raise Problem("key", detail, headers={"www-authenticate": "Bearer"})
         return found
 
@@ -197,7 +201,7 @@ class Gate:
         if encoding not in ("", "identity"):
             raise Problem("not-audio", f"a body with Content-Encoding {encoding} is not accepted")
         most = self.options.limits.max_bytes
-        if path.startswith(_IN_BASE64):
+        if path.startswith(_BASE64_PATHS):
             most = most * 4 // 3
         most += 64 << 10  # room for the parts of a form around its file
         declared = exchange.header(b"content-length")
@@ -236,12 +240,13 @@ def _check_origin(exchange: "_Exchange", options: Serve, *, has_keys: bool) -> N
         if name not in (*_THIS_MACHINE, options.host):
             raise Problem("origin", f"host {host!r} is not a name of this machine")
     origin = exchange.header(b"origin")
-    # A page of another site can open a WebSocket or send a POST without a CORS preflight. With
-    # keys it cannot post: the header of a key needs a preflight.
-    changes = exchange.scope["type"] == "websocket" or (
+    # A page of another site can open a WebSocket, or send a POST, without asking this endpoint
+    # first (CORS preflight). If there are keys, it must ask before a POST, because of the key's
+    # header.
+    may_act = exchange.scope["type"] == "websocket" or (
         not has_keys and exchange.scope["method"] not in ("GET", "OPTIONS")
     )
-    if changes and origin:
+    if may_act and origin:
         scheme, _, name = origin.partition("://")
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         if name not in (host, host.removesuffix(port)) and origin not in options.cors:
@@ -312,7 +317,7 @@ class _Exchange:
         if self.status:
             if self.status == 101:
                 with suppress(RuntimeError):  # the stream is closed already
-                    await self._send({"type": "websocket.close", "code": _BROKEN})
+                    await self._send({"type": "websocket.close", "code": _CLOSE_ON_ERROR})
             return
         if "connection" not in problem.headers and not await self._drained():
             problem.headers["connection"] = "close"
@@ -321,7 +326,7 @@ class _Exchange:
     async def _drained(self) -> bool:
         """Read the rest of a small body. Return whether the whole body has been read."""
         declared = self.header(b"content-length")
-        if not declared.isdigit() or int(declared) > _DRAINED:
+        if not declared.isdigit() or int(declared) > _MOST_DRAINED_BYTES:
             return self._whole
         with suppress(TimeoutError, Problem):
             async with asyncio.timeout(_DRAIN_S):

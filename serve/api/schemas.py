@@ -74,7 +74,7 @@ class PredictOptions(BaseModel):
             raise ValueError("sound: needs a class in explain")
         return self
 
-    def asked(self) -> PredictRequest:
+    def to_request(self) -> PredictRequest:
         """Return the options for the service."""
         values: dict[str, Any] = self.model_dump(exclude={"beside"})
         first, end = self.channels.split(":")

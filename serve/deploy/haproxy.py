@@ -1,9 +1,10 @@
-"""HAProxy in front of the replicas: three times as fast as Ray's proxy in Python, and as private.
+"""HAProxy in front of the replicas: faster than Ray's proxy in Python.
 
-Ray starts HAProxy, with settings from the environment that must be set before Ray starts. The
-replicas listen on loopback. So does Ray's own proxy, which HAProxy asks while there is no replica.
-Only HAProxy listens at the endpoint's address. It adds a token to each request that it passes on:
-a port may belong to another endpoint of this machine, which then refuses the request.
+Ray starts HAProxy. Its settings are environment variables, which must be set before Ray starts.
+Nothing else listens at the endpoint's address. The replicas listen on loopback, and so does Ray's
+own proxy, to which HAProxy sends requests while there is no replica. HAProxy adds a token to each
+request that it passes on. If a port belongs to another endpoint of this machine by then, that
+endpoint sees a wrong token and refuses the request.
 """
 
 import atexit
@@ -21,7 +22,7 @@ from pathlib import Path
 from audiocnn.config import Variable
 from audiocnn.storage.machine import MALLOC
 from audiocnn.storage.scratch import Scratch
-from serve.api.gate import PASSED_ON
+from serve.api.gate import TOKEN_HEADER
 from serve.problems import Problem
 
 LOOPBACK = "127.0.0.1"
@@ -73,17 +74,17 @@ _ANSWERS = {
 }
 """Name and detail of the problem for each status that HAProxy would answer with.
 
-If HAProxy 2.8 cannot read the head of a request (400), or the head comes too slowly (408), it sends
-an answer that is compiled into it: these errors occur before there is a request that settings apply
-to. It only checks whether the error file is empty; if so, it closes the connection without an
-answer. HAProxy sends the file since version 3.3 (its commit d252ec2be, "Use configured error files
-if possible for early H1 errors", and the releases that this commit was backported to).
+HAProxy 2.8 does not send the files for 400 and 408 if it cannot read the head of a request, or if
+the head comes too slowly. It sends an answer that is compiled into it, or closes the connection
+without an answer if the file is empty. HAProxy 3.3 sends the files (commit d252ec2be, "Use
+configured error files if possible for early H1 errors"), and so do the releases to which this
+commit was backported.
 """
 _AGAIN = (502, 503, 504)
 
 
 def prepare(address: str) -> None:
-    """Set the environment for a cluster that starts next and has its HAProxy listen at an address.
+    """Set the environment so that the cluster that starts next has HAProxy listen at an address.
 
     HAProxy's files are in a temporary folder. The folder and HAProxy end with this process.
     """
@@ -113,7 +114,7 @@ def prepare(address: str) -> None:
     }
     preferred = {
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # Large enough that the routes refuse long requests, because they give the reason.
+        # Large, so that the routes refuse requests with a long head: they give the reason.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
         # Disconnect a client that neither sends nor reads for so long, also during an answer.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
@@ -121,7 +122,7 @@ def prepare(address: str) -> None:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         **MALLOC,  # of the replicas
-        # The default, ten times a second, took a twentieth of a core.
+        # The default is ten times a second, which costs CPU time.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     }
     os.environ.update(preferred | os.environ | ours)
@@ -140,7 +141,7 @@ def install(folder: Path, binary: str, address: str, token: str) -> str:
             loopback=LOOPBACK,
             error_files=files.replace("/", r"\/"),
             address=address,
-            header=PASSED_ON.decode(),
+            header=TOKEN_HEADER.decode(),
             token=token,
         )
     )
@@ -160,7 +161,8 @@ def end(folder: Path) -> None:
     """
     pids = folder / PIDS
     for pid in pids.read_text().split() if pids.exists() else ():
-        # The process has ended, its id is another process's by now, or there is no /proc.
+        # OSError: the process has ended, or there is no /proc. If its id is another process's by
+        # now, the command line does not name the folder.
         with suppress(OSError):
             if os.fsencode(folder) in Path("/proc", pid, "cmdline").read_bytes():
                 os.kill(int(pid), signal.SIGTERM)
@@ -173,7 +175,7 @@ def _problems() -> Iterator[tuple[int, Problem]]:
 
 
 def _answer(problem: Problem) -> bytes:
-    """Return a problem as a whole HTTP response, which HAProxy sends byte by byte."""
+    """Return a problem as a whole HTTP response, which HAProxy sends unchanged."""
     response = problem.response()
     head = [
         f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",

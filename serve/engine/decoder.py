@@ -5,6 +5,7 @@ Their memory is limited, and they are killed when they take too long.
 """
 
 import asyncio
+import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
@@ -14,9 +15,10 @@ import numpy as np
 
 from audiocnn.audio.decode import AudioInfo, AudioLimits, Samples, needs_libsndfile, read
 from audiocnn.audio.sandbox import Died, Sandbox
-from audiocnn.errors import AudioError, StorageError
+from audiocnn.errors import AudioError, InstallationError, StorageError
 from serve.engine.decoder_child import SegmentRequest, Slow
 
+_LOG = logging.getLogger("audiocnn.serve")
 _QUICK_S = 0.25
 """CPU seconds for which a recording may keep others waiting; a minute of FLAC takes less."""
 
@@ -92,7 +94,11 @@ class Lane:
     def _ask(
         self, what: Any, body: bytes | None, timeout_s: float
     ) -> tuple[AudioInfo | None, Samples]:
-        self._child.wait_until_ready()
+        try:
+            self._child.wait_until_ready()
+        except InstallationError as error:
+            _LOG.error(str(error))
+            raise
         deadline = monotonic() + timeout_s
         self._child.send(what, body)
         try:

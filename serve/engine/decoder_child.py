@@ -60,10 +60,10 @@ def main() -> None:
 
 def _answer(connection: Connection) -> tuple[AudioInfo | None, Samples]:
     """Return the answer to the next message. Raises AudioError, StorageError, Slow, EOFError."""
-    asked = connection.recv()
-    if isinstance(asked, SegmentRequest):
-        return None, _cut_out(asked)
-    sample_rate, limits, most_s = asked
+    request = connection.recv()
+    if isinstance(request, SegmentRequest):
+        return None, _cut_out(request)
+    sample_rate, limits, most_s = request
     body = connection.recv_bytes()
     with _within(most_s) as check:
         return read(body, sample_rate, limits, check)
@@ -89,9 +89,9 @@ def _within(most_s: float | None) -> Iterator[Callable[[], None]]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _cut_out(asked: SegmentRequest) -> Samples:
-    storage.configure(asked.storage_options)
-    recording, limits = asked.recording, asked.limits
+def _cut_out(request: SegmentRequest) -> Samples:
+    storage.configure(request.storage_options)
+    recording, limits = request.recording, request.limits
     with closing_source(open_recording(recording, limits.max_bytes)) as source:
-        blocks = decode(source, asked.sample_rate, limits, recording.segment)
+        blocks = decode(source, request.sample_rate, limits, recording.segment)
         return np.concatenate(list(blocks))

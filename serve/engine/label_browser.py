@@ -12,6 +12,7 @@ from audiocnn.errors import (
     AudioCNNError,
     AudioError,
     ConfigError,
+    InstallationError,
     MismatchError,
     StorageError,
     UnreadableError,
@@ -101,8 +102,8 @@ class LabelBrowser:
         except StorageError as error:
             _LOG.error(str(error))
             raise Problem("storage", "see the server's log") from error
-        except AudioError as error:
-            raise Problem.of_audio(error) from error
+        except (AudioError, InstallationError) as error:
+            raise Problem.of_decoder(error) from error
         return wav(samples, sample_rate)
 
     async def manifest(self, corrections: list[tuple[str, float, str]]) -> bytes:

@@ -22,6 +22,7 @@ from serve.engine.metrics import EndpointMetrics
 from serve.options import Maps
 
 _HANGS_S = 60.0
+"""Seconds after which a forward pass counts as hung: then the model no longer answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,8 @@ class InferenceResult:
     logmel: np.ndarray | None = None
     """[n_mels, n_frames] decibels, float16."""
     maps: dict[str, np.ndarray] = field(default_factory=dict)
-    """By layer: the mean over channels [bands, frames]; with maps="channels", some of the layer's
-    channels [n, bands, frames]."""
+    """Maps of each layer, by its name: the mean over its channels, [bands, frames]. With
+    maps="channels": the chosen channels of the chosen layer, [n, bands, frames]."""
     activations: np.ndarray | None = None
     """[channels], the mean of each channel of the layer; only with maps="channels"."""
     cam: np.ndarray | None = None
@@ -77,12 +78,14 @@ class InferenceModel(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the model after all waiting windows are answered. Nothing may be called then."""
+        """Release the model once all waiting windows are answered. Call nothing after this."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
+class _Waiting:
+    """A window that waits for its forward pass."""
+
     samples: Samples
     wanted: Inspect
     answer: "Future[InferenceResult]"
@@ -110,14 +113,16 @@ class BatchingModel:
         self.predictor = Predictor(bundle, device)
         self._batch_size = batch_size
         self._computing_since: float | None = None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
     async def infer(self, samples: Samples, wanted: Inspect) -> InferenceResult:
         """See `InferenceModel.infer`."""
         answer: Future[InferenceResult] = Future()
-        self._jobs.put(_Job(samples=samples, wanted=wanted, answer=answer, since=perf_counter()))
+        self._queue.put(
+            _Waiting(samples=samples, wanted=wanted, answer=answer, since=perf_counter())
+        )
         return await asyncio.wrap_future(answer)
 
     async def check(self) -> None:
@@ -130,68 +135,70 @@ class BatchingModel:
 
     def close(self) -> None:
         """See `InferenceModel.close`."""
-        self._jobs.put(None)
+        self._queue.put(None)
 
     def _work(self) -> None:
         torch.set_num_threads(1)  # one replica per core; OpenMP has one setting per thread
         threadpool_limits(1, user_api="blas")  # NumPy's BLAS, for the log-mel
-        waiting: list[_Job] = []
+        waiting: list[_Waiting] = []
         while True:
-            job = None if waiting else self._jobs.get()
-            if job is None and not waiting:
+            window = None if waiting else self._queue.get()
+            if window is None and not waiting:
                 return
-            waiting += [job] if job is not None else []
+            waiting += [window] if window is not None else []
             with suppress(queue.Empty):
-                while (job := self._jobs.get_nowait()) is not None:
-                    waiting.append(job)
-                self._jobs.put(None)  # close after all waiting jobs are answered
+                while (window := self._queue.get_nowait()) is not None:
+                    waiting.append(window)
+                self._queue.put(None)  # close after all waiting windows are answered
             length = len(waiting[0].samples)
             # Fewer windows if they are longer than the trained ones, so that memory stays the same.
             most = max(1, self._batch_size * self.predictor.bundle.feature.window_samples // length)
-            batch = [job for job in waiting if len(job.samples) == length]
+            batch = [window for window in waiting if len(window.samples) == length]
             batch = batch[: min(most, self._batch_size)]
-            waiting = [job for job in waiting if job not in batch]
-            # Skip jobs that were cancelled: their client disconnected.
-            if batch := [job for job in batch if job.answer.set_running_or_notify_cancel()]:
+            waiting = [window for window in waiting if window not in batch]
+            # Skip windows that were cancelled: their client disconnected.
+            if batch := [
+                window for window in batch if window.answer.set_running_or_notify_cancel()
+            ]:
                 self._answer(batch)
 
-    def _answer(self, batch: list[_Job]) -> None:
+    def _answer(self, batch: list[_Waiting]) -> None:
         self._computing_since = perf_counter()
         try:
             answers = self._infer(batch)
             self._metrics.batch(len(batch), answers[0].queued_s, answers[0].computed_s)
-            for job, inferred in zip(batch, answers, strict=True):
-                job.answer.set_result(inferred)
+            for window, inferred in zip(batch, answers, strict=True):
+                window.answer.set_result(inferred)
         except BaseException as error:
-            for job in batch:
-                if not job.answer.done():
-                    job.answer.set_exception(error)
+            for window in batch:
+                if not window.answer.done():
+                    window.answer.set_exception(error)
         finally:
             self._computing_since = None
 
-    def _infer(self, batch: list[_Job]) -> list[InferenceResult]:
+    def _infer(self, batch: list[_Waiting]) -> list[InferenceResult]:
         began = perf_counter()
-        logmel = self.predictor.features([job.samples for job in batch])
-        tapped = any(job.wanted.maps != "none" for job in batch)
+        logmel = self.predictor.features([window.samples for window in batch])
+        tapped = any(window.wanted.maps != "none" for window in batch)
         with Taps(self.predictor.model) if tapped else nullcontext({}) as maps:
             scores = self.predictor.scores(logmel)
-        kept = [self._keep(job, logmel[row], maps, row) for row, job in enumerate(batch)]
+        kept = [self._keep(window, logmel[row], maps, row) for row, window in enumerate(batch)]
         computed_s = perf_counter() - began
         return [
             InferenceResult(
                 scores=scores[row],
                 batch=len(batch),
-                queued_s=began - job.since,
+                queued_s=began - window.since,
                 computed_s=computed_s,
                 **kept[row],
             )
-            for row, job in enumerate(batch)
+            for row, window in enumerate(batch)
         ]
 
     def _keep(
-        self, job: _Job, logmel: np.ndarray, maps: dict[str, torch.Tensor], row: int
+        self, window: _Waiting, logmel: np.ndarray, maps: dict[str, torch.Tensor], row: int
     ) -> dict[str, Any]:
-        wanted = job.wanted
+        wanted = window.wanted
         kept: dict[str, Any] = {}
         if wanted.logmel:
             kept["logmel"] = logmel
@@ -206,7 +213,7 @@ class BatchingModel:
             cam = grad_cam(self.predictor.model, logmel, wanted.evidence)
             kept["cam"] = cam
             if wanted.sound:
-                kept["sound"] = marked_sound(job.samples, cam, self.predictor.bundle.feature)
+                kept["sound"] = marked_sound(window.samples, cam, self.predictor.bundle.feature)
         return kept
 
 

@@ -34,7 +34,7 @@ def windowing(request: PredictRequest, feature: FeatureConfig) -> FeatureConfig:
             min_tail_s=min(feature.min_tail_s, window_s),
         )
     except ConfigError as error:
-        field = "hop_s" if str(error).startswith("hop_s") else "window_s"
+        field = "hop_s" if hop_s > window_s else "window_s"
         raise Problem("option", str(error), more={"field": field}) from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from audiocnn.audio.decode import Window, count_windows, cut
 from audiocnn.audio.encode import encode
 from audiocnn.config import to_json
-from audiocnn.errors import AudioError
+from audiocnn.errors import AudioError, InstallationError
 from audiocnn.model import predictor
 from audiocnn.model.bundle import Bundle
 from serve.engine.answer import (
@@ -86,7 +86,7 @@ class Service:
 
     def answer(self, window: Window, result: InferenceResult, top_k: int) -> dict[str, Any]:
         """Return the answer for one window alone."""
-        whole = predictor.encode(self.bundle, [window], result.scores[None], top_k)
+        whole = predictor.prediction_of(self.bundle, [window], result.scores[None], top_k)
         return {**scores_of(whole.windows[0]), "bundle": self.bundle.fingerprint}
 
     def card(self) -> dict[str, Any]:
@@ -125,8 +125,8 @@ class Service:
         config = windowing(request, self.bundle.feature)
         try:
             info, samples = await self.decoder.decode(body, config.sample_rate)
-        except AudioError as error:
-            raise Problem.of_audio(error) from error
+        except (AudioError, InstallationError) as error:
+            raise Problem.of_decoder(error) from error
         duration_s = len(samples) / config.sample_rate
         count = count_windows(duration_s, config)
         if count > MOST_WINDOWS:
@@ -168,7 +168,7 @@ class Service:
         self, decoded: DecodedRecording, results: list[InferenceResult], top_k: int
     ) -> predictor.Prediction:
         scores = np.stack([one.scores for one in results])
-        return predictor.encode(self.bundle, decoded.windows, scores, top_k)
+        return predictor.prediction_of(self.bundle, decoded.windows, scores, top_k)
 
 
 def _most_telling(windows: list[Window], results: list[InferenceResult]) -> int:

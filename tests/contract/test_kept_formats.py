@@ -16,7 +16,7 @@ from audiocnn.config import AudioLimits, FeatureConfig
 from audiocnn.errors import ConfigError, FormatError
 from audiocnn.features.feature_set import FeatureSet
 from audiocnn.labels import label_set
-from audiocnn.labels.diff import compared
+from audiocnn.labels.diff import compare_listing
 from audiocnn.labels.reader import open_labels
 from audiocnn.labels.shard_list import ListingCounts, row_of
 from audiocnn.model.bundle import Bundle
@@ -167,10 +167,10 @@ def test_label_goes_on(kept: Kept, sounds: None, tmp_path: Path) -> None:
     assert run.note["listings"]
     later = {"uri": f"{BUCKET}/later.wav", "size": 1, "version": "v", "wrong": None}
     files = ListingCounts().of_recordings(label_set.iter_bucket(BUCKET, to))
-    with compared(chain(map(row_of, files), [later])) as changes:
-        changes.against(run.parts(), retry_failed=False)
-        assert list(changes.to_do()) == [later]
-        assert list(changes.stale()) == []
+    with compare_listing(chain(map(row_of, files), [later])) as comparison:
+        comparison.against(run.parts(), retry_failed=False)
+        assert list(comparison.to_do()) == [later]
+        assert list(comparison.stale()) == []
     version = job._begin(label_options(kept, to, top_k=1, embeddings=False), bundle)
     assert version.to == f"{to}/version-2"
     with pytest.raises(

@@ -57,7 +57,7 @@ def test_the_python_runs(
     monkeypatch.chdir(tmp_path)
     model = AudioCNN(ModelConfig(stages=(1, 1, 1, 1), channels=4), SMALL.n_mels, 2)
     Bundle(model=model.eval(), feature=SMALL, classes=("dog", "rain")).write("demo/bundle")
-    Path("dog.wav").write_bytes(encode(synthetic.sound("bell", 1), 22_050))
+    Path("siren.wav").write_bytes(encode(synthetic.sound("bell", 1), 22_050))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 3  # integration/endpoint/test_serve.py runs the endpoint's client
     blocks = [block for block in blocks if "requests" not in block]

@@ -113,9 +113,9 @@ def _said(labels: dict[str, tar_index.Member]) -> tuple[str, str, str]:
         raise ValueError("there is no .cls and no .json with its key")
     texts = {}
     for extension, member in labels.items():
-        if member.text is None:
+        if member.content is None:
             raise ValueError(f"its .{extension} has {member.size} bytes, which is too long")
-        texts[extension] = member.text.decode()
+        texts[extension] = member.content.decode()
     plain = json.loads(texts.get("json", "{}"))
     if not isinstance(plain, dict):
         raise ValueError("its .json is not an object")

@@ -60,7 +60,7 @@ def add(api: FastAPI, context: Context) -> None:
         responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **not_found()},
         summary="Turn corrected labels into a manifest for `audiocnn ingest`",
     )
-    async def _corrections(asked: schemas.Corrections) -> Response:
-        rows = [(row.uri, row.start_s, row.label) for row in asked.rows]
+    async def _corrections(corrections: schemas.Corrections) -> Response:
+        rows = [(row.uri, row.start_s, row.label) for row in corrections.rows]
         name = {"content-disposition": 'attachment; filename="corrections.csv"'}
         return Response(await there().manifest(rows), headers=name, media_type="text/csv")

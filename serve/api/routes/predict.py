@@ -45,7 +45,7 @@ def add(api: FastAPI, context: Context) -> None:
         request: Request, options: Annotated[schemas.PredictOptions, Query()]
     ) -> JsonResponse:
         service = context.service(beside=options.beside)
-        found = await service.predict(await _recording(request), options.asked())
+        found = await service.predict(await _recording(request), options.to_request())
         context.metrics.windows(len(found["windows"]))
         return answer(request, found)
 

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, WebSocket
 
-from serve.api.gate import NAME_IN_SCOPE
+from serve.api.gate import PROBLEM_KEY
 from serve.api.routes.common import Context
 from serve.api.stream import stream
 from serve.problems import Problem
@@ -16,5 +16,5 @@ def add(api: FastAPI, context: Context) -> None:
         try:
             await stream(socket, context.current)
         except Problem as problem:
-            socket.scope[NAME_IN_SCOPE] = problem.name
+            socket.scope[PROBLEM_KEY] = problem.name
             await socket.send_denial_response(problem.response())

@@ -221,5 +221,5 @@ def test_models_that_have_no_gpu_or_lose_it_are_left_alone(
         running.wait(14)
         assert running.is_far_from_over
     said = capsys.readouterr().out
-    assert re.search("[12] of 3 models have a GPU; the others join when they get one", said), said
+    assert re.search("[12] of 3 models are loaded; the others join when they are", said), said
     assert rows_of(tmp_path) == rows

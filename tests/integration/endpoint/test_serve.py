@@ -113,7 +113,7 @@ def test_the_readmes_client_runs(
     readme = (ROOT / "README.md").read_text()
     (client,) = re.findall(r"```python\n(import requests.*?)```", readme, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    Path("dog.wav").write_bytes(sound("wav"))
+    Path("siren.wav").write_bytes(sound("wav"))
     exec(client.replace("127.0.0.1:8000", f"127.0.0.1:{endpoint.port}"), {})
     assert "'layer4': [" in capsys.readouterr().out
 

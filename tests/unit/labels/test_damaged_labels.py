@@ -12,7 +12,7 @@ from audiocnn.audio.encode import encode
 from audiocnn.corpus import synthetic
 from audiocnn.errors import ChangedError, FormatError
 from audiocnn.labels import label_set, part as label_part, shard_list
-from audiocnn.labels.diff import compared
+from audiocnn.labels.diff import compare_listing
 from audiocnn.labels.label_set import LabelPart
 from audiocnn.labels.reader import open_labels
 from audiocnn.labels.shard_list import row_of
@@ -124,13 +124,13 @@ def test_a_part_that_was_written_anew_since_it_was_listed_is_not_read(
     now = label_set.find_parts(copy, ["aa"])
 
     def compare() -> None:
-        with compared(iter([])) as changes:
-            changes.against(parts, retry_failed=False)
+        with compare_listing(iter([])) as comparison:
+            comparison.against(parts, retry_failed=False)
 
     def take_out() -> None:
-        with compared(iter([])) as changes:
-            changes.against(now, retry_failed=False)
-            ((stale, uris),) = changes.stale()
+        with compare_listing(iter([])) as comparison:
+            comparison.against(now, retry_failed=False)
+            ((stale, uris),) = comparison.stale()
             assert label_part.without(stale.uri, {min(uris)}, version=stale.version)
             label_part.without(stale.uri, uris, version=stale.version)
 

@@ -22,7 +22,7 @@ from audiocnn.corpus import synthetic
 from audiocnn.errors import ConfigError, FormatError, InstallationError, StorageError
 from audiocnn.features.extractor import Extractor, RecordingEnd, WindowFeatures
 from audiocnn.labels import label_set, part as label_part, shard_list
-from audiocnn.labels.diff import compared
+from audiocnn.labels.diff import compare_listing
 from audiocnn.labels.label_set import LabelPart
 from audiocnn.labels.labeller import Labeller, Scorer, Scores
 from audiocnn.labels.shard_list import Entry, ListingCounts, row_of
@@ -336,16 +336,16 @@ def test_what_changed_is_what_is_new_or_other_or_gone(sounds: list[Recording], q
     now.append({"uri": "/z.wav", "size": 1, "version": "v", "wrong": None})
     file = listing.stored_file(str(quiet))
     part = LabelPart(listing_id="a", shard=0, uri=file.uri, size=file.size, version=file.version)
-    with compared(iter(now)) as changes:
-        changes.against([part], retry_failed=False)
-        assert [row["uri"] for row in changes.to_do()] == sorted([sounds[0].uri, "/z.wav"])
-        assert list(changes.stale()) == [(part, {sounds[0].uri, sounds[5].uri})]
-    with compared(iter(now)) as changes:
-        changes.against([part], retry_failed=True)
-        assert {row["uri"] for row in changes.to_do()} == {
+    with compare_listing(iter(now)) as comparison:
+        comparison.against([part], retry_failed=False)
+        assert [row["uri"] for row in comparison.to_do()] == sorted([sounds[0].uri, "/z.wav"])
+        assert list(comparison.stale()) == [(part, {sounds[0].uri, sounds[5].uri})]
+    with compare_listing(iter(now)) as comparison:
+        comparison.against([part], retry_failed=True)
+        assert {row["uri"] for row in comparison.to_do()} == {
             sounds[0].uri, sounds[10].uri, sounds[33].uri, "/z.wav",
         }  # fmt: skip
-    with pytest.raises(StorageError, match="gone away"), compared(failing(now)):
+    with pytest.raises(StorageError, match="gone away"), compare_listing(failing(now)):
         pass
 
 

@@ -11,7 +11,7 @@ import pytest
 from audiocnn import storage
 from audiocnn.errors import ConfigError
 from audiocnn.labels import label_set, part as label_part
-from audiocnn.labels.diff import compared
+from audiocnn.labels.diff import compare_listing
 from audiocnn.storage import listing
 from helpers.small_labels import filled
 
@@ -67,10 +67,10 @@ def test_what_is_in_two_parts_is_taken_out_of_the_later_one(tmp_path: Path) -> N
             )
     now = [{"uri": f"/b/{n}.wav", "size": 1, "version": "v", "wrong": None} for n in "abcd"]
     parts = label_set.find_parts(str(tmp_path))
-    with compared(iter(now)) as changes:
-        changes.against(parts, retry_failed=False)
-        assert list(changes.stale()) == [(parts[1], {"/b/b.wav"})]
-        assert [row["uri"] for row in changes.to_do()] == ["/b/d.wav"]
+    with compare_listing(iter(now)) as comparison:
+        comparison.against(parts, retry_failed=False)
+        assert list(comparison.stale()) == [(parts[1], {"/b/b.wav"})]
+        assert [row["uri"] for row in comparison.to_do()] == ["/b/d.wav"]
 
 
 def test_links_do_not_make_recordings_labels_nor_labels_recordings(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def train(rank: int, folder: str) -> None:
     first.train_epoch(0)
     second.load_state_dict(first.state_dict())
     second.train_epoch(1)
-    buffers = torch.cat([value.flatten().double() for value in whole.kept().buffers()])
+    buffers = torch.cat([value.flatten().double() for value in whole.saved_model().buffers()])
     said = from_all_ranks([(rank, float(buffers.sum()))] * rank)  # rank 0 adds nothing
     if rank == 0:
         torch.save([whole.model.state_dict(), second.model.state_dict(), said], f"{folder}/weights")

@@ -12,10 +12,13 @@ import pytest
 import soundfile
 
 from audiocnn.errors import AudioError, InstallationError
+from audiocnn.model.bundle import Bundle
 from helpers import deadly
 from helpers.clients import Client, problem
 from helpers.hostile import HOSTILE, TOLERATED, silence, sound, wav
 from serve.engine.decoder import Decoder
+from serve.engine.model import BatchingModel
+from serve.engine.service import Service
 from serve.options import LIMITS
 
 STATUS = {"unrecognised": 415, "too_long": 413}
@@ -84,6 +87,21 @@ def test_a_decoder_that_does_not_start_is_started_again(
     _, samples = asyncio.run(decoder.decode(sound("flac"), 16_000))
     assert len(samples) == 32_000
     decoder.close()
+
+
+def test_a_decoder_that_does_not_start_is_no_fault_of_the_recording(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    (tmp_path / "soundfile.py").write_text("raise MemoryError\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = Service(bundle, BatchingModel(bundle), Decoder(LIMITS))
+    monkeypatch.undo()
+    ask = client(own)
+    refused = ask.post("/v1/predict", content=sound("flac"))
+    problem(refused, 503, "not-ready")
+    assert refused.headers["retry-after"]
+    assert ask.post("/v1/predict", content=sound("flac")).status_code == 200
+    own.decoder.close()
 
 
 def test_memory_stays_flat_under_hostile_requests(client: Client) -> None:

@@ -41,7 +41,7 @@ def evaluation_batches() -> Iterator[Batch]:
 
 
 def weights(made: Trainer) -> torch.Tensor:
-    return torch.cat([v.flatten().double() for v in made.best.state_dict().values()])
+    return torch.cat([v.flatten().double() for v in made.average.state_dict().values()])
 
 
 def run(made: Trainer, first: int = 0) -> Trainer:
@@ -211,10 +211,10 @@ def test_how_well_the_kept_model_fits_is_told_beside_its_training() -> None:
 
 def test_the_moving_average_is_what_is_kept() -> None:
     made = run(trainer(ema_decay=0.9))
-    assert made.best is not made.model
-    assert not torch.equal(made.best.fc.weight, made.model.fc.weight)
+    assert made.average is not made.model
+    assert not torch.equal(made.average.fc.weight, made.model.fc.weight)
     plain = run(trainer())
-    assert plain.best is plain.model
+    assert plain.average is plain.model
 
 
 def test_the_learning_rate_rises_and_ends_near_nothing() -> None:
