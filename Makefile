@@ -7,6 +7,9 @@ TO ?= demo
 # Tests start many processes. With .pyc files, they need not compile unchanged modules again.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Python compiles what is imported when it is imported first: a small part of what is installed.
+QUIETLY := --quiet --disable-pip-version-check --no-compile
+
 .DEFAULT_GOAL := help
 ESC10 ?= ../shared/data/esc10
 # Run two files of tests at once: most of their time is waiting for Ray to start.
@@ -28,9 +31,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 	  || { echo "no virtual environment could be made: apt-get install python3-venv"; exit 2; }
 	@echo "installing the pinned dependencies into $(VENV) (some minutes, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip would use one core
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/pip install $(QUIETLY) -r requirements.lock
+	@$(BIN)/pip install $(QUIETLY) --no-deps --editable .
 	@$(BIN)/python -c 'from pipelines.tools.doctor import mend_torchaudio; mend_torchaudio()'
 	@touch $@
 
@@ -44,7 +46,7 @@ test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Tests that kill jobs o
 	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m 'slow and not thorough'
 
 test-browser: $(VENV)/.browser check-dashboard  ## Tests of the dashboard; needs an installed Chromium
-	$(BIN)/pytest $(COST) -m browser
+	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m browser
 
 # tests/README.md lists the tests that only this target runs.
 test-all: lint $(VENV)/.bench $(VENV)/label-studio/.ready $(VENV)/.browser dashboard  ## All tests
@@ -71,13 +73,13 @@ check-dashboard: setup
 	       echo "commit what make dashboard built"; exit 2; }
 
 $(VENV)/.browser: $(VENV)/.ready
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
+	@$(BIN)/pip install $(QUIETLY) -c requirements.lock \
 	  --editable '.[browser]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.ready
 	@echo "installing the peers that benchmarks compare with (once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
+	@$(BIN)/pip install $(QUIETLY) -c requirements.lock \
 	  --editable '.[bench]'
 	@touch $@
 
@@ -95,13 +97,13 @@ SITE = -c 'import site; print(site.getsitepackages()[0])'
 
 $(VENV)/bentoml/.ready: $(VENV)/.bench
 	@$(BIN)/python -m venv $(VENV)/bentoml
-	@$(VENV)/bentoml/bin/pip install --quiet --disable-pip-version-check 'bentoml>=1.4.40,<1.5'
+	@$(VENV)/bentoml/bin/pip install $(QUIETLY) 'bentoml>=1.4.40,<1.5'
 	@$(BIN)/python $(SITE) > $$($(VENV)/bentoml/bin/python $(SITE))/zz_main.pth
 	@touch $@
 
 $(VENV)/label-studio/.ready: $(VENV)/.ready
 	@$(BIN)/python -m venv $(VENV)/label-studio
-	@$(VENV)/label-studio/bin/pip install --quiet --disable-pip-version-check --no-deps $(LABEL_STUDIO)
+	@$(VENV)/label-studio/bin/pip install $(QUIETLY) --no-deps $(LABEL_STUDIO)
 	@$(BIN)/python $(SITE) > $$($(VENV)/label-studio/bin/python $(SITE))/zz_main.pth
 	@touch $@
 
@@ -112,7 +114,7 @@ bench-serve: $(VENV)/bentoml/.ready  ## Speed of the endpoint, and of its peers:
 $(VENV)/transformers/.ready: $(VENV)/.bench
 	@$(BIN)/python -m venv $(VENV)/transformers
 	@$(BIN)/python $(SITE) > $$($(VENV)/transformers/bin/python $(SITE))/zz_main.pth
-	@$(VENV)/transformers/bin/pip install --quiet --disable-pip-version-check 'transformers>=5.24,<6'
+	@$(VENV)/transformers/bin/pip install $(QUIETLY) 'transformers>=5.24,<6'
 	@touch $@
 
 bench-label: $(VENV)/transformers/.ready  ## Speed of labelling, and of its peers: twenty minutes

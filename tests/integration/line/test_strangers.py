@@ -1,6 +1,7 @@
 """Each verb writes to a folder with other people's files: all of them are there afterwards."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,25 @@ def test_ingest_costs_nobody_a_file(
     assert ours - set(planted) == {*made.parts, "features.json", "job.json", "failures.parquet"}
 
 
-def test_train_and_evaluate_cost_nobody_a_file(features: FeatureSet, tmp_path: Path) -> None:
-    planted = strangers.plant(tmp_path)
+def test_train_and_evaluate_cost_nobody_a_file(
+    features: FeatureSet, tmp_path: Path, chance: random.Random, thorough: bool
+) -> None:
+    """A run tries one of the two, drawn by chance; `make test-all` tries both."""
+    for verb in chance.sample([train_twice, evaluate_twice], 2 if thorough else 1):
+        verb(features, tmp_path / verb.__name__)
+
+
+def train_twice(features: FeatureSet, to: Path) -> None:
+    planted = strangers.plant(to)
     for overwrite in (False, True):
-        options = training(features, tmp_path)
-        made = train(Train(**options, test_fold=1, overwrite=overwrite))
-        assert strangers.found(tmp_path) == planted
-        assert Bundle.read(str(tmp_path)).fingerprint == made.fingerprint
-        logs = [p.name for p in (tmp_path / "tensorboard").iterdir() if "audiocnn-" in p.name]
+        made = train(Train(**training(features, to), test_fold=1, overwrite=overwrite))
+        assert strangers.found(to) == planted
+        assert Bundle.read(str(to)).fingerprint == made.fingerprint
+        logs = [p.name for p in (to / "tensorboard").iterdir() if "audiocnn-" in p.name]
         assert len(logs) == 1
 
-    to = tmp_path / "report"
+
+def evaluate_twice(features: FeatureSet, to: Path) -> None:
     planted = strangers.plant(to)
     within = strangers.plant(to / "folds" / "1", ("mine.txt", "parts/part-00000.parquet"))
     for folds, overwrite in (((1,), False), ((2,), True)):
