@@ -107,7 +107,7 @@ def main() -> None:
 def _has(module: str) -> bool:
     import audiocnn
 
-    return Path(audiocnn.__file__).with_name(f"{module}.py").exists()
+    return (Path(audiocnn.__file__).parent / f"{module}.py").exists()
 
 
 def _run_verbs() -> None:
@@ -115,14 +115,14 @@ def _run_verbs() -> None:
     front_end += ["--recipe", "demo", "--workers", "1"]
     _verb("ingest", CORPUS, "--to", "features", "--folds", "2", *front_end)
     _verb("train", "features", "--to", "bundle", *front_end, *_MODEL)
-    if _has("calibration"):
+    if _has("model/calibration"):
         from audiocnn.model.bundle import recalibrate
         from audiocnn.model.calibration import Calibration
 
         thresholds = (0.3, 0.99, 0.3)  # 0.99 is not always reached
         recalibrate(str(_PLACE / "bundle"), Calibration(temperature=1.5, thresholds=thresholds))
     label = ["label", BUCKET, "--bundle", "bundle", "--to", "labels", "--workers", "1", "--top-k"]
-    if not _has("labelset"):
+    if not _has("labels/label_set"):
         _verb(*label, "2")
         return
     _verb(*label, "2", "--embeddings", "--formats", "csv")
