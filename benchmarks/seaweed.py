@@ -26,6 +26,10 @@ _ACTIONS = {
 }
 
 
+_START_S = 600.0
+"""Longest start of the server, in seconds; a busy machine may need minutes."""
+
+
 class SeaweedFS:
     """One server with its own data folder, two pairs of keys, and no anonymous access."""
 
@@ -65,7 +69,8 @@ class SeaweedFS:
                 env={**os.environ, "GOMEMLIMIT": "1GiB"},
                 stdout=log, stderr=log,
             )  # fmt: skip
-        for _ in range(150):
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline:
             try:
                 self.bucket()
                 return
@@ -134,7 +139,7 @@ class SeaweedFS:
             aws_secret_access_key=SECRET,
             config=Config(
                 retries={"total_max_attempts": 1},
-                connect_timeout=2,
+                connect_timeout=10,
                 s3={"addressing_style": "path"},
             ),
         )

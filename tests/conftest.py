@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ import torch
 from audiocnn import storage
 from audiocnn.corpus import synthetic
 from benchmarks.seaweed import SeaweedFS
+from helpers.asking import PATIENCE_S
+from helpers.cluster import PATIENT
 from helpers.common import CLUSTERS, SHARED, clusters_started
 from helpers.costs import TABLE, Cost, read_table
 
@@ -41,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     # By default Ray starts a worker for each CPU at once, even if no test ever uses it.
     os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112
+    os.environ.update(PATIENT)
     config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
@@ -122,9 +126,27 @@ def ray_cluster(s3: SeaweedFS, _last_ray: None) -> None:
 
     The S3 server starts first, so that the cluster's processes inherit its variables.
     """
+    from ray._private import services
+
     from pipelines.runtime import session
 
-    session.connect()
+    known = services.get_node
+
+    def get_node(*about: Any) -> Any:
+        """Ray waits 30 s for its own node, which is too short for a busy machine."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return known(*about)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+
+    services.get_node = get_node
+    try:
+        session.connect()
+    finally:
+        services.get_node = known
 
 
 @pytest.fixture(scope="session")

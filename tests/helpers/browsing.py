@@ -102,7 +102,9 @@ def browser() -> Iterator["Browser"]:
 
     expect.set_options(timeout=1_000 * PATIENCE_S)
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, timeout=1_000 * PATIENCE_S
+        )
         yield running
         running.close()
 

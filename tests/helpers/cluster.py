@@ -13,7 +13,10 @@ from benchmarks.processes import free_ports
 from helpers.asking import PATIENCE_S, read, read_json, wait_until
 from helpers.common import BIN
 
-PATIENT = {"RAY_worker_register_timeout_seconds": str(PATIENCE_S)}
+PATIENT = {
+    "RAY_worker_register_timeout_seconds": str(PATIENCE_S),
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(PATIENCE_S),
+}
 """Variables for Ray. By default it ends a job whose workers start slowly on a busy machine."""
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from helpers.asking import PATIENCE_S, wait_until
-from helpers.cluster import Reach
+from helpers.cluster import PATIENT, Reach
 from helpers.common import BIN, ROOT, SMALL_FLAGS
 from helpers.gate import Gate
 
@@ -75,7 +76,7 @@ def walked() -> Iterator[Walk]:
         if not name.startswith(("AWS_", "RAY_", "AUDIOCNN_"))
     } | {
         "RAY_TMPDIR": str(here), "RAY_worker_niceness": "0",
-        "RAY_prestart_worker_first_driver": "0",
+        "RAY_prestart_worker_first_driver": "0", **PATIENT,
     }  # fmt: skip
     clean["PYTHONDONTWRITEBYTECODE"] = "1"  # else jobs add .pyc files to the sent code
     before = set(here.glob("ray/session_[!l]*"))
@@ -256,7 +257,17 @@ def test_taken_down_nothing_of_it_is_left(walked: Walk) -> None:
     done = subprocess.run(["bash", "-c", DOWN], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not STATE.exists()
-    assert [one for one in its if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    wait_until(lambda: not any(is_alive(one) for one in its))
     numbers = re.compile(rf"(?<!\d)({'|'.join(map(str, walked.ports))})(?!\d)")
-    running = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-    assert [one for one in running if numbers.search(one)] == []
+
+    def running() -> list[str]:
+        lines = (" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+        return [line for line in lines if numbers.search(line)]
+
+    wait_until(lambda: not running(), running)  # what killed parents left ends a moment later
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -6,13 +6,14 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from helpers.asking import status, wait_until
+from helpers.asking import PATIENCE_S, status, wait_until
 from helpers.common import descendants, make_bundle
 from helpers.endpoint import Endpoint
 from helpers.hostile import sound
@@ -119,8 +120,9 @@ def test_it_listens_at_an_ipv6_address_and_nowhere_else(
     code, problem = endpoint.ask(f"/{'x' * 20_000}", **key)
     assert (code, problem["type"]) == (404, "/problems/not-found")
     live = endpoint.url("/v1/stream?sample_rate=16000").replace("http", "ws", 1)
-    with connect(live, additional_headers=key), pytest.raises(InvalidStatus) as refused:
-        connect(live, additional_headers=key)
+    patient: Any = {"additional_headers": key, "open_timeout": PATIENCE_S, "ping_timeout": None}
+    with connect(live, **patient), pytest.raises(InvalidStatus) as refused:
+        connect(live, **patient)
     assert refused.value.response.status_code == 503
     assert json.loads(refused.value.response.body)["type"] == "/problems/busy"
     code, _ = endpoint.ask("/v1/predict", sound("wav"), **key)

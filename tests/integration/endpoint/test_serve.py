@@ -121,7 +121,7 @@ def test_the_readmes_client_runs(
 def test_a_stream_is_answered_over_a_real_socket(endpoint: Endpoint) -> None:
     samples = soundfile.read(io.BytesIO(sound("wav")), dtype="int16")[0]
     uri = f"ws://127.0.0.1:{endpoint.port}/v1/stream?sample_rate=16000&hop_s=0.5"
-    with connect(uri) as live:
+    with connect(uri, open_timeout=PATIENCE_S, ping_timeout=None) as live:
         live.send(samples.tobytes())
         answers = [json.loads(live.recv(PATIENCE_S)) for _ in range(3)]
     _, whole = endpoint.ask("/v1/predict?hop_s=0.5", sound("wav"))
@@ -170,7 +170,7 @@ def test_every_answer_about_a_recording_keeps_its_contract(endpoint: Endpoint) -
         case.body, case.media_type = sound("flac"), "application/octet-stream"
         if case.query.get("explain") is not None:
             case.query["explain"] = "dog"
-        statuses.append(case.call_and_validate().status_code)
+        statuses.append(case.call_and_validate(timeout=PATIENCE_S).status_code)
 
     statuses: list[int] = []
     asked()

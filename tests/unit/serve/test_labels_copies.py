@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from audiocnn.errors import StorageError
 from audiocnn.labels import label_set
 from audiocnn.labels.label_set import find_parts, part_name
 from audiocnn.model.bundle import Bundle
@@ -231,3 +232,24 @@ def test_labels_that_were_not_listed_yet_are_not_shown_as_none(
     listed.set()
     wait_until(lambda: copy.get("/v1/labels").json()["listed"])
     assert copy.get("/v1/labels").json()["parts"] == 3
+
+
+def test_within_the_half_minute_nobody_looks_again(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = label_index.Browser(str(whole))
+    browser.refresh(wait=True)
+    looked: list[str] = []
+
+    def look(uri: str) -> None:
+        looked.append(uri)
+        raise StorageError("away")
+
+    monkeypatch.setattr(label_index, "read_note", look)
+    monkeypatch.setattr(label_index, "monotonic", lambda: browser._fresh_until - 0.1)
+    browser.refresh(wait=True)
+    assert looked == []
+    monkeypatch.setattr(label_index, "monotonic", lambda: browser._fresh_until + 0.1)
+    browser.refresh(wait=True)
+    assert looked == [browser.uri]
+    browser.close()

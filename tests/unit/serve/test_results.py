@@ -164,14 +164,6 @@ def test_what_changes_is_followed_part_by_part(
     browser.close()
 
 
-def test_within_the_half_minute_nobody_looks_again(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(label_index, "read_note", lambda _: pytest.fail("it was looked at"))
-    browser.refresh(wait=True)
-    assert browser.state.trouble is None
-
-
 def test_what_is_no_labels_is_refused(tmp_path: Path, made: Path, predictor: Predictor) -> None:
     bundle = str(tmp_path / "bundle")
     predictor.bundle.write(bundle)
