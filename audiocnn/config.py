@@ -33,7 +33,10 @@ Increase it when the same bytes and the same FeatureConfig no longer give the sa
 
 
 class Variable(StrEnum):
-    """The environment variables that audiocnn reads, besides those of Ray's authentication."""
+    """The environment variables of audiocnn, and the one of Ray that decides where jobs run.
+
+    Other variables of Ray and of AWS are read where they are used.
+    """
 
     API_KEYS = "AUDIOCNN_API_KEYS"
     """The endpoint's API keys, separated by commas."""
@@ -322,6 +325,8 @@ def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
         return kind(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
+    except TypeError as error:  # a value of another type, which cannot be compared
+        raise FormatError(f"{where}{kind.__name__} is damaged ({error})") from error
 
 
 def content_fingerprint(plain: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from audiocnn.review.folder import PAGE, REVIEW_CSV, Written, claim, write_revie
 from audiocnn.review.selection import MOST_OF_A_RECORDING, select_windows
 from pipelines.options import Review
 from pipelines.runtime import terminal
-from pipelines.similar import warn_unfinished
 
 
 def review(options: Review) -> Written:
@@ -20,7 +19,8 @@ def review(options: Review) -> Written:
     storage.configure(options.storage_options)
     labels = open_labels(options.labels, options.bundle)
     to = claim(options.to, labels, overwrite=options.overwrite)
-    warn_unfinished(labels)
+    if labels.warning:
+        terminal.warn(labels.warning)
     terminal.step(f"review {terminal.short(labels.uri)}")
     picks = select_windows(labels, options.count)
     kept: dict[str, str] = {}

@@ -24,7 +24,8 @@ def similar(options: Similar) -> SearchResult:
     to = options.to and _claim(options.to, overwrite=options.overwrite)
     labels = open_labels(options.labels, options.bundle)
     labels.require_embeddings()
-    warn_unfinished(labels)
+    if labels.warning:
+        terminal.warn(labels.warning)
     try:
         predictor = Predictor.load(labels.bundle, fingerprint=labels.fingerprint)
         clip = embed(predictor, options.to_clip, labels)
@@ -42,15 +43,6 @@ def similar(options: Similar) -> SearchResult:
         storage.write_bytes(to, matches_csv(found.matches, labels.fingerprint))
         terminal.say(f"-> {terminal.short(to)}")
     return found
-
-
-def warn_unfinished(labels: Labelled) -> None:
-    """Warn if the job that writes these labels has not finished."""
-    if not labels.finished:
-        terminal.warn(
-            f"{terminal.short(labels.uri)} is not complete, because `label` has not finished: "
-            f"{len(labels.parts)} parts are used"
-        )
 
 
 def _claim(to: str, *, overwrite: bool) -> str:

@@ -141,7 +141,7 @@ class Problem(Exception):
 
     @staticmethod
     def of_decoder(error: AudioError | InstallationError) -> "Problem":
-        """Return the problem for a recording that cannot be decoded, perhaps not only now."""
+        """Return the problem for a recording that was not decoded."""
         if isinstance(error, InstallationError):
             detail = "the decoder does not start: see the server's log"
             return Problem("not-ready", detail, headers={"retry-after": "5"})

@@ -69,7 +69,7 @@ class Progress:
 class Sandbox:
     """A child process that runs the `main` of a module; the constructor starts it.
 
-    `hello` is what `accept` returns there. `name` is used in errors, such as "front end".
+    The child gets `hello` from `accept`. `name` is used in errors, such as "front end".
     """
 
     def __init__(self, module: str, name: str, hello: object = None) -> None:

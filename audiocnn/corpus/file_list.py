@@ -1,4 +1,4 @@
-"""Files for users: the list of the files that a job wrote below a folder, and changes by others.
+"""List the files that a job wrote below a folder, and find those that somebody changed.
 
 The list is a JSON file with the SHA-256 of each file as the job left it. If the content of a file
 differs, somebody has edited it. Before the job overwrites or removes such a file, it copies it to
@@ -74,8 +74,8 @@ class FileList:
     def finish(self, written: Iterable[str], **fields: Any) -> None:
         """Write the list, with other fields of its JSON object.
 
-        `written` names the files, or top folders, that were written anew. Earlier listed files in
-        them that were not written this time are removed.
+        `written` names files or top folders of this run. Files that an earlier run listed in them
+        are removed unless they were written again.
         """
         anew = set(written)
         old = [path for path in self._before.keys() - self._now if path.split("/")[0] in anew]
@@ -124,7 +124,8 @@ class FileList:
     def _listed(self, path: str) -> set[str]:
         """Return the existing files in the path's top folder, which is listed once.
 
-        If the path has no folder, only the file itself counts. Left temporary files are removed.
+        For a path without a folder, return that file if it exists. Temporary files of killed jobs
+        are removed.
         """
         folder = path.rpartition("/")[0].split("/")[0]
         if not folder:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from audiocnn.config import FeatureConfig
+from audiocnn.features.logmel import band_centres
 from audiocnn.model.calibration import Reliability
 
 _NAMED = 60
@@ -84,11 +85,9 @@ def draw_logmel(axes: Axes, logmel: np.ndarray, config: FeatureConfig) -> Any:
         logmel.astype(np.float32),
         sr=config.sample_rate,
         hop_length=config.hop_length,
-        fmin=config.f_min,
-        fmax=config.f_max_hz,
+        y_coords=band_centres(config),
         x_axis="time",
         y_axis="mel",
-        htk=True,
         cmap="magma",
         ax=axes,
     )

@@ -48,8 +48,8 @@ class Stream:
 class WindowFeatures:
     """Consecutive windows of a recording; arrays are [windows, ...].
 
-    `at` is the index of the recording. `attempt` is higher if its windows are sent again from the
-    beginning, because a process died.
+    `at` is the index of the recording. `attempt` rises by one each time its windows are sent again,
+    because a process died.
     """
 
     at: int

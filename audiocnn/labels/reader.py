@@ -50,6 +50,16 @@ class Labelled:
         """Yield the rows of all parts, up to 4096 at a time. Raises StorageError, FormatError."""
         return batches(self.parts, columns)
 
+    @property
+    def warning(self) -> str | None:
+        """Warning for users if the job that writes the labels has not finished; else None."""
+        if self.finished:
+            return None
+        return (
+            f"{self.uri} is not complete, because `label` has not finished: {len(self.parts)} "
+            "parts are used"
+        )
+
     def require_embeddings(self) -> None:
         """Raise ConfigError if the labels have no embeddings."""
         if not self.has_embeddings:

@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 
 from audiocnn import __version__, storage
-from audiocnn.config import FeatureConfig, ModelConfig, content_fingerprint, from_json, to_json
+from audiocnn.config import FeatureConfig, content_fingerprint, from_json, to_json
 from audiocnn.errors import FormatError, MismatchError
 from audiocnn.model.backbone import Backbone
 from audiocnn.model.calibration import Calibration
-from audiocnn.model.registry import build
+from audiocnn.model.registry import build, model_config, model_json
 
 FORMAT = "audiocnn.bundle/1"
 _DECIDES = (
@@ -58,7 +58,7 @@ class Bundle:
             "format": FORMAT,
             "written_by": __version__,
             "fingerprint": "",
-            "model": to_json(self.model.config),
+            "model": model_json(self.model.config),
             "feature": to_json(self.feature),
             "feature_fingerprint": self.feature.fingerprint,
             "classes": list(self.classes),
@@ -90,10 +90,10 @@ class Bundle:
         try:
             feature = from_json(FeatureConfig, plain["feature"])
             classes = tuple(plain["classes"])
-            config = from_json(ModelConfig, plain["model"])
+            config = model_config(plain["model"])
             model = build(config, feature.n_mels, len(classes))
             model.load_state_dict(safetensors.torch.load(weights))
-        except (TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        except (TypeError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
             first = str(error).splitlines()[0]  # torch's message lists every tensor
             raise FormatError(f"{uri}: a damaged bundle ({first})") from error
         for name, values in model.state_dict().items():
@@ -105,7 +105,7 @@ class Bundle:
             model=model.eval(),
             feature=feature,
             classes=classes,
-            calibration=Calibration.from_json(plain["calibration"]),
+            calibration=_calibration(uri, plain),
             metrics=plain["metrics"],
             provenance=plain["provenance"],
             fingerprint=plain["fingerprint"],
@@ -123,6 +123,17 @@ def read_summary(uri: str) -> dict[str, Any]:
     if _fingerprint(plain) != plain["fingerprint"]:
         raise FormatError(f"{path}: the bundle was changed: its fingerprint does not match")
     return plain
+
+
+def _calibration(uri: str, plain: dict[str, Any]) -> Calibration:
+    """Return the calibration of a bundle. Raises FormatError for a part that is not known here."""
+    unknown = ", ".join(sorted(plain["calibration"].keys() - Calibration().to_json().keys()))
+    if unknown:
+        raise FormatError(
+            f"{uri}: the calibration has {unknown}, which audiocnn {__version__} does not know; "
+            f"read it with the version that wrote it ({plain.get('written_by')})"
+        )
+    return Calibration.from_json(plain["calibration"])
 
 
 def recalibrate(uri: str, calibration: Calibration) -> str:

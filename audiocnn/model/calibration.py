@@ -25,7 +25,7 @@ class Calibration:
     """Lowest score at which each class is predicted; if empty, there is no limit."""
 
     def known(self, scores: np.ndarray) -> np.ndarray:
-        """Return for scores [rows, n_classes] whether the best class reaches its threshold, [rows].
+        """Return whether the best class reaches its threshold, by row of [rows, n_classes] scores.
 
         If all scores are 0, as for silence, no class reaches it.
         """

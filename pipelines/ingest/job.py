@@ -157,7 +157,7 @@ def _refuse_another(to: str, notes: Notes, options: dict[str, Any]) -> None:
         return
     note = storage.read_format(storage.join(to, "job.json"), _FORMAT, "ingest")
     before = to_json(AudioLimits()) | note["options"]  # older notes lack newer limits
-    if differ := differences({name: before.get(name) for name in options}, options):
+    if options and (differ := differences(before, options)):
         raise ConfigError(
             f"--to {to}: the ingest there was started with {differ}; give the same options to "
             "continue it, name another folder, or pass --overwrite"

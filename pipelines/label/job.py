@@ -155,7 +155,7 @@ def _list(run: _Run) -> _Run:
     name, census = uuid.uuid4().hex[:8], ListingCounts()
     # Old shard lists that the last run did not remove, because it was stopped before its end.
     carried = run.note.get("replaced", [])
-    if storage.exists(storage.join(run.to, SUMMARY)):  # it was stopped at the very end, if at all
+    if storage.exists(storage.join(run.to, SUMMARY)):  # stopped after its summary, or not at all
         names = {old: storage.join(run.to, label_set.manifest_name(old)) for old in carried}
         carried = [old for old, uri in names.items() if storage.exists(uri)]
     manifest = storage.join(run.to, label_set.manifest_name(name))

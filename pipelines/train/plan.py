@@ -14,6 +14,7 @@ from audiocnn.errors import MismatchError
 from audiocnn.evaluation.predictions import REPORT_FORMAT
 from audiocnn.features.feature_set import FeatureSet
 from audiocnn.model.calibration import Calibration
+from audiocnn.model.registry import model_json
 from audiocnn.storage.output_folder import Notes
 from audiocnn.training.batches import fewest_batches
 from pipelines.options import Train
@@ -75,7 +76,7 @@ class TrainPlan:
         """Everything that decides the weights of a run, on one kind of machine."""
         return {
             "features": self.features.fingerprint,
-            "model": to_json(self.options.model),
+            "model": model_json(self.options.model),
             "training": to_json(self.options.training),
             "test_fold": self.options.test_fold,
             "validation_fold": self.options.validation_fold,

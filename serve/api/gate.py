@@ -71,7 +71,7 @@ class Rate:
     def __init__(self, per_s: float) -> None:
         self.per_s = per_s
         self._shares: dict[str, tuple[float, float]] = {}
-        """By key: the requests that it may send at once, and when that number was true."""
+        """For each key: how many requests it may send now, and the time of that count."""
 
     def take(self, key: str) -> None:
         """Count one request. Raises Problem `rate` if it is one too many."""
@@ -133,7 +133,7 @@ class Gate:
             _LOG.exception("a request failed with an unexpected error")
             await exchange.refuse(Problem("internal", "see the server's log"))
         finally:
-            # The gate refused the request, or the application answered it with a problem.
+            # There is a name if the gate refused the request or the application answered a problem.
             if name := exchange.problem or exchange.scope.get(PROBLEM_KEY):
                 self.metrics.failure(name)
             route = getattr(exchange.scope.get("route"), "path", "other")

@@ -10,8 +10,8 @@ from serve.options import Serve
 
 NAME = "audiocnn"
 _SPREAD = 3
-"""Fewest ingress replicas for models on GPUs of a cluster; fewer if there are fewer models. With
-several replicas, the loss of one does not stop the endpoint."""
+"""Fewest ingress replicas for models on GPUs, but not more than models. With several replicas, the
+loss of one does not stop the endpoint."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -30,8 +30,8 @@ def application(
 ) -> serve.Application:
     """Build the application. `keys` are the digests of the API keys.
 
-    `fingerprints` are those of the bundle and of the second one, `beside`, if the cluster keeps
-    them. `fewest` is the smallest number of ingress replicas that decode for models on GPUs.
+    `fingerprints` are given if the cluster keeps the bundles: those of the bundle and of `beside`.
+    `fewest` is the smallest number of ingress replicas that decode for models on GPUs.
     """
     common: dict[str, Any] = {
         "user_config": {"bundle": options.bundle, **(fingerprints or {})},

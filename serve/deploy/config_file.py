@@ -29,7 +29,7 @@ def write_config(options: Serve) -> str:
         if name not in _OF_THE_COMMAND and value != defaults[name]
     }
     if limits := args.get("limits"):
-        args["limits"] = {k: v for k, v in limits.items() if v != defaults["limits"][k]}
+        args["limits"] = {k: v for k, v in limits.items() if v != defaults["limits"].get(k)}
     for name in {"bundle", "beside", "labels"} & args.keys():
         args[name] = storage.absolute(args[name])
     deployments = [{"name": "Endpoint", "user_config": {"bundle": args["bundle"]}}]

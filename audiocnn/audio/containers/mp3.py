@@ -39,7 +39,7 @@ _CHUNK, _AHEAD = 1 << 20, 1 << 13
 A frame has at most 1,441 bytes.
 """
 _SOUND, _SURE = 2, 3
-"""Consecutive frames that count as sound: at the start of the sound, and after a tag's first bytes.
+"""Consecutive frames by which sound is recognised: at the start of a file, and after a tag.
 
 The second is higher because a picture in a tag may contain two frames by chance.
 """
@@ -181,7 +181,7 @@ def _following(file: BinaryIO, position: int, length: int) -> tuple[int, _Frame]
 def _with_length(
     file: BinaryIO, found: tuple[int, _Frame], stream_bytes: int, count: int
 ) -> tuple[bytes, int, int | None]:
-    """Make the first bytes of an MP3 with the true count, in its own Xing tag or in a new frame.
+    """Make first bytes that state the true number of frames: in the Xing tag, or in a new frame.
 
     Returns `head` and `rest` of `Mp3`, and the number of frames that the file stated, or None.
     """
