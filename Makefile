@@ -46,7 +46,7 @@ test-slow: $(VENV)/.bench $(VENV)/label-studio/.ready  ## Tests that kill jobs o
 	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m 'slow and not thorough'
 
 test-browser: $(VENV)/.browser check-dashboard  ## Tests of the dashboard; needs an installed Chromium
-	$(BIN)/pytest $(TWO_AT_ONCE) $(COST) -m browser
+	$(BIN)/pytest $(COST) -m browser
 
 # tests/README.md lists the tests that only this target runs.
 test-all: lint $(VENV)/.bench $(VENV)/label-studio/.ready $(VENV)/.browser dashboard  ## All tests
