@@ -308,14 +308,10 @@ def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
     """
     origin = getattr(plain, "origin", None)
     where = f"{origin.uri}: " if origin else ""
-    written_by = origin.written_by if origin else None
     hints = get_type_hints(kind)
     unknown = ", ".join(sorted(set(plain) - set(hints)))
     if unknown:
-        raise FormatError(
-            f"{where}{kind.__name__} has {unknown}, which audiocnn {__version__} does not know; "
-            f"read it with the version that wrote it ({written_by or 'a later one'}) or a later one"
-        )
+        raise unknown_error(plain, f"{kind.__name__} has {unknown}")
     values = {}
     for name, value in plain.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -327,6 +323,20 @@ def from_json(kind: type[Config], plain: dict[str, Any]) -> Config:
         raise ConfigError(f"{where}{error}") from error
     except TypeError as error:  # a value of another type, which cannot be compared
         raise FormatError(f"{where}{kind.__name__} is damaged ({error})") from error
+
+
+def unknown_error(plain: dict[str, Any], what: str) -> FormatError:
+    """Return the error for something in `plain` that this version does not know.
+
+    It names the file, and the version that wrote it, if `storage.read_json` read `plain` from one.
+    """
+    origin = getattr(plain, "origin", None)
+    where = f"{origin.uri}: " if origin else ""
+    written_by = (origin.written_by if origin else None) or "a later one"
+    return FormatError(
+        f"{where}{what}, which audiocnn {__version__} does not know; read it with the version that "
+        f"wrote it ({written_by}) or a later one"
+    )
 
 
 def content_fingerprint(plain: dict[str, Any]) -> str:

@@ -14,7 +14,13 @@ import safetensors.torch
 import torch
 
 from audiocnn import __version__, storage
-from audiocnn.config import FeatureConfig, content_fingerprint, from_json, to_json
+from audiocnn.config import (
+    FeatureConfig,
+    content_fingerprint,
+    from_json,
+    to_json,
+    unknown_error,
+)
 from audiocnn.errors import FormatError, MismatchError
 from audiocnn.model.backbone import Backbone
 from audiocnn.model.calibration import Calibration
@@ -105,7 +111,7 @@ class Bundle:
             model=model.eval(),
             feature=feature,
             classes=classes,
-            calibration=_calibration(uri, plain),
+            calibration=_calibration(plain["calibration"]),
             metrics=plain["metrics"],
             provenance=plain["provenance"],
             fingerprint=plain["fingerprint"],
@@ -125,15 +131,12 @@ def read_summary(uri: str) -> dict[str, Any]:
     return plain
 
 
-def _calibration(uri: str, plain: dict[str, Any]) -> Calibration:
+def _calibration(plain: dict[str, Any]) -> Calibration:
     """Return the calibration of a bundle. Raises FormatError for a part that is not known here."""
-    unknown = ", ".join(sorted(plain["calibration"].keys() - Calibration().to_json().keys()))
+    unknown = ", ".join(sorted(plain.keys() - Calibration().to_json().keys()))
     if unknown:
-        raise FormatError(
-            f"{uri}: the calibration has {unknown}, which audiocnn {__version__} does not know; "
-            f"read it with the version that wrote it ({plain.get('written_by')})"
-        )
-    return Calibration.from_json(plain["calibration"])
+        raise unknown_error(plain, f"the calibration has {unknown}")
+    return Calibration.from_json(plain)
 
 
 def recalibrate(uri: str, calibration: Calibration) -> str:

@@ -6,9 +6,7 @@ To add a network, write a `Backbone` and a class of its options, and add both to
 from collections.abc import Callable
 from typing import Any
 
-from audiocnn import __version__
-from audiocnn.config import ModelConfig, from_json, to_json
-from audiocnn.errors import FormatError
+from audiocnn.config import ModelConfig, from_json, to_json, unknown_error
 from audiocnn.model.backbone import Backbone
 from audiocnn.model.resnet import AudioCNN
 from audiocnn.storage.json_note import Note
@@ -40,10 +38,7 @@ def model_config(plain: Note) -> ModelConfig:
     """
     name = plain.get("architecture", _FIRST)
     if name not in BACKBONES:
-        raise FormatError(
-            f"{plain.origin.uri}: its architecture is {name!r}, which audiocnn {__version__} does "
-            f"not know; read it with the version that wrote it ({plain.origin.written_by})"
-        )
+        raise unknown_error(plain, f"its architecture is {name!r}")
     return from_json(BACKBONES[name][0], plain.without(["architecture"]))
 
 
