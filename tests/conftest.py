@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,10 @@ import torch
 from audiocnn import storage
 from audiocnn.corpus import synthetic
 from benchmarks.seaweed import SeaweedFS
-from helpers.asking import PATIENCE_S
 from helpers.cluster import PATIENT
 from helpers.common import CLUSTERS, SHARED, clusters_started
 from helpers.costs import TABLE, Cost, read_table
+from helpers.gate import wrap_services
 
 torch.set_num_threads(1)
 
@@ -131,18 +130,7 @@ def ray_cluster(s3: SeaweedFS, _last_ray: None) -> None:
     from pipelines.runtime import session
 
     known = services.get_node
-
-    def get_node(*about: Any) -> Any:
-        """Ray waits 30 s for its own node, which is too short for a busy machine."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return known(*about)
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-
-    services.get_node = get_node
+    wrap_services(services)
     try:
         session.connect()
     finally:

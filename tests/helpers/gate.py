@@ -5,6 +5,7 @@ one moves a finished part to its place, the other trains an epoch. It also makes
 own node for 600 s instead of 30 s. The product has no code for this.
 """
 
+import inspect
 import os
 import random
 import signal
@@ -17,6 +18,26 @@ import psutil
 
 from helpers.asking import wait_until
 from helpers.common import descendants
+
+
+def wrap_services(module: object) -> None:
+    """Make Ray wait for its own node for 600 s instead of 30 s. This is a part of `_HOLE` too."""
+    import time
+
+    plain = module.get_node
+
+    def get_node(*more: object) -> object:
+        deadline = time.monotonic() + 600
+        while True:
+            try:
+                return plain(*more)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    module.get_node = get_node
+
 
 _HOLE = """
 import importlib.abc
@@ -77,23 +98,9 @@ def wrap_s3(module):
     module.PATIENCE_S = float(os.environ.get("AUDIOCNN_PATIENCE_S", module.PATIENCE_S))
 
 
-def wrap_services(module):
-    import time
-
-    plain = module.get_node
-
-    def get_node(*more):
-        deadline = time.monotonic() + 600
-        while True:
-            try:
-                return plain(*more)
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.1)
-
-    module.get_node = get_node
-
+"""
+_HOLE += inspect.getsource(wrap_services)
+_HOLE += """
 
 WRAP = {
     "audiocnn.storage.files": wrap_storage,
