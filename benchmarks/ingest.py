@@ -6,7 +6,6 @@ first finished pieces, one per worker, to the last piece of all. The rate of a `
 from the start of the process to its end, with imports.
 """
 
-import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -20,13 +19,9 @@ import tyro
 from benchmarks import corpora, kernels, progress
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, Report
-from benchmarks.processes import Memory, run, script
+from benchmarks.processes import CORES, HALF, Memory, run, script
 from benchmarks.progress import Rates
 from benchmarks.seaweed import SeaweedFS
-
-CORES = sorted(os.sched_getaffinity(0))
-HALF = CORES[: len(CORES) // 2]
-"""The job's cores while the S3 server uses the other cores."""
 
 PEERS = ("dataloader", "hf_datasets", "librosa_joblib", "naive_ray")
 _S3_SHARE = 3

@@ -23,7 +23,8 @@ import tyro
 from audiocnn import storage
 from benchmarks import resume
 from benchmarks.harness import Report
-from benchmarks.label_bench import CORES, Bench, Options
+from benchmarks.label_bench import Bench, Options
+from benchmarks.processes import CORES
 from benchmarks.progress import Rates
 from benchmarks.seaweed import SeaweedFS
 

@@ -1,6 +1,5 @@
 """The contenders of `benchmarks/label.py`, and the corpora that they label."""
 
-import os
 import shutil
 import sys
 from collections import defaultdict
@@ -16,15 +15,11 @@ from audiocnn.storage.machine import MALLOC
 from benchmarks import corpora, progress
 from benchmarks.contenders import Job
 from benchmarks.harness import RECORDINGS, ROOT
-from benchmarks.processes import on_cores, run, script
+from benchmarks.processes import CORES, HALF, on_cores, run, script
 from benchmarks.progress import Event, Rates
 from benchmarks.proxy import Proxy, proxy
 from benchmarks.seaweed import SeaweedFS
 from benchmarks.serve import write_bundle
-
-CORES = sorted(os.sched_getaffinity(0))
-HALF = CORES[: len(CORES) // 2]
-"""The job's cores while the S3 server uses the other cores."""
 
 PEERS = ("pool", "hf_datasets", "hf_pipeline", "naive_ray")
 DELAYS_MS = (0, 20, 100)

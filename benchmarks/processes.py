@@ -13,6 +13,9 @@ from pathlib import Path
 
 from benchmarks.harness import ROOT
 
+CORES = sorted(os.sched_getaffinity(0))
+HALF = CORES[: len(CORES) // 2]
+"""The job's cores while the S3 server uses the other cores."""
 _SAMPLE_S = 0.2
 _LONGEST_S = 900.0
 
